@@ -1,0 +1,100 @@
+"""The native core: exact, expirable embedding tables. All batch calls release the GIL."""
+
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+U64 = npt.NDArray[np.uint64]
+U32 = npt.NDArray[np.uint32]
+F32 = npt.NDArray[np.float32]
+U8 = npt.NDArray[np.uint8]
+
+FORMAT_VERSION: Final[int]
+
+class StoreError(Exception):
+    """A table refused: the message says what, with which value, and what to do."""
+
+def hash_strings(values: list[str], seed: int) -> U64:
+    """SipHash-2-4 of every string's UTF-8 bytes, keyed by `seed`; `uint64[n]`."""
+
+def mix_ids(left: U64, right: U64, seed: int) -> U64:
+    """One well-mixed 64-bit id per pair (order matters); the id of a feature cross."""
+
+class Table:
+    """One training table: 64-bit id -> row [weights | optimizer state], admission, expiry, versions."""
+
+    def __init__(
+        self,
+        *,
+        dim: int,
+        first_order: bool,
+        optimizer: str,  # "sgd" | "adagrad" | "rowwise_adagrad" | "adam"
+        lr: float,
+        l2: float,
+        eps: float,
+        beta1: float,
+        beta2: float,
+        initial_accumulator: float,
+        init_scale: float,  # weights start uniform in (-scale, scale), a pure function of (seed, slot, id)
+        seed: int,
+        slot: int,
+        min_count: int,  # the id gets its row at its min_count-th occurrence
+        probability: float,  # < 1: each occurrence of an absent id admits with this probability
+        ttl_s: int,  # 0: never expires
+        initial_rows: int,
+    ) -> None: ...
+    @property
+    def width(self) -> int:
+        """Floats a lookup returns per id: dim, plus one when first_order."""
+    def lookup(self, ids: U64, out: F32 | None = None) -> F32:
+        """Read rows without touching anything; absent ids read zeros. `float32[n, width]`."""
+    def lookup_or_admit(
+        self, ids: U64, counts: U32, now_s: int, out: F32 | None = None
+    ) -> F32:
+        """Count occurrences, admit ids that reach the filter's threshold, mark them seen, read."""
+    def apply(self, ids: U64, gradients: F32) -> int:
+        """Sum gradients by id, then one optimizer step per row. Returns rows updated."""
+    def contains(self, ids: U64) -> U8: ...
+    def pending(self, ids: U64) -> U32:
+        """Occurrences counted so far of ids that have no row yet."""
+    def born_s(self, ids: U64) -> U32:
+        """Event time, in seconds, at which each id's row was admitted; 0 where absent."""
+    def last_seen_s(self, ids: U64) -> U32: ...
+    def expire(self, now_s: int, max_rows: int) -> int:
+        """Advance the clock and sweep at most max_rows rows from the cursor. Returns rows removed."""
+    def erase(self, ids: U64) -> int:
+        """Remove ids now, pending counts included, leaving tombstones."""
+    @property
+    def version(self) -> int:
+        """Version stamped on changes made from now on."""
+    def advance(self) -> int:
+        """Close the current version and return it; later changes carry version + 1."""
+    def delta(self, since: int) -> tuple[U64, F32, U64]:
+        """Changes with version > since: upserted keys, their rows, tombstones; ascending, disjoint."""
+    def trim_tombstones(self, through: int) -> int: ...
+    def snapshot(self) -> bytes:
+        """The whole table, format v1: rows, state, counts, clocks, cursor, tombstones, checksum."""
+    @staticmethod
+    def restore(data: bytes) -> Table:
+        """Rebuild from `snapshot()`; every later call behaves bit for bit like the original."""
+    def keys(self) -> U64:
+        """All admitted ids, ascending."""
+    def statistics(self) -> dict[str, int]:
+        """rows, capacity, pending, admitted, filtered, expired, erased, tombstones, bytes, clock_s."""
+    def __len__(self) -> int: ...
+
+class ServingTable:
+    """Weights only, read while deltas are applied."""
+
+    def __init__(self, *, width: int, initial_rows: int) -> None: ...
+    @property
+    def width(self) -> int: ...
+    def lookup(self, ids: U64, out: F32 | None = None) -> tuple[F32, U8]:
+        """Rows and whether each id was there; absent ids read zeros."""
+    def upsert(self, keys: U64, rows: F32) -> None: ...
+    def remove(self, keys: U64) -> int: ...
+    def keys(self) -> U64: ...
+    def __len__(self) -> int: ...
+    @property
+    def nbytes(self) -> int: ...

@@ -1,0 +1,146 @@
+"""The records of the event log: versioned msgpack envelopes.
+
+Every message is a map `{v, type, event_id, ts, received_at, …}`. Fields are only ever added, with a
+default; a reader skips fields it does not know and refuses a higher `v` with `DataError`
+(code `newer-version`), which sends the record to the dead letter. Golden bytes: `tests/golden/`.
+"""
+
+from typing import Final, Literal
+
+import msgspec
+
+from freshrank.errors import DataError
+
+VERSION: Final = 1
+
+# A feature value as a client sent it. JSON integers reach 2^64 - 1; a list holds either.
+Scalar = bool | int | float | str
+Value = bool | int | float | str | list[int | float | str] | None
+
+
+class Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="type"):
+    """What every record carries.
+
+    Attributes:
+        event_id: Identity for de-duplication.
+        ts_ms: Event time, milliseconds since 1970 UTC.
+        received_at_ms: When it was ingested; set once and kept by every replay.
+        v: Format version.
+    """
+
+    event_id: str
+    ts_ms: int = msgspec.field(name="ts")
+    received_at_ms: int = msgspec.field(name="received_at")
+    v: int = VERSION
+
+
+class Impression(Event, frozen=True, kw_only=True, tag="impression"):
+    """Items shown (or served) to a user in one request, with the features as they were used.
+
+    Attributes:
+        request_id: Joins actions to this record.
+        user: Canonical text of the user id, or None.
+        items: Canonical text of each item id.
+        shared: Values of user, context and feature-state features: once per request.
+        columns: Values of item and candidate features, one entry per item.
+        served: Per task, the probability served for each item; empty when we did not score.
+        positions: 1-based position of each item as shown.
+        version: Parameter version that scored, `d…-s…`.
+        source: `rank` when the service wrote it, `client` when a client reported it.
+        part: Index of this record when an impression was split for size.
+        parts: Number of records the impression was split into.
+    """
+
+    request_id: str
+    items: list[str]
+    user: str | None = None
+    shared: dict[str, Value] = {}
+    columns: dict[str, list[Value]] = {}
+    served: dict[str, list[float]] = {}
+    positions: list[int] = []
+    version: str = ""
+    source: Literal["rank", "client"] = "rank"
+    part: int = 0
+    parts: int = 1
+
+
+class Action(Event, frozen=True, kw_only=True, tag="action"):
+    """Something a user did with an item of a request."""
+
+    request_id: str
+    item: str
+    event: str
+    user: str | None = None
+    value: float = 1.0
+
+
+class Entity(Event, frozen=True, kw_only=True, tag="entity"):
+    """Features of an item or a user, sent once and merged into later requests."""
+
+    scope: Literal["item", "user"]
+    id: str
+    features: dict[str, Value]
+
+
+class Control(Event, frozen=True, kw_only=True, tag="control"):
+    """An operator's command to the trainer."""
+
+    command: Literal["pause", "resume"]
+    reason: str = ""
+
+
+class Tick(Event, frozen=True, kw_only=True, tag="tick"):
+    """Time passing in a topic that has nothing to say; appended by the joiner only."""
+
+
+Message = Impression | Action | Entity | Control | Tick
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(Message)
+
+
+class _Version(msgspec.Struct):
+    v: int = 0
+
+
+_version_decoder = msgspec.msgpack.Decoder(_Version)
+
+
+def encode(message: Message) -> bytes:
+    """The record's bytes."""
+    return _encoder.encode(message)
+
+
+def decode(value: bytes) -> Message:
+    """Read a record back.
+
+    Raises:
+        DataError: not a message (code `malformed`), or written by a newer version
+            (code `newer-version`). The text says which field.
+    """
+    try:
+        message = _decoder.decode(value)
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+        _refuse_newer(value)
+        raise DataError(f"not a freshrank message: {error}", code="malformed") from error
+    if message.v > VERSION:
+        _refuse_newer(value)
+    return message
+
+
+def _refuse_newer(value: bytes) -> None:
+    try:
+        version = _version_decoder.decode(value).v
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+        return
+    if version > VERSION:
+        raise DataError(
+            f"message version {version} is newer than {VERSION}, the newest this program reads: "
+            "upgrade the reader before the writer",
+            code="newer-version",
+        )
+
+
+def entity_key(scope: str, identity: str) -> bytes:
+    """Key of an entity record, so that compaction keeps the last one."""
+    return f"{scope}:{identity}".encode()

@@ -1,0 +1,31 @@
+"""How far each stage of the loop has come, shared by the parts of one process.
+
+Receipts read it: an event is `joined` once the joiner has decided its offset and `trained` once the
+trainer has learned what the joiner made of it. Whether it is `servable` only the applied frame says.
+"""
+
+import threading
+from collections.abc import Mapping
+from typing import Literal
+
+Stage = Literal["joined", "trained"]
+
+
+class Progress:
+    """Next offsets per stage and `topic:partition`; offsets only grow. Safe for threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._offsets: dict[Stage, dict[str, int]] = {"joined": {}, "trained": {}}
+
+    def reach(self, stage: Stage, offsets: Mapping[str, int]) -> None:
+        """Record that every record before these offsets has passed `stage`."""
+        with self._lock:
+            known = self._offsets[stage]
+            for log, offset in offsets.items():
+                known[log] = max(known.get(log, 0), offset)
+
+    def offset(self, stage: Stage, topic: str, partition: int) -> int:
+        """The next offset of the stage in one log; 0 when nothing passed yet."""
+        with self._lock:
+            return self._offsets[stage].get(f"{topic}:{partition}", 0)

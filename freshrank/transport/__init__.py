@@ -1,0 +1,1 @@
+"""Event log and parameter channel, each behind a protocol with several transports."""

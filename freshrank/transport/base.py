@@ -1,0 +1,169 @@
+"""The two seams to the outside: the event log and the parameter channel.
+
+Each has an embedded implementation (`local.py`: segments and directories on this machine's disk) and a
+real one (Kafka, Redis). Both pass the same conformance suites, and the bytes in them are the same.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+IMPRESSIONS = "freshrank.impressions"
+ACTIONS = "freshrank.actions"
+ENTITIES = "freshrank.entities"
+CONTROL = "freshrank.control"
+EXAMPLES = "freshrank.examples"
+DEAD_LETTER_SUFFIX = ".dlq"
+
+CONSUMED_TOPICS = (IMPRESSIONS, ACTIONS, ENTITIES, CONTROL, EXAMPLES)
+TOPICS = CONSUMED_TOPICS + tuple(topic + DEAD_LETTER_SUFFIX for topic in CONSUMED_TOPICS)
+SINGLE_PARTITION_TOPICS = (CONTROL,)
+
+# A record stays below 512 KiB: half of Kafka's default message.max.bytes (1 MiB), so that a batch
+# of two always fits.
+RECORD_BYTES_MAX = 512 * 1024
+
+
+class TopicPartition(NamedTuple):
+    """One ordered log."""
+
+    topic: str
+    partition: int
+
+
+@dataclass(frozen=True, slots=True)
+class NewRecord:
+    """A record to append. `key` chooses the partition unless one is given."""
+
+    key: bytes
+    value: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A record as it stands in the log."""
+
+    topic: str
+    partition: int
+    offset: int
+    key: bytes
+    value: bytes
+    appended_at_ms: int
+
+
+class EventLog(Protocol):
+    """Ordered, durable, partitioned records.
+
+    Every method is safe to call from several threads. `TransportError` is raised when the log cannot
+    do what it was asked; its text says which topic, which offset and what to do.
+    """
+
+    def n_partitions(self, topic: str) -> int:
+        """Partitions of `topic`."""
+
+    def partition_of(self, topic: str, key: bytes) -> int:
+        """The partition that records with `key` go to; the same for every topic of equal size."""
+
+    def append(
+        self,
+        topic: str,
+        records: Sequence[NewRecord],
+        *,
+        partition: int | None = None,
+        producer: str | None = None,
+        first_sequence: int | None = None,
+    ) -> list[tuple[int, int]]:
+        """Append durably; when this returns the records survive a crash as the fsync policy says.
+
+        Args:
+            topic: One of `TOPICS`.
+            records: Each with a value below `RECORD_BYTES_MAX` bytes.
+            partition: Where all of them go; by default each goes by its key.
+            producer: A stable name; with it the append is idempotent and needs `partition`.
+            first_sequence: Sequence of the first record; the following count up by one. Records whose
+                sequence this producer already has in the partition are ignored.
+
+        Returns:
+            (partition, offset) of each record, in order. An ignored record gets offset -1.
+
+        Raises:
+            TransportError: unknown topic, record too large, a gap in the sequence, disk full.
+        """
+
+    def last_sequence(self, topic: str, partition: int, producer: str) -> int:
+        """The highest sequence this producer has in the partition; -1 when it has none."""
+
+    def read(
+        self, topic: str, partition: int, offset: int, *, n_max: int = 1_000, bytes_max: int = 1 << 24
+    ) -> list[Record]:
+        """Records from `offset` on, at most `n_max` and about `bytes_max`; empty at the end.
+
+        Raises:
+            TransportError: `offset` lies before `start_offset` (retention removed it) or after
+                `end_offset`.
+        """
+
+    def start_offset(self, topic: str, partition: int) -> int:
+        """The first offset still kept."""
+
+    def end_offset(self, topic: str, partition: int) -> int:
+        """The offset the next record will get."""
+
+    def wait(self, positions: Mapping[TopicPartition, int], *, timeout_s: float) -> bool:
+        """Block until any of the logs grows beyond its given offset; False when time ran out."""
+
+    def commit(self, group: str, offsets: Mapping[TopicPartition, int]) -> None:
+        """Store a consumer group's next offsets (for dashboards and lag, not for correctness)."""
+
+    def committed(self, group: str) -> dict[TopicPartition, int]:
+        """The group's stored offsets."""
+
+    def close(self) -> None:
+        """Flush and release files. Waiting readers return."""
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """What a channel holds: the newest frame, and the base a new replica starts from."""
+
+    epoch: int
+    seq: int
+    base_seq: int
+    published_at_ms: int
+
+
+class ParameterChannel(Protocol):
+    """Versioned parameter frames from one trainer to many replicas.
+
+    A frame is opaque here, but for (epoch, seq). Epochs fence: once epoch e + 1 is opened, a
+    publication of epoch e is refused.
+    """
+
+    def open_epoch(self) -> int:
+        """Claim the next epoch for this writer, durably, before anything is published in it."""
+
+    def publish_base(self, epoch: int, seq: int, frame: bytes) -> None:
+        """Publish a complete base; replicas of other epochs switch to it.
+
+        Raises:
+            SyncError: `epoch` is no longer the newest opened.
+            TransportError: the channel cannot be written; nothing was published.
+        """
+
+    def publish_delta(self, epoch: int, seq: int, frame: bytes) -> None:
+        """Publish the delta that leads from seq - 1 to seq; same errors."""
+
+    def head(self) -> Head | None:
+        """The newest published state; None before the first base."""
+
+    def base(self) -> tuple[int, int, bytes] | None:
+        """(epoch, seq, frame) of the newest base."""
+
+    def delta(self, epoch: int, seq: int) -> bytes | None:
+        """One delta; None if it is not there (not yet, or trimmed)."""
+
+    def wait(self, epoch: int, seq: int, *, timeout_s: float) -> bool:
+        """Block until the head differs from (epoch, seq); False when time ran out."""
+
+    def close(self) -> None:
+        """Release what is held. Waiting readers return."""
