@@ -6,9 +6,19 @@ trainer has learned what the joiner made of it. Whether it is `servable` only th
 
 import threading
 from collections.abc import Mapping
-from typing import Literal
+from typing import Literal, Protocol
 
 Stage = Literal["joined", "trained"]
+
+
+class LoopView(Protocol):
+    """What the service may know of a joiner and a trainer that run in its process."""
+
+    def accounting(self) -> dict[str, int]:
+        """The joiner's and the trainer's totals, by the names of SEMANTICS: accounting."""
+
+    def statistics(self) -> dict[str, float]:
+        """Gauges such as `auc`, `rows`, `filtered`, `examples_per_second`."""
 
 
 class Progress:

@@ -54,8 +54,8 @@ class Record:
 class EventLog(Protocol):
     """Ordered, durable, partitioned records.
 
-    Every method is safe to call from several threads. `TransportError` is raised when the log cannot
-    do what it was asked; its text says which topic, which offset and what to do.
+    Every method is safe to call from several threads. `TransportError` is raised when the log
+    cannot do what it was asked; its text says which topic, which offset and what to do.
     """
 
     def n_partitions(self, topic: str) -> int:
@@ -80,8 +80,8 @@ class EventLog(Protocol):
             records: Each with a value below `RECORD_BYTES_MAX` bytes.
             partition: Where all of them go; by default each goes by its key.
             producer: A stable name; with it the append is idempotent and needs `partition`.
-            first_sequence: Sequence of the first record; the following count up by one. Records whose
-                sequence this producer already has in the partition are ignored.
+            first_sequence: Sequence of the first record; the following count up by one. Records
+                whose sequence this producer already has in the partition are ignored.
 
         Returns:
             (partition, offset) of each record, in order. An ignored record gets offset -1.
@@ -94,7 +94,13 @@ class EventLog(Protocol):
         """The highest sequence this producer has in the partition; -1 when it has none."""
 
     def read(
-        self, topic: str, partition: int, offset: int, *, n_max: int = 1_000, bytes_max: int = 1 << 24
+        self,
+        topic: str,
+        partition: int,
+        offset: int,
+        *,
+        n_max: int = 1_000,
+        bytes_max: int = 1 << 24,
     ) -> list[Record]:
         """Records from `offset` on, at most `n_max` and about `bytes_max`; empty at the end.
 
