@@ -1,0 +1,150 @@
+"""What one part of the configuration says of another: names that must exist, sizes that must agree.
+
+The rules read the raw document, so that `freshrank.config` lists their mistakes together with wrong
+types: each takes what is well-formed and leaves the rest to the types.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any, Final
+
+from freshrank.hints import did_you_mean
+
+# Ids a cross of two lists may make of one row: 32 x 32, both lists at their default length. With
+# 1,000 candidates that is 8 MB of ids in a request; two lists of 256 would be 500 MB.
+CROSS_IDS_MAX: Final = 1_024
+
+_LIST_LENGTH = {"id_list": 32, "recent": 5}  # default max_len by type
+_DIM = 16  # default dim
+_RESERVED = {"user_id": "user", "item_id": "item"}
+
+Location = tuple[str | int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Mistake:
+    """Something wrong at a place of the configuration.
+
+    Attributes:
+        location: Keys and indexes from the top.
+        text: What is wrong, with the value and a suggestion.
+    """
+
+    location: Location
+    text: str
+
+
+def mistakes(document: object) -> Iterator[Mistake]:
+    """Every broken reference of the document, in no particular order."""
+    features = list(_entries(document, "features"))
+    by_name = {feature["name"]: feature for _, feature in reversed(features)}
+    tasks = list(_entries(document, "tasks"))
+    yield from chain(_repeated(features, "feature"), _repeated(tasks, "task"))
+    for location, feature in features:
+        yield from _reserved(location, feature)
+        if feature.get("type") == "cross":
+            yield from _cross(location, feature, by_name)
+        elif feature.get("type") == "recent":
+            yield from _recent(location, feature, by_name)
+    model = document.get("model") if isinstance(document, Mapping) else None
+    if not isinstance(model, Mapping) or model.get("kind", "deepfm") == "deepfm":
+        yield from _dims(features)
+
+
+Entry = tuple[Location, Mapping[str, Any]]
+
+
+def _entries(document: object, section: str) -> Iterator[Entry]:
+    """The section's named mappings; everything else is a mistake of type."""
+    entries = document.get(section) if isinstance(document, Mapping) else None
+    for index, entry in enumerate(entries if isinstance(entries, list) else ()):
+        if isinstance(entry, Mapping) and isinstance(entry.get("name"), str):
+            yield (section, index), entry
+
+
+def _repeated(entries: list[Entry], noun: str) -> Iterator[Mistake]:
+    first: dict[str, Location] = {}
+    for location, entry in entries:
+        name = entry["name"]
+        if name in first:
+            place = ".".join(map(str, first[name]))
+            yield Mistake((*location, "name"), f"{noun} {name!r} is already declared at {place}")
+        first.setdefault(name, location)
+
+
+def _reserved(location: Location, feature: Mapping[str, Any]) -> Iterator[Mistake]:
+    scope = _RESERVED.get(feature["name"])
+    if scope is not None and (feature.get("type"), feature.get("scope")) != ("id", scope):
+        yield Mistake(
+            (*location, "name"),
+            f"{feature['name']!r} takes the request's {scope}: make it type id, scope {scope}, "
+            "or choose another name",
+        )
+
+
+def _cross(
+    location: Location, cross: Mapping[str, Any], by_name: Mapping[str, Mapping[str, Any]]
+) -> Iterator[Mistake]:
+    names = cross.get("of")
+    if not isinstance(names, list) or len(names) != 2:
+        return
+    for index, name in enumerate(names):
+        place = (*location, "of", index)
+        if not isinstance(name, str):
+            continue
+        if name not in by_name:
+            yield Mistake(place, f"unknown feature {name!r}{did_you_mean(name, by_name)}")
+        elif by_name[name].get("type") in ("dense", "cross"):
+            yield Mistake(
+                place, f"{name!r} is of type {by_name[name]['type']}: it has no ids to cross"
+            )
+    if names[0] == names[1]:
+        yield Mistake((*location, "of", 1), f"{names[1]!r} is crossed with itself")
+    elif all(isinstance(name, str) and name in by_name for name in names):
+        n_ids = _length(by_name[names[0]]) * _length(by_name[names[1]])
+        if n_ids > CROSS_IDS_MAX:
+            yield Mistake(
+                (*location, "of"),
+                f"makes up to {n_ids} ids of one row, {CROSS_IDS_MAX} are allowed: lower max_len",
+            )
+
+
+def _length(feature: Mapping[str, Any]) -> int:
+    if feature.get("type") not in _LIST_LENGTH:
+        return 1
+    length = feature.get("max_len", _LIST_LENGTH[feature["type"]])
+    return length if isinstance(length, int) else 1
+
+
+def _recent(
+    location: Location, recent: Mapping[str, Any], by_name: Mapping[str, Mapping[str, Any]]
+) -> Iterator[Mistake]:
+    name = recent.get("table", "item_id")
+    place = (*location, "table") if "table" in recent else location
+    if not isinstance(name, str):
+        return
+    if name not in by_name:
+        yield Mistake(place, f"unknown feature {name!r}{did_you_mean(name, by_name)}")
+        return
+    table = by_name[name]
+    if (table.get("type"), table.get("scope")) != ("id", "item"):
+        yield Mistake(place, f"{name!r} must be of type id and scope item to hold recent items")
+    elif table.get("key", "string") != by_name.get("item_id", {}).get("key", "string"):
+        yield Mistake(place, f"{name!r} must have the key type of 'item_id' to hold recent items")
+
+
+def _dims(features: list[Entry]) -> Iterator[Mistake]:
+    embedded = [
+        (location, feature, feature.get("dim", _DIM))
+        for location, feature in features
+        if feature.get("type") in ("id", "id_list", "bucket", "cross")
+    ]
+    for location, feature, dim in embedded[1:]:
+        _, first, first_dim = embedded[0]
+        if isinstance(dim, int) and isinstance(first_dim, int) and dim != first_dim:
+            yield Mistake(
+                (*location, "dim") if "dim" in feature else location,
+                f"deepfm needs one dim for all features: {dim} here, {first_dim} for "
+                f"{first['name']!r}",
+            )

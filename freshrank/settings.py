@@ -1,0 +1,277 @@
+"""The settings object: what `freshrank.yaml` says, typed, frozen and complete.
+
+Reading the file and pointing at mistakes is `freshrank.config`; this module only says what is
+legal.
+"""
+
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from freshrank.units import Age, Bytes, Dim, Duration, FilePath, Name, Part, Period, Ratio
+
+
+Width = Annotated[int, Field(ge=1, le=4_096)]
+
+
+class ServiceSettings(Part):
+    """Where the service listens and keeps its files."""
+
+    name: Name = "freshrank"
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65_535)] = 8000
+    data_dir: FilePath = Path("data")
+
+
+class Admission(Part):
+    """Frequency filter of a slot: a row at the `min_count`-th occurrence, or by chance."""
+
+    min_count: Annotated[int, Field(ge=1, le=65_536)] = 1
+    probability: Ratio = 1.0
+
+
+class _Embedded(Part):
+    name: Name
+    dim: Dim = 16
+    admission: Admission = Admission()
+    expire: Age | None = None
+
+
+class IdFeature(_Embedded):
+    """One id. `user_id` takes the request's user and `item_id` the candidate's item."""
+
+    type: Literal["id"]
+    scope: Literal["user", "item", "candidate", "context"]
+    key: Literal["string", "uint64"] = "string"
+
+
+class IdListFeature(_Embedded):
+    """Several ids, pooled into one vector."""
+
+    type: Literal["id_list"]
+    scope: Literal["user", "item", "candidate", "context"]
+    key: Literal["string", "uint64"] = "string"
+    pooling: Literal["mean", "sum"] = "mean"
+    max_len: Annotated[int, Field(ge=1, le=256)] = 32
+
+
+class BucketFeature(_Embedded):
+    """A number cut into buckets at `boundaries`; each bucket has an embedding."""
+
+    type: Literal["bucket"]
+    scope: Literal["user", "item", "candidate", "context"]
+    boundaries: Annotated[list[float], Field(min_length=1, max_length=1_000)]
+
+    @model_validator(mode="after")
+    def _ascending(self) -> Self:
+        if any(a >= b for a, b in zip(self.boundaries, self.boundaries[1:], strict=False)):
+            raise ValueError(f"boundaries must ascend, got {self.boundaries}")
+        return self
+
+
+class DenseFeature(Part):
+    """A number that enters the net as it is, or through `transform`, as does its default."""
+
+    type: Literal["dense"]
+    name: Name
+    scope: Literal["user", "item", "candidate", "context"]
+    transform: Literal["none", "log1p"] = "none"
+    default: float = 0.0
+
+    @model_validator(mode="after")
+    def _default_has_a_logarithm(self) -> Self:
+        if self.transform == "log1p" and self.default < 0:
+            raise ValueError(f"default {self.default} is below 0: log1p needs a number from 0")
+        return self
+
+
+class CrossFeature(_Embedded):
+    """The combination of two features' ids as an id of its own."""
+
+    type: Literal["cross"]
+    of: Annotated[list[Name], Field(min_length=2, max_length=2)]
+
+
+class RecentFeature(Part):
+    """The user's last items of an event, read from feature state; it shares the rows of `table`."""
+
+    type: Literal["recent"]
+    name: Name
+    event: Name
+    table: Name = "item_id"
+    max_len: Annotated[int, Field(ge=1, le=64)] = 5
+    pooling: Literal["mean", "sum"] = "mean"
+
+
+Feature = Annotated[
+    IdFeature | IdListFeature | BucketFeature | DenseFeature | CrossFeature | RecentFeature,
+    Field(discriminator="type"),
+]
+
+
+class InitSettings(Part):
+    """New rows start uniform in (-scale, scale); the first-order weight starts at 0."""
+
+    scale: Annotated[float, Field(ge=0, le=1)] = 0.01
+
+
+class StoreSettings(Part):
+    """The embedding tables."""
+
+    initial_rows: Annotated[int, Field(ge=1)] = 100_000
+    init: InitSettings = InitSettings()
+
+
+class SparseOptimizer(Part):
+    """The optimizer of embedding rows, applied by the store."""
+
+    kind: Literal["sgd", "adagrad", "rowwise_adagrad", "adam"] = "adagrad"
+    lr: Annotated[float, Field(gt=0)] = 0.05
+    l2: Annotated[float, Field(ge=0)] = 0.0
+
+
+class DenseOptimizer(Part):
+    """Adam on the dense net."""
+
+    lr: Annotated[float, Field(gt=0)] = 1e-3
+
+
+class OptimizerSettings(Part):
+    """How parameters move."""
+
+    sparse: SparseOptimizer = SparseOptimizer()
+    dense: DenseOptimizer = DenseOptimizer()
+    clip_norm: Annotated[float, Field(gt=0)] = 10.0
+
+
+class ModelSettings(Part):
+    """The net over the rows."""
+
+    kind: Literal["deepfm", "logistic"] = "deepfm"
+    hidden: list[Width] = Field(default_factory=lambda: [64, 32], max_length=8)
+
+
+class NegativeSettings(Part):
+    """Which rows become negatives, and the share of them kept (corrected in the loss)."""
+
+    source: Annotated[Literal["shown"], Field(alias="from")] = "shown"
+    sample_rate: Ratio = 1.0
+
+
+class TaskSettings(Part):
+    """Something to predict: the probability of an event, or its value."""
+
+    name: Name
+    event: Name
+    loss: Literal["logloss", "huber"] = "logloss"
+    weight: Annotated[float, Field(gt=0)] = 1.0
+    negative: NegativeSettings | None = None
+
+    @model_validator(mode="after")
+    def _negatives_need_logloss(self) -> Self:
+        if self.loss == "huber" and self.negative and self.negative.sample_rate < 1.0:
+            raise ValueError("sample_rate below 1 is corrected in log odds; huber has none")
+        return self
+
+
+class JoinSettings(Part):
+    """When an example leaves the joiner (SEMANTICS: the joiner)."""
+
+    impressions: Literal["served", "reported"] = "served"
+    window: Duration = timedelta(seconds=30)
+    max_out_of_order: Duration = timedelta(seconds=2)
+    allowed_lateness: Duration = timedelta(minutes=5)
+    dedup_window: Duration = timedelta(hours=1)
+    emit: Literal["positives_first", "at_once", "at_close"] = "positives_first"
+
+
+class TrainerSettings(Part):
+    """How the trainer cuts batches; `fixed` repeats bit for bit."""
+
+    batching: Literal["adaptive", "fixed"] = "adaptive"
+    batch_max: Annotated[int, Field(ge=1, le=65_536)] = 512
+    seed: Annotated[int, Field(ge=0, lt=1 << 63)] = 1
+
+
+class LogSettings(Part):
+    """The event log."""
+
+    kind: Literal["local"] = "local"
+    partitions: Annotated[int, Field(ge=1, le=64)] = 1
+    fsync: Literal["always", "batch", "never"] = "batch"
+    retention: Age | None = timedelta(days=7)
+
+
+class SyncSettings(Part):
+    """How often parameters reach the replicas."""
+
+    sparse_every: Period = timedelta(seconds=1)
+    dense_every: Period = timedelta(seconds=10)
+    full_every: Period = timedelta(hours=1)
+    channel: Literal["directory"] = "directory"
+
+
+class CheckpointSettings(Part):
+    """How often the trainer saves itself, and how many are kept."""
+
+    every: Period = timedelta(minutes=1)
+    keep: Annotated[int, Field(ge=1, le=100)] = 3
+
+
+class ServingSettings(Part):
+    """When an answer calls itself stale."""
+
+    max_staleness: Duration = timedelta(minutes=5)
+
+
+class ApiKey(Part):
+    """One key, kept as the SHA-256 of its text."""
+
+    name: Name
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
+    sha256_file: FilePath | None = None
+    scopes: Annotated[list[Literal["rank", "events", "read", "admin"]], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if (self.sha256 is None) == (self.sha256_file is None):
+            raise ValueError("give either sha256 or sha256_file")
+        return self
+
+
+class AuthSettings(Part):
+    """API keys; none are needed on loopback."""
+
+    keys: list[ApiKey] = Field(default_factory=list)
+
+
+class LimitSettings(Part):
+    """What one request may ask for."""
+
+    candidates: Annotated[int, Field(ge=1, le=100_000)] = 1_000
+    body: Bytes = 2 << 20
+    in_flight: Annotated[int, Field(ge=1)] = 64
+    events: Annotated[int, Field(ge=1, le=100_000)] = 1_000
+
+
+class Settings(Part):
+    """The whole configuration."""
+
+    version: Literal[1] = 1
+    service: ServiceSettings = ServiceSettings()
+    salt: Annotated[int, Field(ge=0, lt=1 << 63)] = 0
+    features: Annotated[list[Feature], Field(min_length=1, max_length=64)]
+    store: StoreSettings = StoreSettings()
+    optimizer: OptimizerSettings = OptimizerSettings()
+    model: ModelSettings = ModelSettings()
+    tasks: Annotated[list[TaskSettings], Field(min_length=1, max_length=8)]
+    join: JoinSettings = JoinSettings()
+    trainer: TrainerSettings = TrainerSettings()
+    log: LogSettings = LogSettings()
+    sync: SyncSettings = SyncSettings()
+    checkpoint: CheckpointSettings = CheckpointSettings()
+    serving: ServingSettings = ServingSettings()
+    auth: AuthSettings = AuthSettings()
+    limits: LimitSettings = LimitSettings()
