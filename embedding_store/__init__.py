@@ -1,0 +1,19 @@
+"""Exact, expirable embedding tables: 64-bit id -> row of weights with its optimizer's state."""
+
+from embedding_store._native import (
+    FORMAT_VERSION,
+    ServingTable,
+    StoreError,
+    Table,
+    hash_strings,
+    mix_ids,
+)
+
+__all__ = [
+    "FORMAT_VERSION",
+    "ServingTable",
+    "StoreError",
+    "Table",
+    "hash_strings",
+    "mix_ids",
+]

@@ -1,0 +1,461 @@
+// The only file that knows Python: checks arrays, releases the interpreter lock, calls the core.
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/unique_ptr.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "core/serving.h"
+#include "core/table.h"
+
+namespace nb = nanobind;
+using namespace nb::literals;
+
+namespace freshrank {
+namespace {
+
+using AnyArray = nb::ndarray<nb::ro, nb::device::cpu>;
+
+template <class T>
+using NumpyArray = nb::ndarray<nb::numpy, T>;
+
+std::string shape_of(const auto& array) {
+    std::string text = "[";
+    for (std::size_t i = 0; i < array.ndim(); ++i) {
+        text += (i == 0 ? "" : ", ") + std::to_string(array.shape(i));
+    }
+    return text + "]";
+}
+
+template <class T>
+const char* name_of() {
+    if constexpr (std::is_same_v<T, std::uint64_t>) {
+        return "uint64";
+    } else if constexpr (std::is_same_v<T, std::uint32_t>) {
+        return "uint32";
+    } else {
+        return "float32";
+    }
+}
+
+bool is_contiguous(const auto& array) {
+    std::int64_t expected = 1;
+    for (std::size_t i = array.ndim(); i-- > 0;) {
+        if (array.shape(i) != 1 && array.stride(i) != expected) {
+            return false;
+        }
+        expected *= static_cast<std::int64_t>(array.shape(i));
+    }
+    return true;
+}
+
+// An input array as contiguous values: borrowed where it is, copied where it is strided.
+// Another dtype is refused: converting ids through float64 or int64 would change them silently.
+template <class T>
+class Input {
+  public:
+    Input(const char* name, const AnyArray& array, std::size_t n_dims = 1) : array_(array) {
+        if (array.dtype() != nb::dtype<T>()) {
+            throw nb::type_error((std::string(name) + " must have dtype " + name_of<T>()).c_str());
+        }
+        if (array.ndim() != n_dims) {
+            throw nb::value_error((std::string(name) + " must have " + std::to_string(n_dims) +
+                                   " dimension(s), its shape is " + shape_of(array))
+                                      .c_str());
+        }
+        if (array.size() == 0 || is_contiguous(array)) {
+            data_ = static_cast<const T*>(array.data());
+        } else {
+            copy_strided();
+        }
+    }
+    Input(const Input&) = delete;
+    Input& operator=(const Input&) = delete;
+
+    const T* data() const { return data_; }
+    std::size_t size() const { return array_.size(); }
+    std::size_t shape(std::size_t dim) const { return array_.shape(dim); }
+    std::span<const T> span() const { return {data_, size()}; }
+
+  private:
+    void copy_strided() {
+        const auto* from = static_cast<const T*>(array_.data());
+        const std::size_t n_columns = array_.ndim() == 2 ? array_.shape(1) : 1;
+        const std::int64_t column_stride = array_.ndim() == 2 ? array_.stride(1) : 0;
+        copy_.reserve(array_.size());
+        for (std::size_t row = 0; row < array_.shape(0); ++row) {
+            for (std::size_t column = 0; column < n_columns; ++column) {
+                copy_.push_back(from[static_cast<std::int64_t>(row) * array_.stride(0) +
+                                     static_cast<std::int64_t>(column) * column_stride]);
+            }
+        }
+        data_ = copy_.data();
+    }
+
+    AnyArray array_;
+    std::vector<T> copy_;
+    const T* data_ = nullptr;
+};
+
+using IdsInput = Input<std::uint64_t>;
+
+template <class T>
+NumpyArray<T> new_array(std::initializer_list<std::size_t> shape) {
+    std::size_t n = 1;
+    for (const std::size_t length : shape) {
+        n *= length;
+    }
+    auto values = std::make_unique_for_overwrite<T[]>(n);
+    T* data = values.get();
+    const nb::capsule owner(values.release(),
+                            [](void* p) noexcept { delete[] static_cast<T*>(p); });
+    return NumpyArray<T>(data, shape, owner);
+}
+
+template <class T>
+NumpyArray<T> adopt(std::vector<T>&& values, std::initializer_list<std::size_t> shape) {
+    auto holder = std::make_unique<std::vector<T>>(std::move(values));
+    T* data = holder->data();
+    const nb::capsule owner(holder.release(),
+                            [](void* p) noexcept { delete static_cast<std::vector<T>*>(p); });
+    return NumpyArray<T>(data, shape, owner);
+}
+
+template <class T>
+NumpyArray<T> adopt(std::vector<T>&& values) {
+    const std::size_t n = values.size();
+    return adopt(std::move(values), {n});
+}
+
+// Where a lookup writes: the caller's array, which must fit exactly, or a new one.
+struct Output {
+    Output(const nb::object& out, std::size_t n, std::size_t width) {
+        if (out.is_none()) {
+            object = new_array<float>({n, width}).cast();
+            data = nb::cast<nb::ndarray<float, nb::c_contig>>(object).data();
+            return;
+        }
+        nb::ndarray<nb::device::cpu> array;
+        if (!nb::try_cast(out, array, false) || array.dtype() != nb::dtype<float>()) {
+            throw nb::type_error("out must be a writable float32 array");
+        }
+        if (array.ndim() != 2 || array.shape(0) != n || array.shape(1) != width ||
+            !is_contiguous(array)) {
+            throw nb::value_error(("out must be C-contiguous with shape [" + std::to_string(n) +
+                                   ", " + std::to_string(width) + "], its shape is " +
+                                   shape_of(array))
+                                      .c_str());
+        }
+        object = out;
+        data = static_cast<float*>(array.data());
+    }
+
+    nb::object object;
+    float* data = nullptr;
+};
+
+void same_length(const char* left, std::size_t n_left, const char* right, std::size_t n_right) {
+    if (n_left != n_right) {
+        throw nb::value_error((std::string(left) + " and " + right + " must have one length, not " +
+                               std::to_string(n_left) + " and " + std::to_string(n_right))
+                                  .c_str());
+    }
+}
+
+void check_rows(const char* name, const Input<float>& rows, std::size_t n, std::size_t width) {
+    if (rows.shape(0) != n || rows.shape(1) != width) {
+        throw nb::value_error((std::string(name) + " must have shape [" + std::to_string(n) + ", " +
+                               std::to_string(width) + "], not [" + std::to_string(rows.shape(0)) +
+                               ", " + std::to_string(rows.shape(1)) + "]")
+                                  .c_str());
+    }
+}
+
+std::uint32_t event_time(std::int64_t now_s) {
+    // A time in milliseconds is the likely mistake, and it lies beyond 2^32 - 1 seconds.
+    return in_range("now_s (event time in seconds since 1970)", now_s, 0, 0xffffffffLL);
+}
+
+std::uint64_t not_negative(const char* name, std::int64_t value) {
+    require(value >= 0,
+            std::string(name) + " is " + std::to_string(value) + "; it must not be negative");
+    return static_cast<std::uint64_t>(value);
+}
+
+// One array in, one array of n values out, the core called without the interpreter lock.
+template <class T>
+auto by_id(void (Table::*query)(Ids, T*) const) {
+    return [query](const Table& table, const AnyArray& ids) {
+        const IdsInput input("ids", ids);
+        auto out = new_array<T>({input.size()});
+        T* data = out.data();
+        const nb::gil_scoped_release release;
+        (table.*query)(input.span(), data);
+        return out;
+    };
+}
+
+nb::object lookup_or_admit(Table& table, const AnyArray& ids, const AnyArray& counts,
+                           std::int64_t now_s, const nb::object& out) {
+    const IdsInput ids_input("ids", ids);
+    const Input<std::uint32_t> counts_input("counts", counts);
+    same_length("ids", ids_input.size(), "counts", counts_input.size());
+    const std::uint32_t time_s = event_time(now_s);
+    const Output output(out, ids_input.size(), table.config().width());
+    {
+        const nb::gil_scoped_release release;
+        table.lookup_or_admit(ids_input.span(), counts_input.span(), time_s, output.data);
+    }
+    return output.object;
+}
+
+nb::tuple delta(const Table& table, std::int64_t since) {
+    const std::uint64_t version = not_negative("since", since);
+    Delta changes;
+    {
+        const nb::gil_scoped_release release;
+        changes = table.delta(version);
+    }
+    const std::size_t n = changes.keys.size();
+    return nb::make_tuple(adopt(std::move(changes.keys)),
+                          adopt(std::move(changes.rows), {n, table.config().width()}),
+                          adopt(std::move(changes.tombstones)));
+}
+
+nb::dict statistics(const Table& table) {
+    const Statistics values = table.statistics();
+    nb::dict result;
+    result["rows"] = values.rows;
+    result["capacity"] = values.capacity;
+    result["pending"] = values.pending;
+    result["admitted"] = values.admitted;
+    result["filtered"] = values.filtered;
+    result["expired"] = values.expired;
+    result["erased"] = values.erased;
+    result["tombstones"] = values.tombstones;
+    result["bytes"] = values.bytes;
+    result["clock_s"] = values.clock_s;
+    return result;
+}
+
+NumpyArray<std::uint64_t> hash_strings(const nb::list& values, std::uint64_t seed) {
+    auto out = new_array<std::uint64_t>({values.size()});
+    std::uint64_t* to = out.data();
+    for (const nb::handle value : values) {
+        if (!nb::isinstance<nb::str>(value)) {
+            throw nb::type_error("values must be a list of str");
+        }
+        Py_ssize_t n_bytes = 0;
+        const char* text = PyUnicode_AsUTF8AndSize(value.ptr(), &n_bytes);
+        if (text == nullptr) {
+            throw nb::python_error();  // a lone surrogate has no UTF-8 form
+        }
+        *to++ = siphash24(text, static_cast<std::size_t>(n_bytes), {seed, sip_second_half});
+    }
+    return out;
+}
+
+NumpyArray<std::uint64_t> mix_ids(const AnyArray& left, const AnyArray& right, std::uint64_t seed) {
+    const IdsInput left_input("left", left);
+    const IdsInput right_input("right", right);
+    same_length("left", left_input.size(), "right", right_input.size());
+    auto out = new_array<std::uint64_t>({left_input.size()});
+    std::uint64_t* to = out.data();
+    const nb::gil_scoped_release release;
+    for (std::size_t i = 0; i < left_input.size(); ++i) {
+        to[i] =
+            siphash24_pair(left_input.data()[i], right_input.data()[i], {seed, sip_second_half});
+    }
+    return out;
+}
+
+void bind_table(nb::module_& m) {
+    nb::class_<Table>(m, "Table")
+        .def(
+            "__init__",
+            [](Table* self, std::int64_t dim, bool first_order, const std::string& optimizer,
+               double lr, double l2, double eps, double beta1, double beta2,
+               double initial_accumulator, double init_scale, std::uint64_t seed, std::int64_t slot,
+               std::int64_t min_count, double probability, std::int64_t ttl_s,
+               std::int64_t initial_rows) {
+                TableConfig config;
+                config.dim = in_range("dim", dim, 0, max_dim);
+                config.first_order = first_order;
+                config.optimizer = optimizer_named(optimizer);
+                config.lr = lr;
+                config.l2 = l2;
+                config.eps = eps;
+                config.beta1 = beta1;
+                config.beta2 = beta2;
+                config.initial_accumulator = initial_accumulator;
+                config.init_scale = init_scale;
+                config.seed = seed;
+                config.slot = in_range("slot", slot, 0, 0xffffffffLL);
+                config.min_count = in_range("min_count", min_count, 1, max_min_count);
+                config.probability = probability;
+                config.ttl_s = in_range("ttl_s", ttl_s, 0, 0xffffffffLL);
+                const std::uint64_t n_rows = not_negative("initial_rows", initial_rows);
+                new (self) Table(config, n_rows);
+            },
+            nb::kw_only(), "dim"_a, "first_order"_a, "optimizer"_a, "lr"_a, "l2"_a, "eps"_a,
+            "beta1"_a, "beta2"_a, "initial_accumulator"_a, "init_scale"_a, "seed"_a, "slot"_a,
+            "min_count"_a, "probability"_a, "ttl_s"_a, "initial_rows"_a)
+        .def_prop_ro("width", [](const Table& table) { return table.config().width(); })
+        .def(
+            "lookup",
+            [](const Table& table, const AnyArray& ids, const nb::object& out) {
+                const IdsInput input("ids", ids);
+                const Output output(out, input.size(), table.config().width());
+                {
+                    const nb::gil_scoped_release release;
+                    table.lookup(input.span(), output.data);
+                }
+                return output.object;
+            },
+            "ids"_a, "out"_a = nb::none())
+        .def("lookup_or_admit", &lookup_or_admit, "ids"_a, "counts"_a, "now_s"_a,
+             "out"_a = nb::none())
+        .def(
+            "apply",
+            [](Table& table, const AnyArray& ids, const AnyArray& gradients) {
+                const IdsInput ids_input("ids", ids);
+                const Input<float> input("gradients", gradients, 2);
+                check_rows("gradients", input, ids_input.size(), table.config().width());
+                const nb::gil_scoped_release release;
+                return table.apply(ids_input.span(), input.data());
+            },
+            "ids"_a, "gradients"_a)
+        .def("contains", by_id<std::uint8_t>(&Table::contains), "ids"_a)
+        .def("pending", by_id<std::uint32_t>(&Table::pending), "ids"_a)
+        .def("born_s", by_id<std::uint32_t>(&Table::born_s), "ids"_a)
+        .def("last_seen_s", by_id<std::uint32_t>(&Table::last_seen_s), "ids"_a)
+        .def(
+            "expire",
+            [](Table& table, std::int64_t now_s, std::int64_t max_rows) {
+                const std::uint32_t time_s = event_time(now_s);
+                const std::uint64_t n_max = not_negative("max_rows", max_rows);
+                const nb::gil_scoped_release release;
+                return table.expire(time_s, n_max);
+            },
+            "now_s"_a, "max_rows"_a)
+        .def(
+            "erase",
+            [](Table& table, const AnyArray& ids) {
+                const IdsInput input("ids", ids);
+                const nb::gil_scoped_release release;
+                return table.erase(input.span());
+            },
+            "ids"_a)
+        .def_prop_ro("version", &Table::version, nb::call_guard<nb::gil_scoped_release>())
+        .def("advance", &Table::advance, nb::call_guard<nb::gil_scoped_release>())
+        .def("delta", &delta, "since"_a)
+        .def(
+            "trim_tombstones",
+            [](Table& table, std::int64_t through) {
+                const std::uint64_t version = not_negative("through", through);
+                const nb::gil_scoped_release release;
+                return table.trim_tombstones(version);
+            },
+            "through"_a)
+        .def("snapshot",
+             [](const Table& table) {
+                 std::vector<std::uint8_t> bytes;
+                 {
+                     const nb::gil_scoped_release release;
+                     bytes = table.snapshot();
+                 }
+                 return nb::bytes(bytes.data(), bytes.size());
+             })
+        .def_static(
+            "restore",
+            [](const nb::bytes& data) {
+                const std::span bytes(static_cast<const std::uint8_t*>(data.data()), data.size());
+                const nb::gil_scoped_release release;
+                return Table::restore(bytes);
+            },
+            "data"_a)
+        .def("keys",
+             [](const Table& table) {
+                 std::vector<std::uint64_t> keys;
+                 {
+                     const nb::gil_scoped_release release;
+                     keys = table.keys();
+                 }
+                 return adopt(std::move(keys));
+             })
+        .def("statistics", &statistics)
+        .def("__len__", &Table::size, nb::call_guard<nb::gil_scoped_release>());
+}
+
+void bind_serving_table(nb::module_& m) {
+    nb::class_<ServingTable>(m, "ServingTable")
+        .def(
+            "__init__",
+            [](ServingTable* self, std::int64_t width, std::int64_t initial_rows) {
+                new (self) ServingTable(in_range("width", width, 1, max_dim + 1),
+                                        not_negative("initial_rows", initial_rows));
+            },
+            nb::kw_only(), "width"_a, "initial_rows"_a)
+        .def_prop_ro("width", &ServingTable::width)
+        .def(
+            "lookup",
+            [](const ServingTable& table, const AnyArray& ids, const nb::object& out) {
+                const IdsInput input("ids", ids);
+                const Output output(out, input.size(), table.width());
+                auto found = new_array<std::uint8_t>({input.size()});
+                std::uint8_t* found_data = found.data();
+                {
+                    const nb::gil_scoped_release release;
+                    table.lookup(input.span(), output.data, found_data);
+                }
+                return nb::make_tuple(output.object, found);
+            },
+            "ids"_a, "out"_a = nb::none())
+        .def(
+            "upsert",
+            [](ServingTable& table, const AnyArray& keys, const AnyArray& rows) {
+                const IdsInput keys_input("keys", keys);
+                const Input<float> input("rows", rows, 2);
+                check_rows("rows", input, keys_input.size(), table.width());
+                const nb::gil_scoped_release release;
+                table.upsert(keys_input.span(), input.data());
+            },
+            "keys"_a, "rows"_a)
+        .def(
+            "remove",
+            [](ServingTable& table, const AnyArray& keys) {
+                const IdsInput input("keys", keys);
+                const nb::gil_scoped_release release;
+                return table.remove(input.span());
+            },
+            "keys"_a)
+        .def("keys",
+             [](const ServingTable& table) {
+                 std::vector<std::uint64_t> keys;
+                 {
+                     const nb::gil_scoped_release release;
+                     keys = table.keys();
+                 }
+                 return adopt(std::move(keys));
+             })
+        .def("__len__", &ServingTable::size, nb::call_guard<nb::gil_scoped_release>())
+        .def_prop_ro("nbytes", &ServingTable::n_bytes, nb::call_guard<nb::gil_scoped_release>());
+}
+
+}  // namespace
+}  // namespace freshrank
+
+NB_MODULE(_native, m) {
+    m.attr("FORMAT_VERSION") = freshrank::format_version;
+    // The handler releases no lock and takes none: C++ exceptions cross only this border.
+    nb::exception<freshrank::StoreError>(m, "StoreError");
+    m.def("hash_strings", &freshrank::hash_strings, "values"_a, "seed"_a);
+    m.def("mix_ids", &freshrank::mix_ids, "left"_a, "right"_a, "seed"_a);
+    freshrank::bind_table(m);
+    freshrank::bind_serving_table(m);
+}

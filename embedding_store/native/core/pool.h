@@ -1,0 +1,173 @@
+// Numbered storage: numbers are handed out lowest first, freed ones are reused last-freed first.
+#pragma once
+
+#include <algorithm>
+#include <bit>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <memory>
+#include <utility>
+#include <vector>
+
+#include "errors.h"
+#include "index.h"
+#include "memory.h"
+
+namespace freshrank {
+
+class Numbers {
+  public:
+    std::uint32_t take() {
+        if (!free_.empty()) {
+            const std::uint32_t number = free_.back();
+            free_.pop_back();
+            return number;
+        }
+        require(high_water_ < no_row, "a table holds at most 2^32 - 1 rows");
+        return high_water_++;
+    }
+    void give_back(std::uint32_t number) { free_.push_back(number); }
+
+    // Numbers ever handed out: 0 .. high_water() - 1.
+    std::uint32_t high_water() const { return high_water_; }
+    std::uint64_t n_live() const { return high_water_ - free_.size(); }
+    const std::vector<std::uint32_t>& free() const { return free_; }
+    void assign(std::uint32_t high_water, std::vector<std::uint32_t> free) {
+        high_water_ = high_water;
+        free_ = std::move(free);
+    }
+
+  private:
+    std::uint32_t high_water_ = 0;
+    std::vector<std::uint32_t> free_;
+};
+
+// Records in chunks, so that growing never moves or copies what is there.
+template <class Record>
+class Chunks {
+  public:
+    static constexpr std::uint32_t chunk_bits = 12;
+    static constexpr std::uint32_t chunk_records = 1U << chunk_bits;
+
+    Record& operator[](std::uint32_t n) {
+        return chunks_[n >> chunk_bits][n & (chunk_records - 1)];
+    }
+    const Record& operator[](std::uint32_t n) const {
+        return chunks_[n >> chunk_bits][n & (chunk_records - 1)];
+    }
+    void ensure(std::uint32_t n) {
+        while (chunks_.size() <= n >> chunk_bits) {
+            chunks_.push_back(std::make_unique<Record[]>(chunk_records));
+        }
+    }
+    std::uint64_t n_bytes() const { return chunks_.size() * chunk_records * sizeof(Record); }
+
+  private:
+    std::vector<std::unique_ptr<Record[]>> chunks_;
+};
+
+// key -> small record, for pending counts and tombstones. Record has `key` and `is_free()`.
+template <class Record>
+class RecordMap {
+  public:
+    explicit RecordMap(std::uint64_t secret) : index_(secret) {}
+
+    Record* find(std::uint64_t key) {
+        const std::uint32_t n = index_.find(key);
+        return n == no_row ? nullptr : &records_[n];
+    }
+    const Record* find(std::uint64_t key) const {
+        const std::uint32_t n = index_.find(key);
+        return n == no_row ? nullptr : &records_[n];
+    }
+    // The key must be absent.
+    void insert(const Record& record) {
+        index_.prepare_insert(index_.hash(record.key));
+        const std::uint32_t n = numbers_.take();
+        records_.ensure(n);
+        put(n, record);
+    }
+    bool erase(std::uint64_t key) {
+        const std::uint32_t n = index_.erase(key);
+        if (n == no_row) {
+            return false;
+        }
+        records_[n] = Record{};
+        numbers_.give_back(n);
+        return true;
+    }
+    std::uint64_t size() const { return numbers_.n_live(); }
+    std::uint64_t n_bytes() const {
+        return index_.n_bytes() + records_.n_bytes() + numbers_.free().capacity() * 4;
+    }
+
+    // By number, for sweeps and snapshots.
+    const Numbers& numbers() const { return numbers_; }
+    const Record& at(std::uint32_t n) const { return records_[n]; }
+
+    // For restoring: numbers first, then every number that is not free.
+    void assign_numbers(Numbers numbers) {
+        numbers_ = std::move(numbers);
+        if (numbers_.high_water() > 0) {
+            records_.ensure(numbers_.high_water() - 1);
+        }
+    }
+    void put(std::uint32_t n, const Record& record) {
+        index_.insert(record.key, n);
+        records_[n] = record;
+    }
+
+  private:
+    Index index_;
+    Numbers numbers_;
+    Chunks<Record> records_;
+};
+
+// Fixed-width rows of floats in 64-byte aligned slabs of about 2 MiB (one huge page).
+class RowSlabs {
+  public:
+    explicit RowSlabs(std::uint32_t n_floats) : stride_(stride_of(n_floats)) {
+        const std::size_t rows = huge_page_bytes / (std::size_t{stride_} * sizeof(float));
+        slab_bits_ = static_cast<std::uint32_t>(
+            std::bit_width(std::clamp<std::size_t>(rows, 1, max_slab_rows)) - 1);
+        mask_ = (1U << slab_bits_) - 1;
+    }
+
+    float* at(std::uint32_t row) {
+        return slabs_[row >> slab_bits_].data() + std::size_t{row & mask_} * stride_;
+    }
+    const float* at(std::uint32_t row) const {
+        return slabs_[row >> slab_bits_].data() + std::size_t{row & mask_} * stride_;
+    }
+    void prefetch_row(std::uint32_t row, std::uint32_t n_floats) const {
+        const float* first = at(row);
+        for (std::uint32_t i = 0; i < n_floats; i += line_bytes / sizeof(float)) {
+            prefetch(first + i);
+        }
+    }
+    void ensure(std::uint32_t row) {
+        while (slabs_.size() <= row >> slab_bits_) {
+            slabs_.emplace_back(std::size_t{stride_} << slab_bits_);
+        }
+    }
+    std::uint64_t capacity() const { return std::uint64_t{slabs_.size()} << slab_bits_; }
+    std::uint64_t n_bytes() const { return capacity() * stride_ * sizeof(float); }
+    std::uint32_t stride() const { return stride_; }
+
+  private:
+    static constexpr std::size_t max_slab_rows = 32768;  // small rows: keep small tables small
+
+    // Whole lines, or a power of two below one line: no row straddles a line it need not touch.
+    static std::uint32_t stride_of(std::uint32_t n_floats) {
+        constexpr std::uint32_t line = line_bytes / sizeof(float);
+        return n_floats < line ? std::bit_ceil(n_floats) : (n_floats + line - 1) / line * line;
+    }
+
+    std::uint32_t stride_;
+    std::uint32_t slab_bits_ = 0;
+    std::uint32_t mask_ = 0;
+    std::vector<AlignedArray<float>> slabs_;
+};
+
+}  // namespace freshrank

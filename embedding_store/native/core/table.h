@@ -1,0 +1,152 @@
+// The training table: admission, rows with optimizer state, expiry, versions. Every public call
+// takes the table's lock: readers share it, writers have it alone.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <shared_mutex>
+#include <span>
+#include <vector>
+
+#include "config.h"
+#include "index.h"
+#include "lock.h"
+#include "optimizer.h"
+#include "pool.h"
+
+namespace freshrank {
+
+using Ids = std::span<const std::uint64_t>;
+
+inline constexpr std::uint32_t format_version = 1;
+
+struct Statistics {
+    std::uint64_t rows, capacity, pending, admitted, filtered, expired, erased, tombstones, bytes,
+        clock_s;
+};
+
+struct Delta {
+    std::vector<std::uint64_t> keys;
+    std::vector<float> rows;
+    std::vector<std::uint64_t> tombstones;
+};
+
+class Table {
+  public:
+    Table(const TableConfig& config, std::uint64_t initial_rows);
+
+    const TableConfig& config() const { return config_; }
+
+    void lookup(Ids ids, float* out) const;
+    void lookup_or_admit(Ids ids, std::span<const std::uint32_t> counts, std::uint32_t now_s,
+                         float* out);
+    std::uint64_t apply(Ids ids, const float* gradients);
+
+    void contains(Ids ids, std::uint8_t* out) const;
+    void pending(Ids ids, std::uint32_t* out) const;
+    void born_s(Ids ids, std::uint32_t* out) const;
+    void last_seen_s(Ids ids, std::uint32_t* out) const;
+
+    std::uint64_t expire(std::uint32_t now_s, std::uint64_t max_rows);
+    std::uint64_t erase(Ids ids);
+
+    std::uint64_t version() const;
+    std::uint64_t advance();
+    Delta delta(std::uint64_t since) const;
+    std::uint64_t trim_tombstones(std::uint64_t through);
+
+    std::vector<std::uint8_t> snapshot() const;
+    static std::unique_ptr<Table> restore(std::span<const std::uint8_t> bytes);
+
+    std::vector<std::uint64_t> keys() const;
+    Statistics statistics() const;
+    std::uint64_t size() const;
+
+  private:
+    // What is known of a row besides its floats, as arrays in chunks: sweeps are linear scans.
+    class Metadata {
+      public:
+        static constexpr std::uint32_t chunk_bits = 12;
+        static constexpr std::uint32_t chunk_rows = 1U << chunk_bits;
+        struct Chunk {
+            std::uint64_t key[chunk_rows];
+            std::uint64_t version[chunk_rows];  // of the last change; 0 = no row here
+            std::uint32_t last_seen_s[chunk_rows];
+            std::uint32_t born_s[chunk_rows];
+            std::uint32_t frequency[chunk_rows];  // occurrences counted, stops at 2^32 - 1
+        };
+        std::uint64_t& key(std::uint32_t row) { return of(row).key[at(row)]; }
+        std::uint64_t key(std::uint32_t row) const { return of(row).key[at(row)]; }
+        std::uint64_t& version(std::uint32_t row) { return of(row).version[at(row)]; }
+        std::uint64_t version(std::uint32_t row) const { return of(row).version[at(row)]; }
+        std::uint32_t& last_seen_s(std::uint32_t row) { return of(row).last_seen_s[at(row)]; }
+        std::uint32_t last_seen_s(std::uint32_t row) const { return of(row).last_seen_s[at(row)]; }
+        std::uint32_t& born_s(std::uint32_t row) { return of(row).born_s[at(row)]; }
+        std::uint32_t born_s(std::uint32_t row) const { return of(row).born_s[at(row)]; }
+        std::uint32_t& frequency(std::uint32_t row) { return of(row).frequency[at(row)]; }
+        std::uint32_t frequency(std::uint32_t row) const { return of(row).frequency[at(row)]; }
+        void ensure(std::uint32_t row) {
+            while (chunks_.size() <= row >> chunk_bits) {
+                chunks_.push_back(std::make_unique<Chunk>());
+            }
+        }
+        std::uint64_t n_bytes() const { return chunks_.size() * sizeof(Chunk); }
+
+      private:
+        static std::uint32_t at(std::uint32_t row) { return row & (chunk_rows - 1); }
+        Chunk& of(std::uint32_t row) { return *chunks_[row >> chunk_bits]; }
+        const Chunk& of(std::uint32_t row) const { return *chunks_[row >> chunk_bits]; }
+        std::vector<std::unique_ptr<Chunk>> chunks_;
+    };
+
+    struct Pending {
+        std::uint64_t key = 0;
+        std::uint32_t count = 0;  // 0 = nothing here
+        std::uint32_t last_seen_s = 0;
+        bool is_free() const { return count == 0; }
+    };
+
+    struct Tombstone {
+        std::uint64_t key = 0;
+        std::uint64_t version = 0;  // 0 = nothing here
+        bool is_free() const { return version == 0; }
+    };
+
+    struct Counters {
+        std::uint64_t version = 1;
+        std::uint64_t clock_s = 0;
+        std::uint64_t n_draws = 0;
+        std::uint64_t n_admitted = 0;
+        std::uint64_t n_filtered = 0;
+        std::uint64_t n_expired = 0;
+        std::uint64_t n_erased = 0;
+        std::uint32_t row_cursor = 0;
+        std::uint32_t pending_cursor = 0;
+    };
+
+    void touch(std::uint32_t row, std::uint32_t count, std::uint32_t now_s);
+    std::uint32_t admit(std::uint64_t id, std::uint32_t count, std::uint32_t now_s);
+    std::uint64_t passed(std::uint64_t id, std::uint32_t count, std::uint64_t enough);
+    std::uint32_t give_birth(std::uint64_t id, std::uint32_t now_s);
+    void remove_row(std::uint64_t id);
+    bool is_stale(std::uint32_t last_seen_s) const;
+    template <Optimizer kind>
+    void step_all(std::span<const std::uint32_t> rows, std::span<const float* const> gradients);
+
+    TableConfig config_;
+    StepParameters parameters_;
+    mutable FairSharedMutex mutex_;
+    Index index_;
+    Numbers numbers_;
+    RowSlabs slabs_;
+    Metadata metadata_;
+    RecordMap<Pending> pending_;
+    RecordMap<Tombstone> tombstones_;
+    Counters counters_;
+
+    friend class SnapshotWriter;
+    friend class SnapshotReader;
+};
+
+}  // namespace freshrank
