@@ -12,7 +12,6 @@ from pydantic import Field, model_validator
 
 from freshrank.units import Age, Bytes, Dim, Duration, FilePath, Name, Part, Period, Ratio
 
-
 Width = Annotated[int, Field(ge=1, le=4_096)]
 
 
