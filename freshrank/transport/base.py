@@ -1,7 +1,8 @@
 """The two seams to the outside: the event log and the parameter channel.
 
-Each has an embedded implementation (`local.py`: segments and directories on this machine's disk) and a
-real one (Kafka, Redis). Both pass the same conformance suites, and the bytes in them are the same.
+Each has an embedded implementation (`local.py` and `directory.py`: files on this machine's disk)
+and a real one (Kafka, Redis). Both pass the same conformance suites, and the bytes in them are the
+same.
 """
 
 from collections.abc import Mapping, Sequence

@@ -1,0 +1,247 @@
+"""The parameter channel in a directory: each publication a file put in place by a rename.
+
+```
+EPOCH                      the newest epoch that was opened, as text
+HEAD.json                  what is published: epoch, seq, base_seq, published_at_ms
+base-<epoch>-<seq>.frame   the base a new replica starts from
+delta-<epoch>-<seq>.frame  leads from seq - 1 to seq
+LOCK                       held during each change
+```
+HEAD moves last: whatever it names is complete and on disk. One trainer writes, any number of
+processes on this machine read. Runs where `flock` does: Linux and macOS.
+"""
+
+import contextlib
+import re
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from freshrank.clock import Clock
+from freshrank.errors import SyncError, TransportError
+from freshrank.transport.base import Head
+from freshrank.transport.files import (
+    TEMPORARY_SUFFIX,
+    disk_errors,
+    locked,
+    make_directory,
+    replace_file,
+)
+
+_FRAME_NAME: Final = re.compile(r"(base|delta)-(\d+)-(\d+)\.frame")
+
+# Another process' publication is seen after 5 ms on average; a look reads one small file (10 µs).
+# The file is read and not only its time compared: two renames may share a time stamp and an inode.
+_POLL_S: Final = 0.01
+
+# Each try of `base` loses only to a newer base published meanwhile; ten in a row is no accident.
+_N_TRIES: Final = 10
+
+
+class DirectoryChannel:
+    """A `ParameterChannel` of files.
+
+    Args:
+        directory: Holds everything; made if it is not there.
+        clock: Tells `published_at_ms`. Waiting is in real time, always.
+        keep_deltas: So many of the newest deltas stay even when a newer base covers them, so that
+            replicas a little behind need no base. What follows the base always stays.
+    """
+
+    def __init__(self, directory: Path, *, clock: Clock, keep_deltas: int = 1024) -> None:
+        self._directory = directory
+        self._clock = clock
+        self._keep_deltas = keep_deltas
+        self._changed = threading.Condition()
+        self._is_closed = False
+        with disk_errors(f"open the parameter channel in {directory}"):
+            make_directory(directory)
+
+    def open_epoch(self) -> int:
+        """Claim the next epoch for this writer, durably, before anything is published in it."""
+        with self._changing("open an epoch"):
+            head = self.head()
+            epoch = max(self._opened_epoch(), head.epoch if head else 0) + 1
+            replace_file(self._directory / "EPOCH", str(epoch).encode())
+            for path in self._directory.glob(f"*{TEMPORARY_SUFFIX}"):
+                path.unlink()  # a writer was killed; nobody else writes while we hold the lock
+        return epoch
+
+    def publish_base(self, epoch: int, seq: int, frame: bytes) -> None:
+        """Publish a complete base; replicas of other epochs switch to it.
+
+        A base may be older than the newest delta, as long as it is not older than the last base.
+
+        Raises:
+            SyncError: `epoch` is no longer the newest opened (code `fenced`), or `seq` lies before
+                the last base (code `gap`).
+            TransportError: the channel cannot be written; nothing was published.
+        """
+        with self._changing(f"publish base {epoch}-{seq}"):
+            self._check_epoch(epoch)
+            head = self.head()
+            newest = seq
+            if head is not None and head.epoch == epoch:
+                if seq < head.base_seq:
+                    raise SyncError(
+                        f"base {seq} of epoch {epoch} is older than base {head.base_seq}: "
+                        "publish the newest state, or open a new epoch to go back",
+                        code="gap",
+                    )
+                newest = max(seq, head.seq)
+            new_head = Head(epoch, newest, seq, self._clock.now_ms())
+            self._publish(self._path("base", epoch, seq), frame, new_head)
+            self._trim(new_head)
+        self._wake()
+
+    def publish_delta(self, epoch: int, seq: int, frame: bytes) -> None:
+        """Publish the delta that leads from seq - 1 to seq.
+
+        Publishing the newest delta again with the same bytes changes nothing, so a writer that does
+        not know whether a publication arrived simply repeats it.
+
+        Raises:
+            SyncError: `epoch` is no longer the newest opened (code `fenced`), or `seq` does not
+                follow the head (code `gap`).
+            TransportError: the channel cannot be written; nothing was published.
+        """
+        with self._changing(f"publish delta {epoch}-{seq}"):
+            self._check_epoch(epoch)
+            head = self.head()
+            path = self._path("delta", epoch, seq)
+            is_newest = head is not None and (head.epoch, head.seq) == (epoch, seq)
+            if is_newest and _read(path) == frame:
+                return
+            if head is None or (head.epoch, head.seq) != (epoch, seq - 1):
+                at = "nothing" if head is None else f"{head.epoch}-{head.seq}"
+                raise SyncError(
+                    f"delta {epoch}-{seq} does not follow what is published ({at}): "
+                    "publish a base instead",
+                    code="gap",
+                )
+            new_head = Head(epoch, seq, head.base_seq, self._clock.now_ms())
+            self._publish(path, frame, new_head)
+            self._trim(new_head)
+        self._wake()
+
+    def head(self) -> Head | None:
+        """The newest published state; None before the first base."""
+        path = self._directory / "HEAD.json"
+        data = _read(path)
+        if data is None:
+            return None
+        try:
+            return msgspec.json.decode(data, type=Head)
+        except msgspec.DecodeError as error:
+            raise TransportError(
+                f"{path} is damaged ({error}): delete it and restart the trainer, which publishes "
+                "a base",
+                code="channel-damaged",
+            ) from error
+
+    def base(self) -> tuple[int, int, bytes] | None:
+        """(epoch, seq, frame) of the newest base."""
+        name = ""
+        for _ in range(_N_TRIES):
+            head = self.head()
+            if head is None:
+                return None
+            name = f"{head.epoch}-{head.base_seq}"
+            frame = _read(self._path("base", head.epoch, head.base_seq))
+            if frame is not None:
+                return head.epoch, head.base_seq, frame
+            # Trimmed between the two reads: HEAD names a newer one by now.
+        raise TransportError(
+            f"{self._directory} lacks base {name} that HEAD names: restart "
+            "the trainer, which publishes a base",
+            code="channel-damaged",
+        )
+
+    def delta(self, epoch: int, seq: int) -> bytes | None:
+        """One delta; None if it is not there (not yet, or trimmed)."""
+        return _read(self._path("delta", epoch, seq))
+
+    def wait(self, epoch: int, seq: int, *, timeout_s: float) -> bool:
+        """Block until the head differs from (epoch, seq); False when time ran out."""
+        deadline_s = time.monotonic() + timeout_s
+        with self._changed:
+            while not self._is_closed:
+                head = self.head()
+                if head is not None and (head.epoch, head.seq) != (epoch, seq):
+                    return True
+                left_s = deadline_s - time.monotonic()
+                if left_s <= 0:
+                    return False
+                self._changed.wait(min(left_s, _POLL_S))
+        return False
+
+    def close(self) -> None:
+        """Waiting readers return."""
+        with self._changed:
+            self._is_closed = True
+            self._changed.notify_all()
+
+    @contextlib.contextmanager
+    def _changing(self, what: str) -> Iterator[None]:
+        with disk_errors(f"{what} in {self._directory}"), locked(self._directory / "LOCK"):
+            yield
+
+    def _opened_epoch(self) -> int:
+        path = self._directory / "EPOCH"
+        data = _read(path)
+        if data is None:
+            return 0
+        if not data.isdigit():
+            raise TransportError(
+                f"{path} is damaged: write the newest epoch of HEAD.json into it, plus 1",
+                code="channel-damaged",
+            )
+        return int(data)
+
+    def _check_epoch(self, epoch: int) -> None:
+        opened = self._opened_epoch()
+        if epoch != opened:
+            raise SyncError(
+                f"epoch {epoch} cannot publish, the newest opened is {opened}: another trainer "
+                "took over; stop this one",
+                code="fenced",
+            )
+
+    def _publish(self, path: Path, frame: bytes, head: Head) -> None:
+        replace_file(path, frame)
+        try:
+            replace_file(self._directory / "HEAD.json", msgspec.json.encode(head))
+        except OSError:
+            path.unlink(missing_ok=True)
+            raise
+
+    def _trim(self, head: Head) -> None:
+        """Remove what no replica needs: other epochs, older bases, old deltas the base covers."""
+        first_delta = min(head.base_seq, head.seq - self._keep_deltas) + 1
+        for path in self._directory.iterdir():
+            match = _FRAME_NAME.fullmatch(path.name)
+            if match is None:
+                continue
+            kind, epoch, seq = match[1], int(match[2]), int(match[3])
+            first = first_delta if kind == "delta" else head.base_seq
+            if epoch != head.epoch or seq < first:
+                path.unlink(missing_ok=True)
+
+    def _path(self, kind: str, epoch: int, seq: int) -> Path:
+        return self._directory / f"{kind}-{epoch}-{seq}.frame"
+
+    def _wake(self) -> None:
+        with self._changed:
+            self._changed.notify_all()
+
+
+def _read(path: Path) -> bytes | None:
+    with disk_errors(f"read {path}"):
+        try:
+            return path.read_bytes()
+        except FileNotFoundError:
+            return None
