@@ -32,10 +32,8 @@ struct alignas(line_bytes) Bucket {
 
     // Bit i is set when slot i holds the key. No branches: mispredictions cost more than compares.
     unsigned match(std::uint64_t key) const {
-        unsigned mask = 0;
-        for (unsigned i = 0; i < n_slots; ++i) {
-            mask |= static_cast<unsigned>(keys[i] == key) << i;
-        }
+        const auto bit = [&](unsigned i) { return static_cast<unsigned>(keys[i] == key) << i; };
+        const unsigned mask = bit(0) | bit(1) | bit(2) | bit(3) | bit(4);
         return mask & ((1U << count) - 1U);
     }
 };
@@ -55,9 +53,26 @@ class Index {
 
     std::uint64_t hash(std::uint64_t key) const { return hash_(key); }
 
-    void prefetch_bucket(std::uint64_t hash) const {
+    Lines home_bucket(std::uint64_t hash) const {
         const Shard& shard = shard_of(hash);
-        prefetch(shard.buckets.data() + shard.home(hash));
+        return {shard.buckets.data() + shard.home(hash), sizeof(Bucket)};
+    }
+
+    // The home bucket's answer, free of branches: about one key in six lives elsewhere when a
+    // shard is full, and a misprediction for each costs more than asking those few again.
+    struct Probe {
+        std::uint32_t row;
+        bool is_undecided;  // not here, but perhaps in a later bucket
+    };
+    Probe probe_home(std::uint64_t key, std::uint64_t hash) const {
+        const Shard& shard = shard_of(hash);
+        const Bucket& bucket = shard.buckets.data()[shard.home(hash)];
+        const unsigned mask = bucket.match(key);
+        const unsigned slot =
+            static_cast<unsigned>(std::countr_zero(mask | 1U << (Bucket::n_slots - 1)));
+        const std::uint32_t row = bucket.rows[slot];
+        return {mask != 0 ? row : no_row, (static_cast<unsigned>(mask == 0) &
+                                           static_cast<unsigned>(bucket.overflow != 0)) != 0};
     }
 
     std::uint32_t find(std::uint64_t key, std::uint64_t hash) const {

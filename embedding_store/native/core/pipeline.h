@@ -2,6 +2,7 @@
 // next are on their way, and so are the buckets of the one after.
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -16,8 +17,9 @@ namespace freshrank {
 // Keys in flight. 64 is measured: 8 or 16, the usual advice, were 20 to 50 % slower.
 inline constexpr std::size_t group_keys = 64;
 
-// Calls use(i, row) in order for every id, row being no_row where absent; calls fetch(row) a group
-// earlier for those present. `use` may insert into the index, but must not move existing rows.
+// Calls use(i, row) in order for every id, row being no_row where absent; prefetches the
+// memory that fetch(row) names a group earlier. `use` may insert into the index, but must not move
+// existing rows.
 template <class Fetch, class Use>
 void for_each_row(const Index& index, std::span<const std::uint64_t> ids, Fetch&& fetch,
                   Use&& use) {
@@ -33,17 +35,30 @@ void for_each_row(const Index& index, std::span<const std::uint64_t> ids, Fetch&
             std::uint64_t* hash = hashes[turn & 1];
             for (std::size_t i = 0; i < length(turn); ++i) {
                 hash[i] = index.hash(group[i]);
-                index.prefetch_bucket(hash[i]);
+                prefetch(index.home_bucket(hash[i]));
             }
         }
         if (turn >= 1 && turn - 1 < n_groups) {
             const std::size_t at = turn - 1;
             const std::uint64_t* group = ids.data() + at * group_keys;
+            std::uint32_t* found = rows[at & 1];
+            std::uint32_t undecided[group_keys];
+            std::size_t n_undecided = 0;
             for (std::size_t i = 0; i < length(at); ++i) {
-                const std::uint32_t row = index.find(group[i], hashes[at & 1][i]);
-                rows[at & 1][i] = row;
-                if (row != no_row) {
-                    fetch(row);
+                const auto probe = index.probe_home(group[i], hashes[at & 1][i]);
+                found[i] = probe.row;
+                undecided[n_undecided] = static_cast<std::uint32_t>(i);
+                n_undecided += probe.is_undecided ? 1 : 0;
+            }
+            for (std::size_t n = 0; n < n_undecided; ++n) {
+                const std::uint32_t i = undecided[n];
+                found[i] = index.find(group[i], hashes[at & 1][i]);
+            }
+            for (std::size_t i = 0; i < length(at); ++i) {
+                if (found[i] != no_row) {
+                    for (const Lines& lines : fetch(found[i])) {
+                        prefetch(lines);
+                    }
                 }
             }
         }
@@ -54,6 +69,10 @@ void for_each_row(const Index& index, std::span<const std::uint64_t> ids, Fetch&
             }
         }
     }
+}
+
+inline std::array<Lines, 0> fetch_nothing(std::uint32_t) {
+    return {};
 }
 
 // Calls f with the width as a compile-time constant where it is a common one, so that copying a
@@ -87,7 +106,7 @@ inline void gather(const Index& index, const RowSlabs& slabs, std::span<const st
                    std::uint32_t width, float* out, std::uint8_t* found) {
     with_width(width, [&](auto n_floats) {
         for_each_row(
-            index, ids, [&](std::uint32_t row) { slabs.prefetch_row(row, width); },
+            index, ids, [&](std::uint32_t row) { return std::array{slabs.lines(row, width)}; },
             [&](std::size_t i, std::uint32_t row) {
                 float* to = out + i * n_floats;
                 if (row == no_row) {

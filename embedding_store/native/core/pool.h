@@ -140,15 +140,13 @@ class RowSlabs {
     const float* at(std::uint32_t row) const {
         return slabs_[row >> slab_bits_].data() + std::size_t{row & mask_} * stride_;
     }
-    void prefetch_row(std::uint32_t row, std::uint32_t n_floats) const {
-        const float* first = at(row);
-        for (std::uint32_t i = 0; i < n_floats; i += line_bytes / sizeof(float)) {
-            prefetch(first + i);
-        }
+    Lines lines(std::uint32_t row, std::uint32_t n_floats) const {
+        return {at(row), n_floats * sizeof(float)};
     }
     void ensure(std::uint32_t row) {
         while (slabs_.size() <= row >> slab_bits_) {
-            slabs_.emplace_back(std::size_t{stride_} << slab_bits_);
+            // Not zeroed: a row is written in full when it is born.
+            slabs_.emplace_back(std::size_t{stride_} << slab_bits_, Fill::nothing);
         }
     }
     std::uint64_t capacity() const { return std::uint64_t{slabs_.size()} << slab_bits_; }

@@ -40,7 +40,7 @@ void ServingTable::upsert(std::span<const std::uint64_t> keys, const float* rows
         const std::uint32_t n_before = numbers_.high_water();
         const std::size_t n_free_before = numbers_.free().size();
         for_each_row(
-            index_, slice, [&](std::uint32_t row) { slabs_.prefetch_row(row, width_); },
+            index_, slice, [&](std::uint32_t row) { return std::array{slabs_.lines(row, width_)}; },
             [&](std::size_t i, std::uint32_t row) {
                 const bool has_newborn =
                     numbers_.high_water() != n_before || numbers_.free().size() != n_free_before;

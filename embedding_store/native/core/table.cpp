@@ -84,8 +84,8 @@ void Table::lookup_or_admit(Ids ids, std::span<const std::uint32_t> counts, std:
     for_each_row(
         index_, ids,
         [&](std::uint32_t row) {
-            prefetch(&metadata_.last_seen_s(row));
-            prefetch(&metadata_.frequency(row));
+            return std::array{Lines{&metadata_.last_seen_s(row), sizeof(std::uint32_t)},
+                              Lines{&metadata_.frequency(row), sizeof(std::uint32_t)}};
         },
         [&](std::size_t i, std::uint32_t row) {
             if (counts[i] != 0) {
@@ -107,7 +107,7 @@ void Table::lookup_or_admit(Ids ids, std::span<const std::uint32_t> counts, std:
     with_width(width, [&](auto n_floats) {
         for (std::size_t i = 0; i < ids.size(); ++i) {
             if (i + ahead < ids.size() && rows[i + ahead] != no_row) {
-                slabs_.prefetch_row(rows[i + ahead], width);
+                prefetch(slabs_.lines(rows[i + ahead], width));
             }
             // Entries before the one that brought the birth read the newborn row too.
             const std::uint32_t row =
@@ -194,7 +194,7 @@ std::uint64_t Table::apply(Ids ids, const float* gradients) {
     sums.reserve(ids.size());
     sum_of.reserve(ids.size());
     for_each_row(
-        index_, ids, [&](std::uint32_t row) { slabs_.prefetch_row(row, n_floats); },
+        index_, ids, [&](std::uint32_t row) { return std::array{slabs_.lines(row, n_floats)}; },
         [&](std::size_t i, std::uint32_t row) {
             if (row == no_row) {
                 return;
@@ -244,8 +244,8 @@ void Table::step_all(std::span<const std::uint32_t> rows, std::span<const float*
     constexpr std::size_t ahead = 16;  // a large batch has pushed its first rows out of the cache
     for (std::size_t n = 0; n < rows.size(); ++n) {
         if (n + ahead < rows.size()) {
-            slabs_.prefetch_row(rows[n + ahead], n_floats);
-            prefetch(&metadata_.version(rows[n + ahead]));
+            prefetch(slabs_.lines(rows[n + ahead], n_floats));
+            prefetch({&metadata_.version(rows[n + ahead]), sizeof(std::uint64_t)});
         }
         step<kind>(parameters_, slabs_.at(rows[n]), gradients[n]);
         metadata_.version(rows[n]) = counters_.version;
@@ -254,9 +254,8 @@ void Table::step_all(std::span<const std::uint32_t> rows, std::span<const float*
 
 void Table::contains(Ids ids, std::uint8_t* out) const {
     const std::shared_lock lock(mutex_);
-    for_each_row(
-        index_, ids, [](std::uint32_t) {},
-        [&](std::size_t i, std::uint32_t row) { out[i] = row != no_row; });
+    for_each_row(index_, ids, fetch_nothing,
+                 [&](std::size_t i, std::uint32_t row) { out[i] = row != no_row; });
 }
 
 void Table::pending(Ids ids, std::uint32_t* out) const {
@@ -269,20 +268,16 @@ void Table::pending(Ids ids, std::uint32_t* out) const {
 
 void Table::born_s(Ids ids, std::uint32_t* out) const {
     const std::shared_lock lock(mutex_);
-    for_each_row(
-        index_, ids, [&](std::uint32_t) {},
-        [&](std::size_t i, std::uint32_t row) {
-            out[i] = row == no_row ? 0 : metadata_.born_s(row);
-        });
+    for_each_row(index_, ids, fetch_nothing, [&](std::size_t i, std::uint32_t row) {
+        out[i] = row == no_row ? 0 : metadata_.born_s(row);
+    });
 }
 
 void Table::last_seen_s(Ids ids, std::uint32_t* out) const {
     const std::shared_lock lock(mutex_);
-    for_each_row(
-        index_, ids, [&](std::uint32_t) {},
-        [&](std::size_t i, std::uint32_t row) {
-            out[i] = row == no_row ? 0 : metadata_.last_seen_s(row);
-        });
+    for_each_row(index_, ids, fetch_nothing, [&](std::size_t i, std::uint32_t row) {
+        out[i] = row == no_row ? 0 : metadata_.last_seen_s(row);
+    });
 }
 
 bool Table::is_stale(std::uint32_t last_seen_s) const {
