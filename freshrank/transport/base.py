@@ -88,7 +88,8 @@ class EventLog(Protocol):
             (partition, offset) of each record, in order. An ignored record gets offset -1.
 
         Raises:
-            TransportError: unknown topic, record too large, a gap in the sequence, disk full.
+            TransportError: code `unknown-topic`, `unknown-partition`, `record-too-large`,
+                `sequence-gap`, `bad-append` (arguments that do not go together) or `disk-full`.
         """
 
     def last_sequence(self, topic: str, partition: int, producer: str) -> int:
@@ -106,18 +107,22 @@ class EventLog(Protocol):
         """Records from `offset` on, at most `n_max` and about `bytes_max`; empty at the end.
 
         Raises:
-            TransportError: `offset` lies before `start_offset` (retention removed it) or after
-                `end_offset`.
+            TransportError: `offset` lies before `start_offset` as retention removed it (code
+                `offset-removed`), or after `end_offset` (code `offset-beyond-end`).
         """
 
     def start_offset(self, topic: str, partition: int) -> int:
         """The first offset still kept."""
 
     def end_offset(self, topic: str, partition: int) -> int:
-        """The offset the next record will get."""
+        """The offset after the last acknowledged record: what may be read ends here."""
 
     def wait(self, positions: Mapping[TopicPartition, int], *, timeout_s: float) -> bool:
-        """Block until any of the logs grows beyond its given offset; False when time ran out."""
+        """Block until any of the logs grows beyond its given offset.
+
+        Returns:
+            False when time ran out or the log was closed. Time is real time, whatever the clock.
+        """
 
     def commit(self, group: str, offsets: Mapping[TopicPartition, int]) -> None:
         """Store a consumer group's next offsets (for dashboards and lag, not for correctness)."""
@@ -153,12 +158,22 @@ class ParameterChannel(Protocol):
         """Publish a complete base; replicas of other epochs switch to it.
 
         Raises:
-            SyncError: `epoch` is no longer the newest opened.
-            TransportError: the channel cannot be written; nothing was published.
+            SyncError: `epoch` is not the newest opened (code `fenced`), or `seq` lies before the
+                last base (code `gap`).
+            TransportError: the channel cannot be written (code `disk-full` and others); nothing
+                was published.
         """
 
     def publish_delta(self, epoch: int, seq: int, frame: bytes) -> None:
-        """Publish the delta that leads from seq - 1 to seq; same errors."""
+        """Publish the delta that leads from seq - 1 to seq.
+
+        Publishing the newest delta again with the same bytes changes nothing, so a writer that
+        does not know whether a publication arrived repeats it.
+
+        Raises:
+            SyncError: as `publish_base`; code `gap` when `seq` does not follow the head.
+            TransportError: as `publish_base`.
+        """
 
     def head(self) -> Head | None:
         """The newest published state; None before the first base."""
@@ -170,7 +185,7 @@ class ParameterChannel(Protocol):
         """One delta; None if it is not there (not yet, or trimmed)."""
 
     def wait(self, epoch: int, seq: int, *, timeout_s: float) -> bool:
-        """Block until the head differs from (epoch, seq); False when time ran out."""
+        """Block until there is a head other than (epoch, seq); False as for `EventLog.wait`."""
 
     def close(self) -> None:
         """Release what is held. Waiting readers return."""

@@ -25,10 +25,10 @@ from freshrank.clock import Clock
 from freshrank.errors import SyncError, TransportError
 from freshrank.transport.base import Head
 from freshrank.transport.files import (
-    TEMPORARY_SUFFIX,
     disk_errors,
     locked,
     make_directory,
+    remove_temporary_files,
     replace_file,
 )
 
@@ -67,8 +67,7 @@ class DirectoryChannel:
             head = self.head()
             epoch = max(self._opened_epoch(), head.epoch if head else 0) + 1
             replace_file(self._directory / "EPOCH", str(epoch).encode())
-            for path in self._directory.glob(f"*{TEMPORARY_SUFFIX}"):
-                path.unlink()  # a writer was killed; nobody else writes while we hold the lock
+            remove_temporary_files(self._directory)  # we hold the lock, so nobody else writes
         return epoch
 
     def publish_base(self, epoch: int, seq: int, frame: bytes) -> None:
@@ -163,6 +162,9 @@ class DirectoryChannel:
 
     def delta(self, epoch: int, seq: int) -> bytes | None:
         """One delta; None if it is not there (not yet, or trimmed)."""
+        head = self.head()
+        if head is None or epoch != head.epoch or seq > head.seq:
+            return None  # a file there is half of a publication
         return _read(self._path("delta", epoch, seq))
 
     def wait(self, epoch: int, seq: int, *, timeout_s: float) -> bool:
@@ -212,11 +214,13 @@ class DirectoryChannel:
             )
 
     def _publish(self, path: Path, frame: bytes, head: Head) -> None:
+        is_new = not path.exists()
         replace_file(path, frame)
         try:
             replace_file(self._directory / "HEAD.json", msgspec.json.encode(head))
         except OSError:
-            path.unlink(missing_ok=True)
+            if is_new and self.head() != head:
+                path.unlink(missing_ok=True)
             raise
 
     def _trim(self, head: Head) -> None:
@@ -229,7 +233,8 @@ class DirectoryChannel:
             kind, epoch, seq = match[1], int(match[2]), int(match[3])
             first = first_delta if kind == "delta" else head.base_seq
             if epoch != head.epoch or seq < first:
-                path.unlink(missing_ok=True)
+                with contextlib.suppress(OSError):  # the publication stands; the next one trims
+                    path.unlink(missing_ok=True)
 
     def _path(self, kind: str, epoch: int, seq: int) -> Path:
         return self._directory / f"{kind}-{epoch}-{seq}.frame"

@@ -13,7 +13,7 @@ from freshrank.errors import TransportError
 # EFBIG is a full disk too: a quota of the process (ulimit -f) instead of one of the disk.
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
-TEMPORARY_SUFFIX = ".tmp"
+_TEMPORARY_SUFFIX = ".tmp"
 
 
 @contextlib.contextmanager
@@ -79,7 +79,7 @@ def replace_file(path: Path, data: bytes, *, is_durable: bool = True) -> None:
     Raises:
         OSError: The disk refused; the old file stands and nothing is left behind.
     """
-    name = f".{path.name}.{os.getpid()}-{threading.get_ident()}{TEMPORARY_SUFFIX}"
+    name = f".{path.name}.{os.getpid()}-{threading.get_ident()}{_TEMPORARY_SUFFIX}"
     temporary = path.with_name(name)
     try:
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
@@ -96,6 +96,12 @@ def replace_file(path: Path, data: bytes, *, is_durable: bool = True) -> None:
         raise
     if is_durable:
         sync_directory(path.parent)
+
+
+def remove_temporary_files(directory: Path) -> None:
+    """Remove what a killed `replace_file` left; only where nobody else may be writing."""
+    for path in directory.glob(f"*{_TEMPORARY_SUFFIX}"):
+        path.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

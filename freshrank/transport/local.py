@@ -11,6 +11,7 @@ A back-up is a copy of the directory. Runs where `flock` does: Linux and macOS.
 """
 
 import contextlib
+import logging
 import os
 import threading
 import time
@@ -28,11 +29,12 @@ from freshrank.transport.base import (
     TopicPartition,
 )
 from freshrank.transport.consumer_groups import ConsumerGroups
-from freshrank.transport.files import disk_errors, make_directory, try_lock
-from freshrank.transport.local_checks import check_append, check_meta
+from freshrank.transport.local_checks import check_append, check_meta, take_lock
 from freshrank.transport.partition_reader import PartitionReader
 from freshrank.transport.partition_writer import Fsync, PartitionWriter, WriteSettings, Written
 from freshrank.transport.partitioner import partition_of_key
+
+logger = logging.getLogger(__name__)
 
 # 64 MiB: what an open has to read per partition (about half a second for records of 200 bytes).
 SEGMENT_BYTES: Final = 64 * 1024 * 1024
@@ -82,7 +84,7 @@ class LocalLog:
         self._writers: dict[TopicPartition, PartitionWriter] = {}
         self._next_retention_ms = 0
         self._has_retention = writable and retention_ms is not None
-        self._lock = self._take_lock() if writable else None
+        self._lock = take_lock(directory) if writable else None
         try:
             check_meta(directory, n_partitions, writable=writable)
             self._open_partitions(WriteSettings(fsync, segment_bytes, retention_ms), writable)
@@ -185,18 +187,6 @@ class LocalLog:
             for reader in self._readers.values():
                 stack.callback(reader.close)
 
-    def _take_lock(self) -> int:
-        with disk_errors(f"open the log in {self._directory}"):
-            make_directory(self._directory, is_durable=self._fsync != "never")
-            lock = try_lock(self._directory / "LOCK")
-        if lock is None:
-            raise TransportError(
-                f"another process writes the log in {self._directory}: stop it first, or open "
-                "the log read-only",
-                code="log-in-use",
-            )
-        return lock
-
     def _open_partitions(self, settings: WriteSettings, writable: bool) -> None:
         for topic in TOPICS:
             for partition in range(self.n_partitions(topic)):
@@ -223,7 +213,10 @@ class LocalLog:
         if self._has_retention and now_ms >= self._next_retention_ms:
             self._next_retention_ms = now_ms + _RETENTION_CHECK_MS
             for writer in self._writers.values():
-                writer.apply_retention()
+                try:
+                    writer.apply_retention()
+                except TransportError as error:  # no reason to refuse an append or a read
+                    logger.warning("partition=%s retention failed: %s", writer, error)
 
     def _reader(self, topic: str, partition: int) -> PartitionReader:
         n_partitions = self.n_partitions(topic)

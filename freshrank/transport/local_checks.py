@@ -8,7 +8,7 @@ import msgspec
 
 from freshrank.errors import TransportError
 from freshrank.transport.base import RECORD_BYTES_MAX, NewRecord
-from freshrank.transport.files import disk_errors, replace_file
+from freshrank.transport.files import disk_errors, make_directory, replace_file, try_lock
 from freshrank.transport.records import KEY_BYTES_MAX, PRODUCER_BYTES_MAX
 
 _FORMAT: Final = 1
@@ -19,6 +19,27 @@ _PARTITIONS_MAX: Final = 4_096
 class _Meta(msgspec.Struct, frozen=True):
     format: int
     n_partitions: int
+
+
+def take_lock(directory: Path) -> int:
+    """Become the one process that writes the log in `directory`, which is made if need be.
+
+    Returns:
+        A descriptor that holds the lock until it is closed.
+
+    Raises:
+        TransportError: another one writes (code `log-in-use`).
+    """
+    with disk_errors(f"open the log in {directory}"):
+        make_directory(directory)
+        lock = try_lock(directory / "LOCK")
+    if lock is None:
+        raise TransportError(
+            f"the log in {directory} is already open for writing: stop the process that has it, "
+            "or open the log read-only",
+            code="log-in-use",
+        )
+    return lock
 
 
 def check_meta(directory: Path, n_partitions: int, *, writable: bool) -> None:

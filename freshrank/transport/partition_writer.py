@@ -1,7 +1,6 @@
 """Writing one partition: append, share fsyncs, roll segments, drop old ones, recover at open."""
 
 import logging
-import os
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,11 +10,12 @@ from typing import Final, Literal
 from freshrank.clock import Clock
 from freshrank.errors import TransportError
 from freshrank.transport.base import NewRecord
-from freshrank.transport.files import disk_errors, make_directory, write_all
+from freshrank.transport.files import disk_errors, make_directory, remove_temporary_files
 from freshrank.transport.group_sync import GroupSync
 from freshrank.transport.partition_reader import PartitionReader
 from freshrank.transport.records import encode_records
-from freshrank.transport.segments import Segment, SegmentStart, damaged
+from freshrank.transport.segments import Segment, SegmentStart
+from freshrank.transport.tail import Tail
 
 logger = logging.getLogger(__name__)
 
@@ -27,9 +27,6 @@ _PRODUCERS_MAX: Final = 1_000
 
 # A segment spans at most a quarter of the retention time, so no record outlives it by more.
 _SPANS_PER_RETENTION: Final = 4
-
-# Appends make the file longer, and fdatasync covers the length; macOS has only fsync.
-_sync_data = getattr(os, "fdatasync", os.fsync)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,16 +77,16 @@ class PartitionWriter(PartitionReader):
         self.lock = threading.Lock()
         self._clock = clock
         self._settings = settings
+        self._is_durable = settings.fsync != "never"
         self._on_growth = on_growth
-        self._descriptor: int | None = None
-        # Guarded by `lock`: the state after the last write.
-        self._position = 0
+        self._group = GroupSync(self._sync_to)
+        # The state after the last write, guarded by `lock`.
+        self._is_closed = False
+        self._tail: Tail | None = None
         self._next_offset = 0
-        self._first_appended_at_ms: int | None = None
         self._last_appended_at_ms = 0
         self._producers: dict[str, int] = {}
-        self._group = GroupSync(self._sync_to)
-        if self._list_paths():
+        if directory.is_dir():
             self._recover()
 
     def end_offset(self) -> int:
@@ -101,10 +98,9 @@ class PartitionWriter(PartitionReader):
         return self._first_offset()
 
     def last_sequence(self, producer: str) -> int:
-        """The highest acknowledged sequence of `producer`, -1 without one."""
+        """The highest sequence of `producer`, acknowledged before this returns; -1 without one."""
         with self.lock:
-            if self._group.has_failed:
-                self._roll_back()
+            self._ensure_usable()
             sequence = self._producers.get(producer, -1)
             written = self._written_nothing()
         self.sync(written)
@@ -118,8 +114,7 @@ class PartitionWriter(PartitionReader):
         Raises:
             TransportError: a gap in the sequence, or the disk is full; nothing was written.
         """
-        if self._group.has_failed:
-            self._roll_back()
+        self._ensure_usable()
         n_ignored = self._n_ignored(producer, first_sequence, len(records))
         fresh = records[n_ignored:]
         if not fresh:
@@ -132,32 +127,27 @@ class PartitionWriter(PartitionReader):
             first_sequence=first_sequence + n_ignored,
         )
         with disk_errors(f"append to {self} in {self._directory}"):
-            descriptor = self._segment_for(len(data))
-            position, first_offset = self._position, self._next_offset
-            try:
-                write_all(descriptor, data, position)
-            except OSError:
-                os.ftruncate(descriptor, position)
-                raise
-        self._position += len(data)
+            tail = self._tail_for(len(data))
+            position, first_offset = tail.position, self._next_offset
+            tail.append(data, now_ms)
         self._next_offset += len(fresh)
         self._last_appended_at_ms = now_ms
-        if self._first_appended_at_ms is None:
-            self._first_appended_at_ms = now_ms
         if producer is not None:
             self._producers[producer] = first_sequence + len(records) - 1
-        return Written(first_offset, n_ignored, position, self._next_offset, self._group.generation)
+        generation = self._group.generation
+        return Written(first_offset, n_ignored, position, self._next_offset, generation)
 
     def undo(self, written: Written) -> None:
         """Take back a write without producer, as another partition failed; `lock` is still held."""
-        if self._descriptor is not None and written.end_offset > written.first_offset:
+        if self._tail is not None and written.end_offset > written.first_offset:
             with disk_errors(f"take back an append to {self}"):
-                os.ftruncate(self._descriptor, written.position)
-            self._position, self._next_offset = written.position, written.first_offset
+                self._tail.cut(written.position)
+            self._next_offset = written.first_offset
 
     def release(self) -> None:
         """Let what was written be synced and seen."""
-        self._group.release(self._next_offset, self._position)
+        if self._tail is not None:
+            self._group.release(self._next_offset, self._tail.position)
 
     def sync(self, written: Written) -> None:
         """Return when `written` is acknowledged: one caller syncs for all who wait.
@@ -174,35 +164,37 @@ class PartitionWriter(PartitionReader):
             return
         now_ms = self._clock.now_ms()
         with self.lock, disk_errors(f"remove old segments of {self}"):
-            if self._group.has_failed:
-                self._roll_back()
-            first_ms = self._first_appended_at_ms
+            self._ensure_usable()
+            # First what needs no room, as rolling does.
+            self._drop_segments(now_ms - retention_ms)
+            first_ms = self._tail.first_appended_at_ms if self._tail else None
             if first_ms is not None and now_ms - first_ms > retention_ms // _SPANS_PER_RETENTION:
                 self._roll()
-            while len(self._segments) > 1:
-                newest_ms = self._segments[1].start.last_appended_at_ms
-                if now_ms - newest_ms <= retention_ms:
-                    break
-                oldest, self._segments = self._segments[0], self._segments[1:]
-                oldest.path.unlink(missing_ok=True)
-                logger.info("segment=%s removed newest_ms=%d", oldest.path, newest_ms)
+                self._drop_segments(now_ms - retention_ms)
 
     def close(self) -> None:
         """Sync what was written and release files."""
         with self.lock:
+            self._is_closed = True
             try:
                 if not self._group.has_failed:
                     self.sync(self._written_nothing())
             finally:
-                if self._descriptor is not None:
-                    os.close(self._descriptor)
-                    self._descriptor = None
+                if self._tail is not None:
+                    self._tail.close()
+                    self._tail = None
                 super().close()
+
+    def _ensure_usable(self) -> None:
+        if self._is_closed:
+            raise TransportError(f"{self} is closed", code="log-closed")
+        if self._group.has_failed:
+            self._roll_back()
 
     def _written_nothing(self, n_ignored: int = 0) -> Written:
         """A place in the log that is acknowledged once everything written so far is."""
         offset = self._next_offset
-        return Written(offset, n_ignored, self._position, offset, self._group.generation)
+        return Written(offset, n_ignored, 0, offset, self._group.generation)
 
     def _n_ignored(self, producer: str | None, first_sequence: int, n_records: int) -> int:
         if producer is None:
@@ -224,82 +216,85 @@ class PartitionWriter(PartitionReader):
         return min(last + 1 - first_sequence, n_records)
 
     def _sync_to(self, offset: int) -> None:
-        """Make everything before `offset` durable, then tell other processes."""
-        assert self._descriptor is not None  # noqa: S101 - somebody wrote before
+        """Make everything before `offset` durable, then tell everybody."""
+        assert self._tail is not None  # noqa: S101 - it was written to, and close waits for us
         with disk_errors(f"sync {self} in {self._directory}"):
-            if self._settings.fsync != "never":
-                _sync_data(self._descriptor)
+            if self._is_durable:
+                self._tail.sync()
             self._mark.write(offset)
         self._end_offset = offset
         self._on_growth()
 
-    def _segment_for(self, n_bytes: int) -> int:
-        """Descriptor of a segment with room for `n_bytes`."""
-        if not self._segments:
-            is_durable = self._settings.fsync != "never"
-            make_directory(self._directory, is_durable=is_durable)
+    def _tail_for(self, n_bytes: int) -> Tail:
+        """A tail with room for `n_bytes`."""
+        if self._tail is None:
+            make_directory(self._directory, is_durable=self._is_durable)
             self._mark.create(0)
-            self._begin_segment()
-        elif (
-            self._position + n_bytes > self._settings.segment_bytes
-            and self._position > self._segments[-1].data_position
-        ):
-            self._roll()
-        assert self._descriptor is not None  # noqa: S101 - opened with the segment
-        return self._descriptor
+            return self._begin_segment()
+        is_full = self._tail.position + n_bytes > self._settings.segment_bytes
+        return self._roll() if is_full and not self._tail.is_empty else self._tail
 
-    def _roll(self) -> None:
+    def _roll(self) -> Tail:
         """Close the last segment, all of it acknowledged, and begin the next one."""
         self.sync(self._written_nothing())
-        self._begin_segment()
+        return self._begin_segment()
 
-    def _begin_segment(self) -> None:
+    def _begin_segment(self) -> Tail:
         start = SegmentStart(self._next_offset, self._last_appended_at_ms, dict(self._producers))
-        is_durable = self._settings.fsync != "never"
-        segment = Segment.create(self._directory, start, is_durable=is_durable)
-        descriptor = os.open(segment.path, os.O_RDWR)
-        if self._descriptor is not None:
-            os.close(self._descriptor)
-        self._descriptor = descriptor
+        segment = Segment.create(self._directory, start, is_durable=self._is_durable)
+        tail = Tail(segment, segment.data_position, None)
+        if self._tail is not None:
+            self._tail.close()
+        self._tail = tail
         self._segments = (*self._segments, segment)
-        self._position = segment.data_position
-        self._first_appended_at_ms = None
-        self._group.move(self._position)
+        self._group.move(tail.position)
+        return tail
+
+    def _drop_segments(self, oldest_ms: int) -> None:
+        """Remove leading segments that hold nothing as new as `oldest_ms`."""
+        while len(self._segments) > 1:
+            newest_ms = self._segments[1].start.last_appended_at_ms
+            if newest_ms >= oldest_ms:
+                break
+            oldest, self._segments = self._segments[0], self._segments[1:]
+            oldest.path.unlink(missing_ok=True)
+            logger.info("segment=%s removed newest_ms=%d", oldest.path, newest_ms)
 
     def _roll_back(self) -> None:
         """After a failed sync: forget what was not acknowledged and start from what is on disk."""
         with disk_errors(f"take back what {self} could not sync"):
-            assert self._descriptor is not None  # noqa: S101 - a sync needs one
-            os.ftruncate(self._descriptor, self._group.acknowledged[1])
+            assert self._tail is not None  # noqa: S101 - a sync needs one
+            self._tail.cut(self._group.acknowledged[1])
         self._recover()
 
     def _recover(self) -> None:
-        """Read the last segment, cut its torn tail and take over its state.
+        """Take over the state of the last segment, without its torn tail.
 
         Raises:
             TransportError: acknowledged records are damaged or missing.
         """
         with disk_errors(f"open {self} in {self._directory}"):
+            remove_temporary_files(self._directory)
             self._segments = self._load_segments()
-            last = self._segments[-1]
-            scan = last.scan()
-            end = last.base_offset + scan.n_records
             acknowledged = self._mark.read() or 0
-            if end < acknowledged and self._settings.fsync != "never":
-                raise damaged(last.path, scan.end_position)
-            if self._descriptor is not None:
-                os.close(self._descriptor)
-            self._descriptor = os.open(last.path, os.O_RDWR)
-            if scan.end_position < scan.file_bytes:
-                n_torn = scan.file_bytes - scan.end_position
-                logger.warning("segment=%s torn_bytes=%d cut", last.path, n_torn)
-                os.ftruncate(self._descriptor, scan.end_position)
-            if self._settings.fsync != "never":
-                os.fsync(self._descriptor)
+            if not self._segments and acknowledged == 0:
+                return
+            scan = self._segments[-1].scan() if self._segments else None
+            end = self._segments[-1].base_offset + scan.n_records if scan else 0
+            if scan is None or (end < acknowledged and self._is_durable):
+                raise TransportError(
+                    f"{self} in {self._directory} lost acknowledged records: its last segment "
+                    f"holds whole records up to offset {end}, END says {acknowledged}. Restore "
+                    "the directory from a back-up, or delete END to go on without them",
+                    code="log-damaged",
+                )
+            if self._tail is not None:
+                self._tail.close()
+            self._tail = tail = Tail.recover(self._segments[-1], scan)
+            if self._is_durable:
+                tail.sync()
             self._mark.create(end)
-        self._position = scan.end_position
         self._next_offset = self._end_offset = end
-        self._first_appended_at_ms = scan.first_appended_at_ms
         self._last_appended_at_ms = scan.last_appended_at_ms
         self._producers = scan.producers
-        self._group.restart(end, scan.end_position)
+        self._group.restart(end, tail.position)
