@@ -4,6 +4,7 @@ The rules read the raw document, so that `freshrank.config` lists their mistakes
 types: each takes what is well-formed and leaves the rest to the types.
 """
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain
@@ -73,9 +74,19 @@ def _repeated(entries: list[Entry], noun: str) -> Iterator[Mistake]:
         first.setdefault(name, location)
 
 
+def _is_well_formed(feature: Mapping[str, Any]) -> bool:
+    """Whether type and scope are words we know; if not, that is the mistake to report."""
+    if feature.get("type") in ("cross", "recent"):
+        return True
+    types, scopes = ("id", "id_list", "bucket", "dense"), ("user", "item", "candidate", "context")
+    return feature.get("type") in types and feature.get("scope") in scopes
+
+
 def _reserved(location: Location, feature: Mapping[str, Any]) -> Iterator[Mistake]:
     scope = _RESERVED.get(feature["name"])
-    if scope is not None and (feature.get("type"), feature.get("scope")) != ("id", scope):
+    if scope is None or not _is_well_formed(feature):
+        return
+    if (feature["type"], feature.get("scope")) != ("id", scope):
         yield Mistake(
             (*location, "name"),
             f"{feature['name']!r} takes the request's {scope}: make it type id, scope {scope}, "
@@ -128,23 +139,28 @@ def _recent(
         yield Mistake(place, f"unknown feature {name!r}{did_you_mean(name, by_name)}")
         return
     table = by_name[name]
-    if (table.get("type"), table.get("scope")) != ("id", "item"):
+    if not _is_well_formed(table):
+        return
+    if (table["type"], table.get("scope")) != ("id", "item"):
         yield Mistake(place, f"{name!r} must be of type id and scope item to hold recent items")
     elif table.get("key", "string") != by_name.get("item_id", {}).get("key", "string"):
         yield Mistake(place, f"{name!r} must have the key type of 'item_id' to hold recent items")
 
 
 def _dims(features: list[Entry]) -> Iterator[Mistake]:
-    embedded = [
+    dims = [
         (location, feature, feature.get("dim", _DIM))
         for location, feature in features
         if feature.get("type") in ("id", "id_list", "bucket", "cross")
+        and isinstance(feature.get("dim", _DIM), int)
     ]
-    for location, feature, dim in embedded[1:]:
-        _, first, first_dim = embedded[0]
-        if isinstance(dim, int) and isinstance(first_dim, int) and dim != first_dim:
+    if not dims:
+        return
+    usual, n_usual = Counter(dim for _, _, dim in dims).most_common(1)[0]
+    for location, feature, dim in dims:
+        if dim != usual:
             yield Mistake(
                 (*location, "dim") if "dim" in feature else location,
-                f"deepfm needs one dim for all features: {dim} here, {first_dim} for "
-                f"{first['name']!r}",
+                f"deepfm needs one dim for all features: {dim} here, {usual} for {n_usual} of "
+                f"{len(dims)}",
             )

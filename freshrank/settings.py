@@ -5,12 +5,20 @@ legal.
 """
 
 from datetime import timedelta
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from freshrank.units import Age, Bytes, Dim, Duration, FilePath, Name, Part, Period, Ratio
+
+
+def _ascending(boundaries: list[float]) -> list[float]:
+    if any(a >= b for a, b in pairwise(boundaries)):
+        raise ValueError(f"boundaries must ascend, got {boundaries}")
+    return boundaries
+
 
 Width = Annotated[int, Field(ge=1, le=4_096)]
 
@@ -61,13 +69,9 @@ class BucketFeature(_Embedded):
 
     type: Literal["bucket"]
     scope: Literal["user", "item", "candidate", "context"]
-    boundaries: Annotated[list[float], Field(min_length=1, max_length=1_000)]
-
-    @model_validator(mode="after")
-    def _ascending(self) -> Self:
-        if any(a >= b for a, b in zip(self.boundaries, self.boundaries[1:], strict=False)):
-            raise ValueError(f"boundaries must ascend, got {self.boundaries}")
-        return self
+    boundaries: Annotated[
+        list[float], Field(min_length=1, max_length=1_000), AfterValidator(_ascending)
+    ]
 
 
 class DenseFeature(Part):

@@ -1,16 +1,31 @@
 """The scalars of `freshrank.yaml`: durations, sizes, names; and the base of every section."""
 
 import re
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    WithJsonSchema,
+)
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
-_DURATION_UNITS = {"ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3_600.0, "d": 86_400.0}
+_MICROSECONDS: Final = {
+    "d": 86_400_000_000,
+    "h": 3_600_000_000,
+    "m": 60_000_000,
+    "s": 1_000_000,
+    "ms": 1_000,
+}
 _BYTES = re.compile(r"(\d+)(B|KiB|MiB|GiB)")
-_BYTES_UNITS = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
+_BYTES_UNITS: Final = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
 
 
 def _duration(value: Any) -> timedelta:
@@ -20,9 +35,36 @@ def _duration(value: Any) -> timedelta:
     if match is None:
         raise ValueError(f"not a duration: {value!r} (write 500ms, 10s, 5m, 12h or 30d)")
     try:
-        return timedelta(seconds=float(match[1]) * _DURATION_UNITS[match[2]])
+        return timedelta(microseconds=float(match[1]) * _MICROSECONDS[match[2]])
     except OverflowError:
         raise ValueError(f"too long: {value!r} (the longest duration is 999999999d)") from None
+
+
+def duration_text(duration: timedelta) -> str:
+    """The duration as the file writes it.
+
+    Example:
+        >>> duration_text(timedelta(minutes=5)), duration_text(timedelta(seconds=1.5))
+        ('5m', '1500ms')
+    """
+    microseconds = duration // timedelta(microseconds=1)
+    if microseconds == 0:
+        return "0s"
+    for unit, size in _MICROSECONDS.items():
+        if microseconds % size == 0:
+            return f"{microseconds // size}{unit}"
+    return f"{microseconds / 1_000}ms"
+
+
+def _at_least(minimum: timedelta) -> Callable[[timedelta], timedelta]:
+    def check(value: timedelta) -> timedelta:
+        if value < minimum:
+            raise ValueError(
+                f"expected at least {duration_text(minimum)}, got {duration_text(value)}"
+            )
+        return value
+
+    return check
 
 
 def _bytes(value: Any) -> int:
@@ -34,11 +76,21 @@ def _bytes(value: Any) -> int:
     return int(match[1]) * _BYTES_UNITS[match[2]]
 
 
-Duration = Annotated[timedelta, BeforeValidator(_duration)]
-Period = Annotated[Duration, Field(ge=timedelta(milliseconds=1))]  # 0 would never rest
-Age = Annotated[Duration, Field(ge=timedelta(seconds=1))]  # whole seconds in the store, 0 is never
+Duration = Annotated[
+    timedelta,
+    BeforeValidator(_duration),
+    PlainSerializer(duration_text, when_used="json"),
+    WithJsonSchema({"type": "string", "pattern": f"^{_DURATION.pattern}$", "examples": ["10s"]}),
+]
+Period = Annotated[Duration, AfterValidator(_at_least(timedelta(milliseconds=1)))]  # 0: no rest
+Age = Annotated[Duration, AfterValidator(_at_least(timedelta(seconds=1)))]  # stored in seconds
+Bytes = Annotated[
+    int,
+    BeforeValidator(_bytes),
+    Field(ge=1),
+    WithJsonSchema({"type": ["integer", "string"], "pattern": f"^{_BYTES.pattern}$", "minimum": 1}),
+]
 FilePath = Annotated[Path, Field(strict=False)]  # a string in the file
-Bytes = Annotated[int, BeforeValidator(_bytes), Field(ge=1)]
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,63}$")]
 Dim = Annotated[int, Field(ge=1, le=512)]
 Ratio = Annotated[float, Field(gt=0, le=1)]

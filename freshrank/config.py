@@ -1,0 +1,168 @@
+"""`freshrank.yaml` -> `Settings`, or every mistake at once with file, line and column.
+
+Environment variables override: `FRESHRANK__SYNC__SPARSE_EVERY=5s` is `sync.sparse_every: 5s`, and
+`FRESHRANK__FEATURES__0__DIM=8` reaches into a list. Relative paths mean the current directory.
+"""
+
+import io
+from collections.abc import Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any, Final
+
+from pydantic import ValidationError
+from ruamel.yaml import YAML
+
+from freshrank.diagnostics import Diagnostic, InvalidConfigError, Position
+from freshrank.pydantic_text import explain
+from freshrank.references import Location, mistakes
+from freshrank.settings import Settings
+from freshrank.yaml_source import Source, parse
+
+PREFIX: Final = "FRESHRANK__"
+
+
+def load(path: Path, *, environ: Mapping[str, str]) -> Settings:
+    """Read and check the whole configuration.
+
+    Args:
+        path: The file.
+        environ: Environment variables, for overrides and `${NAME}`.
+
+    Raises:
+        InvalidConfigError: a ConfigError with every mistake, in file order.
+    """
+    try:
+        text = path.read_bytes().decode()
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        at = Position(str(path), line, 1)
+        raise InvalidConfigError([Diagnostic(at, "", "not UTF-8 text")]) from None
+    except OSError as error:
+        hint = "; `freshrank config show --demo > freshrank.yaml` writes one to start from"
+        detail = f"cannot read it: {error.strerror}{hint if not path.exists() else ''}"
+        raise InvalidConfigError([Diagnostic(Position(str(path)), "", detail)]) from None
+    return loads(text, name=str(path), environ=environ)
+
+
+def demo_text() -> str:
+    """The commented configuration that `freshrank demo` runs with."""
+    return resources.files("freshrank").joinpath("demo.yaml").read_text("utf-8")
+
+
+def resolved(settings: Settings) -> str:
+    """Every setting with its value as YAML that `load` reads back, key hashes masked."""
+    document = settings.model_dump(mode="json", by_alias=True)
+    for key in document["auth"]["keys"]:
+        if key["sha256"] is not None:
+            key["sha256"] = "***"
+    stream = io.StringIO()
+    YAML(pure=True).dump(document, stream)  # round-trip mode: block style, order kept
+    return stream.getvalue()
+
+
+def loads(text: str, *, name: str, environ: Mapping[str, str]) -> Settings:
+    """The same for a text; `name` stands for the file in messages."""
+    source = parse(name, text, environ)
+    if source.value is None and not source.diagnostics:
+        source.diagnostics.append(Diagnostic(Position(name), "", "the file is empty"))
+    document = _Document(source)
+    document.override(environ)
+    diagnostics = list(document.diagnostics)
+    settings = None
+    if isinstance(source.value, dict):
+        settings, found = _validate(document)
+        unread = {one.path for one in diagnostics}  # what could not be read has no type either
+        diagnostics += [one for one in found if one.path not in unread]
+    elif source.value is not None:
+        text = "expected a mapping of sections at the top"
+        diagnostics.append(document.diagnostic((), text))
+    if diagnostics or settings is None:
+        sources = document.sources
+        diagnostics.sort(
+            key=lambda one: (
+                sources.index(one.position.source),
+                one.position.line,
+                one.position.column,
+            )
+        )
+        raise InvalidConfigError(diagnostics)
+    return settings
+
+
+def _validate(document: "_Document") -> tuple[Settings | None, list[Diagnostic]]:
+    """Types and references in one pass over the raw document, so that all are listed together."""
+    found = [
+        document.diagnostic(mistake.location, mistake.text) for mistake in mistakes(document.value)
+    ]
+    try:
+        return Settings.model_validate(document.value), found
+    except ValidationError as error:
+        for problem in explain(error, document.value):
+            found.append(document.diagnostic(problem.location, problem.text, is_key=problem.is_key))
+        return None, found
+
+
+class _Document:
+    """The file's values with the environment laid over them, and where each stands."""
+
+    def __init__(self, source: Source) -> None:
+        self.value: Any = source.value
+        self.diagnostics = source.diagnostics
+        self.sources = [source.name]
+        self._values = dict(source.values)
+        self._keys = dict(source.keys)
+
+    def override(self, environ: Mapping[str, str]) -> None:
+        """Lay every `FRESHRANK__…` variable over the file, in alphabetical order."""
+        if not isinstance(self.value, dict):
+            return
+        for name in sorted(name for name in environ if name.startswith(PREFIX)):
+            source = parse(f"${name}", environ[name], environ)
+            self.sources.append(source.name)
+            self.diagnostics.extend(source.diagnostics)
+            if not source.diagnostics:
+                self._set(name, source)
+
+    def _set(self, name: str, source: Source) -> None:
+        at = source.values.get((), Position(source.name, 1, 1))
+        steps = name.removeprefix(PREFIX).lower().split("__")
+        container: Any = {"": self.value}
+        key: str | int = ""
+        location: Location = ()
+        for step in steps:
+            container = container[key]
+            found = _key(container, step)
+            if found is None:
+                text = f"there is no {'.'.join(steps)!r} to override"
+                self.diagnostics.append(Diagnostic(at, "", text))
+                return
+            key = found
+            location = (*location, key)
+            if isinstance(container, dict) and key not in container:
+                container[key] = {}
+                self._keys[location] = self._values[location] = at
+        container[key] = source.value
+        self._keys[location] = at
+        self._values |= {(*location, *below): place for below, place in source.values.items()}
+        self._keys |= {(*location, *below): place for below, place in source.keys.items()}
+
+    def diagnostic(self, location: Location, text: str, *, is_key: bool = False) -> Diagnostic:
+        """A mistake at the location, or at the nearest thing around it that is written down."""
+        path = ".".join(map(str, location))
+        is_secret = location[:2] == ("auth", "keys") and not is_key
+        if is_key and location in self._keys:
+            return Diagnostic(self._keys[location], path, text)
+        around = location
+        while around not in self._values:
+            around = around[:-1]
+        return Diagnostic(self._values[around], path, text, is_secret=is_secret)
+
+
+def _key(container: object, step: str) -> str | int | None:
+    """The step as a key of the container; None where nothing can stand."""
+    if isinstance(container, dict):
+        return step
+    if isinstance(container, list) and step.isdecimal() and int(step) < len(container):
+        return int(step)
+    return None
