@@ -49,9 +49,7 @@ class Table:
         """Floats a lookup returns per id: dim, plus one when first_order."""
     def lookup(self, ids: U64, out: F32 | None = None) -> F32:
         """Read rows without touching anything; absent ids read zeros. `float32[n, width]`."""
-    def lookup_or_admit(
-        self, ids: U64, counts: U32, now_s: int, out: F32 | None = None
-    ) -> F32:
+    def lookup_or_admit(self, ids: U64, counts: U32, now_s: int, out: F32 | None = None) -> F32:
         """Count occurrences, admit ids that reach the filter's threshold, mark them seen, read."""
     def apply(self, ids: U64, gradients: F32) -> int:
         """Sum gradients by id, then one optimizer step per row. Returns rows updated."""

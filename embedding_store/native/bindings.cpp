@@ -10,8 +10,8 @@
 #include <string>
 #include <vector>
 
-#include "core/serving.h"
-#include "core/table.h"
+#include "core/serving.hpp"
+#include "core/table.hpp"
 
 namespace nb = nanobind;
 using namespace nb::literals;

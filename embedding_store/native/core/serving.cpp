@@ -1,4 +1,4 @@
-#include "serving.h"
+#include "serving.hpp"
 
 #include <algorithm>
 #include <cstring>

@@ -6,7 +6,7 @@
 #include <string>
 #include <type_traits>
 
-#include "table.h"
+#include "table.hpp"
 
 namespace freshrank {
 

@@ -1,10 +1,10 @@
-#include "table.h"
+#include "table.hpp"
 
 #include <algorithm>
 #include <cstring>
 #include <utility>
 
-#include "pipeline.h"
+#include "pipeline.hpp"
 
 namespace freshrank {
 

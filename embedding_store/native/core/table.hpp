@@ -9,11 +9,11 @@
 #include <span>
 #include <vector>
 
-#include "config.h"
-#include "index.h"
-#include "lock.h"
-#include "optimizer.h"
-#include "pool.h"
+#include "config.hpp"
+#include "index.hpp"
+#include "lock.hpp"
+#include "optimizer.hpp"
+#include "pool.hpp"
 
 namespace freshrank {
 

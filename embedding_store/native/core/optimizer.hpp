@@ -5,8 +5,8 @@
 #include <cmath>
 #include <cstdint>
 
-#include "config.h"
-#include "hash.h"
+#include "config.hpp"
+#include "hash.hpp"
 
 namespace freshrank {
 

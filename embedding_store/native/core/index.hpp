@@ -12,9 +12,9 @@
 #include <cstdint>
 #include <limits>
 
-#include "errors.h"
-#include "hash.h"
-#include "memory.h"
+#include "errors.hpp"
+#include "hash.hpp"
+#include "memory.hpp"
 
 namespace freshrank {
 

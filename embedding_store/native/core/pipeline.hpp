@@ -9,8 +9,8 @@
 #include <span>
 #include <type_traits>
 
-#include "index.h"
-#include "pool.h"
+#include "index.hpp"
+#include "pool.hpp"
 
 namespace freshrank {
 

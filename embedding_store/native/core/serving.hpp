@@ -8,11 +8,11 @@
 #include <span>
 #include <vector>
 
-#include "config.h"
-#include "index.h"
-#include "lock.h"
-#include "pipeline.h"
-#include "pool.h"
+#include "config.hpp"
+#include "index.hpp"
+#include "lock.hpp"
+#include "pipeline.hpp"
+#include "pool.hpp"
 
 namespace freshrank {
 

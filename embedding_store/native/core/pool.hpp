@@ -10,9 +10,9 @@
 #include <utility>
 #include <vector>
 
-#include "errors.h"
-#include "index.h"
-#include "memory.h"
+#include "errors.hpp"
+#include "index.hpp"
+#include "memory.hpp"
 
 namespace freshrank {
 

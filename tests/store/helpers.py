@@ -1,0 +1,63 @@
+"""One way to build tables, and references that share no code with the core."""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from embedding_store import Table
+
+F32 = npt.NDArray[np.float32]
+U64 = npt.NDArray[np.uint64]
+
+DEFAULTS: dict[str, Any] = {
+    "dim": 4,
+    "first_order": False,
+    "optimizer": "sgd",
+    "lr": 0.1,
+    "l2": 0.0,
+    "eps": 1e-8,
+    "beta1": 0.9,
+    "beta2": 0.999,
+    "initial_accumulator": 0.0,
+    "init_scale": 0.05,
+    "seed": 7,
+    "slot": 3,
+    "min_count": 1,
+    "probability": 1.0,
+    "ttl_s": 0,
+    "initial_rows": 0,
+}
+
+
+def make(**changes: Any) -> Table:
+    """Build a table, each argument overriding a small default."""
+    return Table(**{**DEFAULTS, **changes})
+
+
+def ids_of(*values: int) -> U64:
+    return np.array(values, np.uint64)
+
+
+def admit(table: Table, ids: U64, now_s: int = 1, count: int = 1) -> F32:
+    """Count every entry `count` times."""
+    return table.lookup_or_admit(ids, np.full(len(ids), count, np.uint32), now_s)
+
+
+def mix64(x: int) -> int:
+    """splitmix64 in Python integers."""
+    mask = 2**64 - 1
+    x = (x + 0x9E3779B97F4A7C15) & mask
+    x = ((x ^ (x >> 30)) * 0xBF58476D1CE4E5B9) & mask
+    x = ((x ^ (x >> 27)) * 0x94D049BB133111EB) & mask
+    return x ^ (x >> 31)
+
+
+def initial_row(seed: int, slot: int, row_id: int, dim: int, scale: float) -> F32:
+    """The documented start of a row's vector."""
+    stream = mix64(mix64(seed) ^ slot)
+    values = []
+    for column in range(dim):
+        bits = mix64((mix64(stream ^ row_id) + column) % 2**64) >> 41
+        values.append((2 * bits + 1 - 2**23) / 2**23)
+    return np.array(values, np.float32) * np.float32(scale)

@@ -1,0 +1,167 @@
+"""What is refused, and that the refusal names what and how much."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from embedding_store import ServingTable, StoreError, hash_strings, mix_ids
+from tests.store.helpers import admit, ids_of, make
+
+NAN, INF = float("nan"), float("inf")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "shown"),
+    [
+        ("lr", NAN, "nan"),
+        ("lr", INF, "inf"),
+        ("lr", -0.5, "-0.5"),
+        ("lr", 1e300, "must be finite"),
+        ("l2", NAN, "nan"),
+        ("l2", -1.0, "-1.0"),
+        ("eps", NAN, "nan"),
+        ("eps", -1e-3, "-0.001"),
+        ("beta1", 1.0, "1.0"),
+        ("beta2", -0.1, "-0.1"),
+        ("beta2", NAN, "nan"),
+        ("initial_accumulator", -1.0, "-1.0"),
+        ("initial_accumulator", INF, "inf"),
+        ("init_scale", -0.1, "-0.1"),
+        ("init_scale", NAN, "nan"),
+        ("probability", 0.0, "0.0"),
+        ("probability", 1.01, "1.01"),
+        ("probability", NAN, "nan"),
+        ("min_count", 0, "0"),
+        ("min_count", 65_537, "65537"),
+        ("dim", 0, "dim is 0 and first_order is off"),
+        ("dim", -1, "-1"),
+        ("dim", 16_385, "16385"),
+        ("slot", -1, "-1"),
+        ("ttl_s", -1, "-1"),
+        ("ttl_s", 2**32, "4294967296"),
+        ("initial_rows", -1, "-1"),
+        ("initial_rows", 2**32, "4294967296"),
+        ("optimizer", "lion", "lion"),
+    ],
+)
+def test_unusable_parameter_is_refused_by_name_and_value(name: str, value: Any, shown: str) -> None:
+    with pytest.raises(StoreError, match=name) as refusal:
+        make(**{name: value})
+    assert shown in str(refusal.value)
+
+
+def test_adaptive_optimizers_need_eps_and_sgd_does_not() -> None:
+    make(optimizer="sgd", eps=0.0)
+    with pytest.raises(StoreError, match="eps"):
+        make(optimizer="adagrad", eps=0.0)
+    with pytest.raises(StoreError, match="eps"):
+        make(optimizer="adam", eps=1e-60)  # zero in float32
+
+
+@pytest.mark.parametrize("dtype", [np.int64, np.float64, np.uint32])
+def test_ids_of_another_dtype_are_refused_not_converted(dtype: type) -> None:
+    table, serving = make(), ServingTable(width=4, initial_rows=0)
+    ids = np.ones(3, dtype)
+    counts, rows = np.ones(3, np.uint32), np.ones((3, 4), np.float32)
+    for call in (
+        lambda: table.lookup(ids),
+        lambda: table.lookup_or_admit(ids, counts, 1),
+        lambda: table.apply(ids, rows),
+        lambda: table.contains(ids),
+        lambda: table.erase(ids),
+        lambda: mix_ids(ids, ids, 1),
+        lambda: serving.lookup(ids),
+        lambda: serving.upsert(ids, rows),
+        lambda: serving.remove(ids),
+    ):
+        with pytest.raises(TypeError, match="uint64"):
+            call()
+
+
+def test_strided_and_read_only_input_is_read_correctly() -> None:
+    table, plain = make(lr=1.0), make(lr=1.0)
+    ids = np.arange(40, dtype=np.uint64)
+    gradients = np.random.default_rng(1).normal(size=(4, 20)).astype(np.float32)
+    ids.flags.writeable = False
+    admit(table, ids[::2])
+    table.apply(ids[::2], gradients.T)
+    admit(plain, ids[::2].copy())
+    plain.apply(ids[::2].copy(), np.ascontiguousarray(gradients.T))
+    np.testing.assert_array_equal(table.lookup(ids[::-2][::-1]), plain.lookup(ids[1::2].copy()))
+    np.testing.assert_array_equal(table.lookup(ids[::2]), plain.lookup(ids[::2].copy()))
+
+
+def test_lengths_and_widths_that_do_not_fit_are_refused() -> None:
+    table, serving = make(), ServingTable(width=4, initial_rows=0)
+    with pytest.raises(ValueError, match=r"shape \[2, 4\], not \[3, 4\]"):
+        table.apply(ids_of(1, 2), np.ones((3, 4), np.float32))
+    with pytest.raises(ValueError, match=r"\[2, 4\], not \[2, 5\]"):
+        table.apply(ids_of(1, 2), np.ones((2, 5), np.float32))
+    with pytest.raises(ValueError, match="dimension"):
+        table.apply(ids_of(1), np.ones(4, np.float32))
+    with pytest.raises(ValueError, match="ids and counts .* 2 and 3"):
+        table.lookup_or_admit(ids_of(1, 2), np.ones(3, np.uint32), 1)
+    with pytest.raises(ValueError, match="left and right"):
+        mix_ids(ids_of(1), ids_of(1, 2), 0)
+    with pytest.raises(ValueError, match="dimension"):
+        table.lookup(np.ones((2, 2), np.uint64))
+    with pytest.raises(ValueError, match="rows must have shape"):
+        serving.upsert(ids_of(1), np.ones((1, 3), np.float32))
+    with pytest.raises(TypeError, match="counts must have dtype uint32"):
+        table.lookup_or_admit(ids_of(1), np.ones(1, np.int64), 1)  # type: ignore[arg-type]
+    assert len(table) == len(serving) == 0
+
+
+def test_out_is_filled_and_returned_or_refused() -> None:
+    table, serving = make(), ServingTable(width=4, initial_rows=0)
+    ids = ids_of(1, 2)
+    out = np.full((2, 4), 9, np.float32)
+    assert table.lookup_or_admit(ids, np.array([1, 0], np.uint32), 1, out) is out
+    assert out[0].any()
+    assert not out[1].any()
+    assert table.lookup(ids, out=out) is out
+    assert serving.lookup(ids, out)[0] is out
+    assert not out.any()
+    with pytest.raises(ValueError, match=r"out must .* \[2, 4\]"):
+        table.lookup(ids, np.empty((2, 3), np.float32))
+    with pytest.raises(ValueError, match="C-contiguous"):
+        table.lookup(ids, np.empty((2, 8), np.float32)[:, ::2])
+    with pytest.raises(TypeError, match="float32"):
+        table.lookup(ids, np.empty((2, 4), np.float64))  # type: ignore[arg-type]
+    out.flags.writeable = False
+    with pytest.raises(TypeError, match="writable"):
+        table.lookup(ids, out)
+
+
+@pytest.mark.parametrize("now_s", [-1, 2**32, 1_700_000_000_000])
+def test_time_that_cannot_be_seconds_is_refused(now_s: int) -> None:
+    table = make()
+    with pytest.raises(StoreError, match=f"seconds.* is {now_s}"):
+        admit(table, ids_of(1), now_s=now_s)
+    with pytest.raises(StoreError, match=f"seconds.* is {now_s}"):
+        table.expire(now_s, 1)
+
+
+def test_negative_versions_and_slices_are_refused() -> None:
+    table = make()
+    for call, name in (
+        (lambda: table.delta(-1), "since"),
+        (lambda: table.trim_tombstones(-1), "through"),
+        (lambda: table.expire(1, -1), "max_rows"),
+    ):
+        with pytest.raises(StoreError, match=f"{name} is -1"):
+            call()
+
+
+def test_empty_batches_are_fine() -> None:
+    table, serving = make(first_order=True), ServingTable(width=2, initial_rows=0)
+    none = ids_of()
+    assert table.lookup(none).shape == (0, 5)
+    assert admit(table, none).shape == (0, 5)
+    assert table.apply(none, np.empty((0, 5), np.float32)) == 0
+    assert table.contains(none).shape == (0,)
+    assert serving.lookup(none)[0].shape == (0, 2)
+    serving.upsert(none, np.empty((0, 2), np.float32))
+    assert table.delta(0)[1].shape == (0, 5)
+    assert hash_strings([], 1).shape == mix_ids(none, none, 1).shape == (0,)

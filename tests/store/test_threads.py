@@ -1,0 +1,84 @@
+"""Calls from several threads: no torn row, no lost update, no deadlock."""
+
+import threading
+from collections.abc import Callable
+
+import numpy as np
+
+from embedding_store import ServingTable
+from tests.store.helpers import admit, make
+
+WIDTH = 32
+KEYS = np.arange(500, dtype=np.uint64)
+
+
+def run_together(*works: Callable[[], None]) -> None:
+    failures: list[BaseException] = []
+
+    def guarded(work: Callable[[], None]) -> None:
+        try:
+            work()
+        except BaseException as failure:
+            failures.append(failure)
+
+    threads = [threading.Thread(target=guarded, args=(work,)) for work in works]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+        assert not thread.is_alive()
+    assert not failures, failures
+
+
+def test_reader_never_sees_a_torn_row_while_deltas_arrive() -> None:
+    table = ServingTable(width=WIDTH, initial_rows=0)
+    stop = threading.Event()
+    n_present = 0
+
+    def write() -> None:
+        try:
+            for version in range(300):
+                table.upsert(KEYS, np.full((500, WIDTH), version, np.float32))
+                if version % 10 == 0:
+                    table.remove(KEYS[::7])
+        finally:
+            stop.set()
+
+    def read() -> None:
+        nonlocal n_present
+        last = np.zeros(500, np.float32)
+        while not stop.is_set():
+            rows, found = table.lookup(KEYS)
+            assert (rows == rows[:, :1]).all()
+            current = np.where(found == 1, rows[:, 0], last)
+            assert (current >= last).all()  # never an older version again
+            last = current
+            n_present += int(found.sum())
+
+    run_together(write, read, read)
+    assert n_present > 0
+    assert (table.lookup(KEYS)[0] == 299).all()
+
+
+def test_no_update_of_concurrent_writers_is_lost() -> None:
+    table = make(dim=WIDTH, init_scale=0.0, lr=1.0)
+    admit(table, KEYS)
+    gradient = np.full((500, WIDTH), -1, np.float32)
+
+    def write() -> None:
+        for _ in range(200):
+            table.apply(KEYS, gradient)
+
+    def grow() -> None:
+        for start in range(1_000, 60_000, 500):
+            admit(table, np.arange(start, start + 500, dtype=np.uint64))
+
+    def read() -> None:
+        for _ in range(200):
+            rows = table.lookup(KEYS)
+            assert (rows == rows[0, 0]).all()
+            table.snapshot()
+
+    run_together(write, write, grow, read)
+    assert (table.lookup(KEYS) == 400).all()
+    assert len(table) == 500 + 59_000

@@ -1,0 +1,108 @@
+"""Deltas: nothing lost, nothing twice, and base + deltas = the table."""
+
+import numpy as np
+
+from embedding_store import ServingTable, Table
+from tests.store.helpers import F32, U64, admit, ids_of, make
+
+
+def test_advance_closes_the_version_it_returns() -> None:
+    table = make()
+    assert table.version == 1
+    assert table.advance() == 1
+    assert table.version == 2
+
+
+def test_delta_holds_only_what_changed_since() -> None:
+    table = make()
+    admit(table, ids_of(5, 3, 9))
+    first = table.advance()
+    table.apply(ids_of(9, 3), np.ones((2, 4), np.float32))
+    second = table.advance()
+    admit(table, ids_of(1))
+    keys, rows, tombstones = table.delta(first)
+    assert keys.tolist() == [1, 3, 9]
+    np.testing.assert_array_equal(rows, table.lookup(keys))
+    assert tombstones.size == 0
+    assert table.delta(second)[0].tolist() == [1]
+    assert table.delta(table.version)[0].size == 0
+    assert table.delta(0)[0].tolist() == [1, 3, 5, 9]
+
+
+def test_reading_changes_no_version() -> None:
+    table = make()
+    admit(table, ids_of(1))
+    version = table.advance()
+    table.lookup(ids_of(1))
+    admit(table, ids_of(1))
+    assert table.delta(version)[0].size == 0
+
+
+def test_the_later_of_upsert_and_tombstone_wins() -> None:
+    table = make()
+    admit(table, ids_of(1, 2, 3))
+    version = table.advance()
+    table.erase(ids_of(1, 2))
+    table.advance()
+    admit(table, ids_of(2))  # came back
+    table.apply(ids_of(3), np.ones((1, 4), np.float32))
+    table.erase(ids_of(3))  # changed, then went
+    keys, _, tombstones = table.delta(version)
+    assert keys.tolist() == [2]
+    assert tombstones.tolist() == [1, 3]
+
+
+def test_tombstones_stay_until_trimmed() -> None:
+    table = make()
+    admit(table, ids_of(1, 2))
+    table.erase(ids_of(1))
+    first = table.advance()
+    table.erase(ids_of(2))
+    second = table.advance()
+    assert table.delta(0)[2].tolist() == [1, 2]
+    assert table.delta(first)[2].tolist() == [2]
+    assert table.trim_tombstones(first) == 1
+    assert table.delta(0)[2].tolist() == [2]
+    assert table.trim_tombstones(second) == 1
+    assert table.statistics()["tombstones"] == 0
+
+
+def follow(replica: ServingTable, delta: tuple[U64, F32, U64]) -> None:
+    keys, rows, tombstones = delta
+    assert not np.intersect1d(keys, tombstones).size
+    assert (np.diff(keys.astype(object)) > 0).all()
+    assert (np.diff(tombstones.astype(object)) > 0).all()
+    replica.upsert(keys, rows)
+    replica.remove(tombstones)
+
+
+def assert_same(replica: ServingTable, table: Table) -> None:
+    keys = table.keys()
+    np.testing.assert_array_equal(replica.keys(), keys)
+    rows, found = replica.lookup(keys)
+    assert found.all()
+    np.testing.assert_array_equal(rows, table.lookup(keys))
+
+
+def test_base_and_deltas_replayed_equal_the_whole_table() -> None:
+    rng = np.random.default_rng(6)
+    table = make(ttl_s=30, min_count=2, first_order=True, optimizer="adagrad")
+    always, late = ServingTable(width=5, initial_rows=0), ServingTable(width=5, initial_rows=0)
+    base_version, seen = 0, 0
+    for now_s in range(1, 200):
+        ids = rng.integers(0, 300, 40, np.uint64)
+        admit(table, ids, now_s)
+        table.apply(ids, rng.normal(size=(40, 5)).astype(np.float32))
+        table.expire(now_s, 50)
+        table.erase(rng.integers(0, 300, 2, np.uint64))
+        if now_s % 7 == 0:
+            follow(always, table.delta(seen))
+            seen = table.advance()
+        if now_s == 70:
+            follow(late, table.delta(0))
+            base_version = table.advance()
+    assert table.statistics()["expired"] > 20
+    follow(always, table.delta(seen))
+    follow(late, table.delta(base_version))  # one cumulative delta instead of many
+    assert_same(always, table)
+    assert_same(late, table)
