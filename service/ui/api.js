@@ -1,0 +1,104 @@
+// The HTTP API as the page uses it. Nothing here knows the document.
+
+const BASE = new URL("../v1/", import.meta.url);
+const POLL_GAP_MS = 200; // Between two receipt polls, should the server answer without waiting.
+const FOLLOW_LIMIT_MS = 300_000; // A paused trainer keeps a receipt open; stop asking after 5 minutes.
+
+/** An answer that is not a success; `status` 0 means that no answer came. */
+export class ApiError extends Error {
+  constructor(status, message) {
+    super(message);
+    this.status = status;
+  }
+}
+
+async function problemOf(response) {
+  const body = await response.json().catch(() => ({}));
+  const words = [body.title, body.detail].filter((word) => typeof word === "string");
+  const [first] = Array.isArray(body.errors) ? body.errors : [];
+  if (first?.detail) words.push(first.detail);
+  return new ApiError(response.status, `${response.status}: ${words.join("; ") || response.statusText}`);
+}
+
+async function call(method, path, body, signal) {
+  const headers = body === undefined ? {} : { "Content-Type": "application/json" };
+  const options = { method, headers, body: JSON.stringify(body), signal, cache: "no-store" };
+  let response;
+  try {
+    response = await fetch(new URL(path, BASE), options);
+  } catch (error) {
+    if (error.name === "AbortError") throw error;
+    throw new ApiError(0, "The service does not answer.");
+  }
+  if (!response.ok) throw await problemOf(response);
+  return response.json();
+}
+
+const quoted = (text) => `'${text.replaceAll("'", `'\\''`)}'`;
+
+/** The request as a command for a POSIX shell. */
+export function asCurl(method, path, body) {
+  const url = quoted(new URL(path, BASE).href);
+  if (body === undefined) return `curl -sX ${method} ${url}`;
+  return `curl -sX ${method} ${url} -H 'Content-Type: application/json' -d ${quoted(JSON.stringify(body))}`;
+}
+
+/** Calls of the page; `onRequest(method, path, body)` hears of each that the visitor caused. */
+export function createApi(onRequest) {
+  const told = (method, path, body) => {
+    onRequest(method, path, body);
+    return call(method, path, body);
+  };
+  return {
+    stats: () => call("GET", "stats"),
+    rank: (user, items) => told("POST", "rank", { user, candidates: items.map((item) => ({ item })) }),
+    click: (requestId, item) => told("POST", "feedback", { request_id: requestId, item, event: "click" }),
+    setPaused: (paused) => told("POST", `admin/trainer/${paused ? "pause" : "resume"}`, {}),
+    follow,
+  };
+}
+
+/** Asks for a receipt until its event is servable or never will be, passing each answer on. */
+async function follow(receipt, onAnswer, signal) {
+  const end = Date.now() + FOLLOW_LIMIT_MS;
+  for (;;) {
+    const answer = await call("GET", `events/${encodeURIComponent(receipt)}?wait=5s`, undefined, signal);
+    onAnswer(answer);
+    if (answer.state === "servable" || Date.now() > end) return answer;
+    await new Promise((resolve) => setTimeout(resolve, POLL_GAP_MS));
+  }
+}
+
+/** Seconds from queued to trained and to servable, each null while unknown. */
+export function receiptTimes({ queued_at, trained_at, event_to_servable_seconds }) {
+  const trained = trained_at && Math.max(0, Date.parse(trained_at) - Date.parse(queued_at)) / 1000;
+  return { trained, servable: event_to_servable_seconds };
+}
+
+const firstOf = (raw, ...paths) => {
+  for (const path of paths) {
+    const value = path.split(".").reduce((part, key) => part?.[key], raw);
+    if (value !== undefined && value !== null) return value;
+  }
+  return null;
+};
+
+/** What the page shows of /v1/stats; whatever a server leaves out is null. */
+export function readStats(raw) {
+  return {
+    simulated: raw.simulated === true,
+    version: firstOf(raw, "model.version", "version"),
+    sparseSeq: firstOf(raw, "freshness.sparse_seq", "model.sparse_seq", "sparse_seq"),
+    ageSeconds: firstOf(raw, "freshness.sparse_age_seconds", "sparse_age_seconds"),
+    p50: firstOf(raw, "freshness.p50_seconds", "freshness_p50_seconds"),
+    p99: firstOf(raw, "freshness.p99_seconds", "freshness_p99_seconds"),
+    auc: firstOf(raw, "auc", "statistics.auc", "trainer.auc"),
+    events: firstOf(raw, "events", "accounting.accepted"),
+    rows: firstOf(raw, "rows", "statistics.rows", "trainer.rows"),
+    filtered: firstOf(raw, "filtered", "statistics.filtered", "trainer.filtered"),
+    degraded: firstOf(raw, "degraded", "freshness.degraded"),
+    paused: firstOf(raw, "trainer.paused", "paused") === true,
+    users: firstOf(raw, "sample.users") ?? [],
+    items: firstOf(raw, "sample.items") ?? [],
+  };
+}

@@ -1,0 +1,226 @@
+// The page: asks, shows, and follows each click until the served parameters have learned it.
+
+import { asCurl, createApi, readStats, receiptTimes } from "./api.js";
+import { createCards, servableText, showChips } from "./cards.js";
+import { createChart } from "./chart.js";
+
+const STATS_MS = 1_000;
+const STATS_HIDDEN_MS = 2_000;
+const TICK_MS = 100;
+const ITEMS_MAX = 12;
+const AGING_S = 5; // Parameters are published about once a second; five missed ones are worth a look.
+const STALE_S = 20;
+const RETRY_STATUSES = [0, 429, 503, 504];
+
+const $ = (id) => document.getElementById(id);
+const state = {
+  user: null,
+  users: new Map(), // id -> features
+  items: new Map(), // id -> {id, features}
+  requestId: null, // of the ranking on screen; a click refers to it
+  turn: 0, // of the newest rank request: an older answer is not shown
+  clicks: new Map(), // item id -> {startedAt, stage} until the click is in the ranking
+  leaving: new AbortController(), // ends the receipts of a user who is left
+  problems: { stats: null, rank: null },
+  paused: false,
+};
+const api = createApi((...request) => {
+  setText("curl", asCurl(...request));
+  $("copy").disabled = false;
+});
+const cards = createCards($("cards"), $("card"), click);
+const chart = createChart($("chart"), $("chart-from"));
+
+const say = (text) => setText("news", text);
+
+function setText(id, text) {
+  if ($(id).textContent !== text) $(id).textContent = text; // A live region announces each writing.
+}
+
+function setProblem(source, error) {
+  state.problems[source] = error;
+  const texts = Object.values(state.problems).filter(Boolean).map((problem) => problem.message);
+  setText("problem", [...new Set(texts)].join(" "));
+  $("problem").hidden = texts.length === 0;
+}
+
+async function rank(compare) {
+  const turn = ++state.turn;
+  try {
+    const answer = await api.rank(state.user, [...state.items.keys()]);
+    if (turn !== state.turn) return;
+    state.requestId = answer.request_id;
+    const ranked = answer.items.map((entry) => ({ ...entry, item: String(entry.item) }));
+    cards.show(ranked, state.items, compare);
+    setProblem("rank", null);
+  } catch (error) {
+    if (turn !== state.turn) return;
+    if (state.requestId === null) cards.show([], state.items, false); // Not another user's ranking.
+    setProblem("rank", error);
+  }
+}
+
+async function click(id) {
+  if (state.clicks.has(id) || state.requestId === null) return;
+  const { signal } = state.leaving;
+  const clicked = { startedAt: performance.now(), stage: "queued" };
+  cards.clearReceipts([...state.clicks.keys()]);
+  state.clicks.set(id, clicked);
+  showPending();
+  try {
+    await learn(id, clicked, signal);
+  } catch (error) {
+    if (signal.aborted) return;
+    cards.get(id)?.showReceipt("failed", error.message);
+    say(`${id}: ${error.message}`);
+  } finally {
+    if (state.clicks.get(id) === clicked) state.clicks.delete(id);
+  }
+}
+
+async function learn(id, clicked, signal) {
+  const { rank: rankBefore, score: scoreBefore } = cards.get(id);
+  const { receipt } = await api.click(state.requestId, id);
+  const answer = await api.follow(receipt, ({ state: stage }) => (clicked.stage = stage), signal);
+  signal.throwIfAborted();
+  if (answer.state !== "servable") throw new Error(`still ${answer.state}; no longer waiting`);
+  clicked.stage = "servable";
+  cards.get(id).showReceipt("servable", servableText(answer) + untrained(answer));
+  await rank(true);
+  signal.throwIfAborted();
+  const { rank: rankAfter, score } = cards.get(id);
+  const took = receiptTimes(answer).servable;
+  const after = took === null ? "" : ` after ${took.toFixed(1)} s`;
+  const scores = [scoreBefore, score].map((value) => value?.toFixed(4) ?? "none").join(" → ");
+  say(`${id}: servable${after}${untrained(answer)}. Score ${scores}, place ${rankBefore} → ${rankAfter}.`);
+}
+
+// A click may pass without being trained, e.g. as a duplicate; the page says so.
+function untrained(answer) {
+  const other = answer.outcomes.map(({ outcome }) => outcome).filter((outcome) => outcome !== "trained");
+  return other.length ? ` (not trained: ${other.join(", ").replaceAll("_", " ")})` : "";
+}
+
+function showPending() {
+  for (const [id, { startedAt, stage }] of state.clicks) {
+    if (stage === "servable") continue;
+    cards.showPending(id, stage, (performance.now() - startedAt) / 1000, state.paused);
+  }
+}
+
+function chooseUser(user) {
+  state.leaving.abort();
+  state.leaving = new AbortController();
+  state.clicks.clear();
+  state.requestId = null;
+  state.user = user;
+  if (!state.users.has(user)) addUser(user, null);
+  $("user").value = user;
+  showChips($("user-features"), state.users.get(user));
+  cards.clearReceipts();
+  say("");
+  return rank(false);
+}
+
+function addUser(user, features) {
+  state.users.set(user, features);
+  $("user").add(new Option(user));
+}
+
+async function addItem(id) {
+  if (state.items.has(id)) return say(`${id} is already in the list.`);
+  state.items.set(id, { id, features: null });
+  await rank(true);
+  const card = cards.get(id);
+  if (!card) {
+    state.items.delete(id);
+    return say(`${id} could not be ranked.`);
+  }
+  card.button.focus();
+  return say(`${id} joined at place ${card.rank}.`);
+}
+
+function begin({ users, items }) {
+  const named = users.length > 0 && items.length > 0;
+  const ids = (n) => Array.from({ length: n }, (_, index) => ({ id: index + 1, features: null }));
+  for (const { id, features } of named ? users : ids(3)) addUser(String(id), features);
+  for (const { id, features } of (named ? items : ids(ITEMS_MAX)).slice(0, ITEMS_MAX)) {
+    state.items.set(String(id), { id: String(id), features });
+  }
+  chooseUser(state.users.keys().next().value);
+  if (!named) say("This server names no sample: the ids 1, 2, 3 … are made up.");
+}
+
+const count = (value) => (typeof value === "number" ? value.toLocaleString("en") : "–");
+const inSeconds = (value) => (typeof value === "number" ? `${value.toFixed(value < 10 ? 2 : 0)} s` : "–");
+
+function showStats(stats) {
+  $("simulated").hidden = !stats.simulated;
+  setText("p50", inSeconds(stats.p50));
+  setText("p99", inSeconds(stats.p99));
+  setText("version", stats.version ?? "–");
+  setText("sparse-seq", String(stats.sparseSeq ?? "–"));
+  for (const name of ["events", "rows", "filtered"]) setText(name, count(stats[name]));
+  const flags = stats.degraded ?? [];
+  setText("degraded", flags.length ? flags.join(", ").replaceAll("_", " ") : "no");
+  $("degraded").classList.toggle("bad", flags.length > 0);
+  if (typeof stats.auc === "number") {
+    setText("auc", stats.auc.toFixed(3));
+    chart.add(stats.auc);
+  }
+  showTrainer(stats);
+}
+
+function showTrainer({ ageSeconds, paused }) {
+  state.paused = paused;
+  setText("trainer", paused ? "Resume trainer" : "Pause trainer");
+  $("trainer").classList.toggle("primary", paused);
+  const known = typeof ageSeconds === "number";
+  const age = known ? `parameters ${ageSeconds.toFixed(1)} s old` : "parameters: age unknown";
+  setText("age", paused ? `${age}, paused` : age);
+  const running = !known ? "unknown" : ageSeconds > STALE_S ? "stale" : ageSeconds > AGING_S ? "aging" : "fresh";
+  $("age").dataset.level = paused ? "stale" : running;
+}
+
+async function watch() {
+  try {
+    const stats = readStats(await api.stats());
+    setProblem("stats", null);
+    $("aside").classList.remove("away");
+    showStats(stats);
+    if (state.user === null) begin(stats);
+    else if (RETRY_STATUSES.includes(state.problems.rank?.status)) rank(true);
+  } catch (error) {
+    setProblem("stats", error);
+    $("aside").classList.add("away");
+    showTrainer({ ageSeconds: null, paused: state.paused });
+  }
+  setTimeout(watch, document.hidden ? STATS_HIDDEN_MS : STATS_MS);
+}
+
+async function copyCurl() {
+  try {
+    await navigator.clipboard.writeText($("curl").textContent);
+    setText("copy", "Copied");
+  } catch {
+    getSelection().selectAllChildren($("curl")); // No permission: the visitor copies it.
+  }
+  setTimeout(() => setText("copy", "Copy as curl"), 1_500);
+}
+
+function onSubmit(form, input, act) {
+  $(form).addEventListener("submit", (event) => {
+    event.preventDefault();
+    const id = $(input).value.trim().normalize("NFC");
+    $(input).value = "";
+    if (id) act(id);
+  });
+}
+
+onSubmit("user-form", "user-text", chooseUser);
+onSubmit("item-form", "item-text", addItem);
+$("user").addEventListener("change", () => chooseUser($("user").value));
+$("trainer").addEventListener("click", () => api.setPaused(!state.paused).catch((error) => say(error.message)));
+$("copy").addEventListener("click", copyCurl);
+setInterval(showPending, TICK_MS);
+watch();

@@ -1,0 +1,266 @@
+"""The live page in a real browser against the real demo: click, receipt, the list reorders."""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+from urllib.parse import urlsplit
+
+import pytest
+from playwright.sync_api import Browser, Locator, Page, ViewportSize, expect, sync_playwright
+
+ARTIFACTS = Path(__file__).parents[2] / "artifacts"
+BROWSER = "chromium-headless-shell"
+# What keeps the browser quiet: the test asserts that the page asks its own origin only.
+BROWSER_ARGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+READY = re.compile(rb"http://127\.0\.0\.1:(\d+)/ui")
+# A prepared environment answers within 15 s; the rest is for two shared, busy cores.
+START_TIMEOUT_S = 90.0
+STOP_TIMEOUT_S = 30.0
+N_CARDS = 12
+SERVABLE_TIMEOUT_MS = 5_000
+CLIMB_TIMEOUT_S = 10.0
+WIDE: ViewportSize = {"width": 1280, "height": 960}
+NARROW: ViewportSize = {"width": 360, "height": 740}
+
+
+@dataclass
+class Visit:
+    """A page that remembers what went wrong on it and whom it asked."""
+
+    page: Page
+    errors: list[str] = field(default_factory=list)
+    requests: list[str] = field(default_factory=list)
+
+    def card(self, item: str) -> Locator:
+        return self.page.locator(f'.card[data-item="{item}"]')
+
+    def item_at(self, rank: int) -> str:
+        return attribute(self.page.locator(f'.card[data-rank="{rank}"]'), "data-item")
+
+    def rank_of(self, item: str) -> int:
+        return int(attribute(self.card(item), "data-rank"))
+
+    def score_of(self, item: str) -> float:
+        return float(attribute(self.card(item), "data-score"))
+
+    def scores(self) -> list[float]:
+        cards = self.page.locator(".card").all()
+        return [float(attribute(card, "data-score")) for card in cards]
+
+    def wait_until_reordered(self, item: str) -> None:
+        """The news of an item comes after the ranking that follows its receipt."""
+        news = self.page.locator("#news")
+        expect(news).to_contain_text(f"{item}: servable", timeout=SERVABLE_TIMEOUT_MS)
+
+    def click(self, item: str) -> None:
+        """Click and wait for the ranking that has learned it."""
+        self.page.evaluate("document.getElementById('news').textContent = ''")
+        self.card(item).click()
+        self.wait_until_reordered(item)
+
+
+def attribute(locator: Locator, name: str) -> str:
+    value = locator.get_attribute(name)
+    assert value is not None, f"no {name}"
+    return value
+
+
+def unavailable(reason: str) -> None:
+    """Skip, or fail where everything must be there."""
+    if os.environ.get("FRESHRANK_REQUIRE_SERVERS") == "1":
+        pytest.fail(reason)
+    pytest.skip(reason)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    executable = shutil.which(BROWSER)
+    if executable is None:
+        unavailable(f"{BROWSER} is not installed: apt-get install {BROWSER}")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=executable, args=BROWSER_ARGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def demo(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Address of the page of a running demo; depends on `browser` so that none starts in vain."""
+    directory = tmp_path_factory.mktemp("demo")
+    command = [str(Path(sys.executable).with_name("freshrank")), "demo", "--port", "0"]
+    log = directory / "demo.log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(command, cwd=directory, stdout=output, stderr=subprocess.STDOUT)
+    try:
+        yield wait_for_address(process, log)
+    finally:
+        process.send_signal(signal.SIGINT)
+        try:
+            process.wait(STOP_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def wait_for_address(process: subprocess.Popen[bytes], log: Path) -> str:
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while time.monotonic() < deadline and process.poll() is None:
+        if match := READY.search(log.read_bytes()):
+            return f"http://127.0.0.1:{int(match[1])}/ui/"
+        time.sleep(0.1)
+    tail = log.read_text("utf-8", errors="replace")[-4_000:]
+    pytest.fail(f"the demo did not name its page (exit code {process.poll()}):\n{tail}")
+
+
+@pytest.fixture
+def visit(browser: Browser, demo: str) -> Iterator[Visit]:
+    """The page, ranked; at the end, nothing may have gone wrong on it."""
+    with browser.new_context(viewport=WIDE) as context:
+        visit = Visit(context.new_page())
+        visit.page.on("request", lambda request: visit.requests.append(request.url))
+        visit.page.on("pageerror", lambda error: visit.errors.append(str(error)))
+        visit.page.on("console", lambda message: note(message.type, message.text, visit.errors))
+        visit.page.goto(demo)
+        expect(visit.page.locator(".card")).to_have_count(N_CARDS, timeout=SERVABLE_TIMEOUT_MS)
+        yield visit
+        assert visit.errors == []
+        origins = {urlsplit(url)[:2] for url in visit.requests}
+        assert origins == {urlsplit(demo)[:2]}
+
+
+def note(kind: str, text: str, errors: list[str]) -> None:
+    if kind in ("error", "warning"):
+        errors.append(text)
+
+
+def test_items_are_ranked_by_descending_score(visit: Visit) -> None:
+    scores = visit.scores()
+
+    assert len(scores) == N_CARDS
+    assert scores == sorted(scores, reverse=True)
+
+
+def test_a_click_is_servable_soon_and_raises_the_score(visit: Visit) -> None:
+    item = visit.item_at(8)
+    before = visit.score_of(item)
+
+    visit.card(item).click()
+
+    receipt = visit.card(item).locator(".receipt")
+    expect(receipt).to_contain_text(re.compile(r"servable \d"), timeout=SERVABLE_TIMEOUT_MS)
+    visit.wait_until_reordered(item)
+    assert visit.score_of(item) > before
+    assert visit.scores() == sorted(visit.scores(), reverse=True)
+
+
+def test_four_clicks_lift_an_item_into_the_first_three(visit: Visit) -> None:
+    item = visit.item_at(8)
+    started = time.monotonic()
+
+    for _ in range(4):
+        visit.click(item)
+
+    assert visit.rank_of(item) <= 3
+    assert time.monotonic() - started < CLIMB_TIMEOUT_S
+
+
+def test_the_keyboard_walks_and_clicks(visit: Visit) -> None:
+    item = visit.item_at(2)
+    visit.page.locator(".card").first.focus()
+
+    visit.page.keyboard.press("ArrowDown")
+    expect(visit.card(item)).to_be_focused()
+    visit.page.keyboard.press("Enter")
+
+    visit.wait_until_reordered(item)
+    expect(visit.card(item)).to_be_focused()
+
+
+def test_auc_points_grow(visit: Visit) -> None:
+    chart = visit.page.locator("#chart")
+    expect(chart).not_to_have_attribute("data-points", "0", timeout=15_000)
+    before = int(attribute(chart, "data-points"))
+
+    visit.page.wait_for_function(
+        "n => Number(document.getElementById('chart').dataset.points) >= n + 3", arg=before
+    )
+
+    assert attribute(chart.locator(".line"), "d").count("L") >= 3
+
+
+def test_a_paused_trainer_is_named_and_the_click_waits_for_it(visit: Visit) -> None:
+    item = visit.item_at(5)
+    button = visit.page.locator("#trainer")
+    button.click()
+    try:
+        expect(button).to_have_text("Resume trainer")
+        visit.card(item).click()
+        expect(visit.card(item).locator(".receipt")).to_contain_text("trainer paused")
+        expect(visit.page.locator("#age")).to_have_attribute("data-level", "stale")
+    finally:
+        button.click()
+    visit.wait_until_reordered(item)
+    expect(button).to_have_text("Pause trainer")
+
+
+def test_an_unseen_item_joins_and_its_id_is_text(visit: Visit) -> None:
+    name = "<img src=x onerror=alert(1)>"
+    visit.page.fill("#item-text", name)
+    visit.page.press("#item-text", "Enter")
+
+    expect(visit.page.locator(".card")).to_have_count(N_CARDS + 1)
+    added = visit.page.locator(".card.unknown", has_text=name)
+    expect(added).to_have_count(1)
+    assert visit.page.locator(".card img").count() == 0
+
+
+def test_another_user_has_a_ranking_too(visit: Visit) -> None:
+    visit.page.fill("#user-text", "somebody-new")
+    visit.page.press("#user-text", "Enter")
+
+    expect(visit.page.locator("#user")).to_have_value("somebody-new")
+    expect(visit.page.locator("#curl")).to_contain_text('"user":"somebody-new"')
+    expect(visit.page.locator(".card")).to_have_count(N_CARDS)
+
+
+def test_no_horizontal_scroll_on_a_narrow_screen(visit: Visit) -> None:
+    visit.page.set_viewport_size(NARROW)
+    visit.click(visit.item_at(8))
+
+    width = visit.page.evaluate("document.documentElement.scrollWidth")
+
+    assert width <= NARROW["width"]
+
+
+@pytest.mark.parametrize(
+    ("name", "scheme", "viewport"),
+    [("light", "light", WIDE), ("dark", "dark", WIDE), ("narrow", "light", NARROW)],
+)
+def test_screenshots_show_a_learned_click(
+    visit: Visit, name: str, scheme: Literal["light", "dark"], viewport: ViewportSize
+) -> None:
+    visit.page.emulate_media(color_scheme=scheme, reduced_motion="reduce")
+    visit.page.set_viewport_size(viewport)
+    visit.click(visit.item_at(8))
+
+    ARTIFACTS.mkdir(exist_ok=True)
+    path = ARTIFACTS / f"page-{name}.png"
+    visit.page.screenshot(path=path, full_page=True)
+
+    assert path.stat().st_size > 10_000
