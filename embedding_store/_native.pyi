@@ -22,7 +22,11 @@ def mix_ids(left: U64, right: U64, seed: int) -> U64:
     """One well-mixed 64-bit id per pair (order matters); the id of a feature cross."""
 
 class Table:
-    """One training table: 64-bit id -> row [weights | optimizer state], admission, expiry, versions."""
+    """One training table: 64-bit id -> row [weights | optimizer state].
+
+    Admission, expiry and versions included. Calls from several threads are safe: readers run
+    together, a writer runs alone.
+    """
 
     def __init__(
         self,
@@ -36,7 +40,7 @@ class Table:
         beta1: float,
         beta2: float,
         initial_accumulator: float,
-        init_scale: float,  # weights start uniform in (-scale, scale), a pure function of (seed, slot, id)
+        init_scale: float,  # weights start uniform in (-scale, scale), by (seed, slot, id) alone
         seed: int,
         slot: int,
         min_count: int,  # the id gets its row at its min_count-th occurrence
@@ -60,16 +64,16 @@ class Table:
         """Event time, in seconds, at which each id's row was admitted; 0 where absent."""
     def last_seen_s(self, ids: U64) -> U32: ...
     def expire(self, now_s: int, max_rows: int) -> int:
-        """Advance the clock and sweep at most max_rows rows from the cursor. Returns rows removed."""
+        """Advance the clock, sweep at most max_rows rows from the cursor; returns rows removed."""
     def erase(self, ids: U64) -> int:
-        """Remove ids now, pending counts included, leaving tombstones."""
+        """Remove ids now, pending counts included, leaving tombstones; returns rows removed."""
     @property
     def version(self) -> int:
         """Version stamped on changes made from now on."""
     def advance(self) -> int:
         """Close the current version and return it; later changes carry version + 1."""
     def delta(self, since: int) -> tuple[U64, F32, U64]:
-        """Changes with version > since: upserted keys, their rows, tombstones; ascending, disjoint."""
+        """Changes with version > since: keys, their rows, tombstones; ascending, disjoint."""
     def trim_tombstones(self, through: int) -> int: ...
     def snapshot(self) -> bytes:
         """The whole table, format v1: rows, state, counts, clocks, cursor, tombstones, checksum."""
@@ -79,7 +83,11 @@ class Table:
     def keys(self) -> U64:
         """All admitted ids, ascending."""
     def statistics(self) -> dict[str, int]:
-        """rows, capacity, pending, admitted, filtered, expired, erased, tombstones, bytes, clock_s."""
+        """Counts by name.
+
+        Now: rows, capacity, pending, tombstones, bytes, clock_s. Since the start: admitted,
+        filtered (occurrences of ids that stayed without a row), expired, erased.
+        """
     def __len__(self) -> int: ...
 
 class ServingTable:

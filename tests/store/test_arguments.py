@@ -62,7 +62,7 @@ def test_adaptive_optimizers_need_eps_and_sgd_does_not() -> None:
 @pytest.mark.parametrize("dtype", [np.int64, np.float64, np.uint32])
 def test_ids_of_another_dtype_are_refused_not_converted(dtype: type) -> None:
     table, serving = make(), ServingTable(width=4, initial_rows=0)
-    ids = np.ones(3, dtype)
+    ids: Any = np.ones(3, dtype)
     counts, rows = np.ones(3, np.uint32), np.ones((3, 4), np.float32)
     for call in (
         lambda: table.lookup(ids),
@@ -100,7 +100,7 @@ def test_lengths_and_widths_that_do_not_fit_are_refused() -> None:
         table.apply(ids_of(1, 2), np.ones((2, 5), np.float32))
     with pytest.raises(ValueError, match="dimension"):
         table.apply(ids_of(1), np.ones(4, np.float32))
-    with pytest.raises(ValueError, match="ids and counts .* 2 and 3"):
+    with pytest.raises(ValueError, match=r"ids and counts .* 2 and 3"):
         table.lookup_or_admit(ids_of(1, 2), np.ones(3, np.uint32), 1)
     with pytest.raises(ValueError, match="left and right"):
         mix_ids(ids_of(1), ids_of(1, 2), 0)
@@ -109,7 +109,7 @@ def test_lengths_and_widths_that_do_not_fit_are_refused() -> None:
     with pytest.raises(ValueError, match="rows must have shape"):
         serving.upsert(ids_of(1), np.ones((1, 3), np.float32))
     with pytest.raises(TypeError, match="counts must have dtype uint32"):
-        table.lookup_or_admit(ids_of(1), np.ones(1, np.int64), 1)  # type: ignore[arg-type]
+        table.lookup_or_admit(ids_of(1), np.ones(1, np.int64), 1)
     assert len(table) == len(serving) == 0
 
 
@@ -128,7 +128,7 @@ def test_out_is_filled_and_returned_or_refused() -> None:
     with pytest.raises(ValueError, match="C-contiguous"):
         table.lookup(ids, np.empty((2, 8), np.float32)[:, ::2])
     with pytest.raises(TypeError, match="float32"):
-        table.lookup(ids, np.empty((2, 4), np.float64))  # type: ignore[arg-type]
+        table.lookup(ids, np.empty((2, 4), np.float64))
     out.flags.writeable = False
     with pytest.raises(TypeError, match="writable"):
         table.lookup(ids, out)

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 
 from embedding_store import Table
@@ -11,12 +12,13 @@ from tests.store.helpers import F32, admit, ids_of, make
 N_IDS, DIM, LR, L2, EPS, START = 50, 6, 0.05, 0.01, 1e-6, 0.1
 BETA1, BETA2 = 0.9, 0.99
 
-Step = Callable[[F32, F32], None]
+I64 = npt.NDArray[np.int64]
+Step = Callable[[I64, F32], None]
 f32 = np.float32
 
 
 def sgd(weights: F32) -> Step:
-    def step(rows: F32, g: F32) -> None:
+    def step(rows: I64, g: F32) -> None:
         weights[rows] -= f32(LR) * g
 
     return step
@@ -25,7 +27,7 @@ def sgd(weights: F32) -> Step:
 def adagrad(weights: F32) -> Step:
     accumulator = np.full_like(weights, START)
 
-    def step(rows: F32, g: F32) -> None:
+    def step(rows: I64, g: F32) -> None:
         accumulator[rows] += g * g
         weights[rows] -= f32(LR) * g / (np.sqrt(accumulator[rows]) + f32(EPS))
 
@@ -35,7 +37,7 @@ def adagrad(weights: F32) -> Step:
 def rowwise_adagrad(weights: F32) -> Step:
     accumulator = np.full((len(weights), 2), START, f32)  # the vector's, the first-order column's
 
-    def step(rows: F32, g: F32) -> None:
+    def step(rows: I64, g: F32) -> None:
         accumulator[rows, 0] += (g[:, :DIM] ** 2).mean(axis=1)
         accumulator[rows, 1] += g[:, DIM] ** 2
         divisor = np.sqrt(accumulator[rows]) + f32(EPS)
@@ -49,7 +51,7 @@ def adam(weights: F32) -> Step:
     first, second = np.zeros_like(weights), np.zeros_like(weights)
     n_steps = np.zeros(len(weights), np.int64)
 
-    def step(rows: F32, g: F32) -> None:
+    def step(rows: I64, g: F32) -> None:
         n_steps[rows] += 1
         first[rows] = f32(BETA1) * first[rows] + f32(1 - BETA1) * g
         second[rows] = f32(BETA2) * second[rows] + f32(1 - BETA2) * g * g

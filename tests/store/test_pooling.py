@@ -60,4 +60,4 @@ def test_what_does_not_fit_is_refused() -> None:
     with pytest.raises(TypeError, match="float64"):
         pool(np.ones((2, 3)), offsets, "sum")  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="int32"):
-        pool(rows, offsets.astype(np.int32), "sum")  # type: ignore[arg-type]
+        pool(rows, offsets.astype(np.int32), "sum")

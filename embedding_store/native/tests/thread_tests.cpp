@@ -1,0 +1,120 @@
+// One writer, several readers, on both tables: for ThreadSanitizer to watch.
+#include <atomic>
+#include <cstdint>
+#include <cstdio>
+#include <thread>
+#include <vector>
+
+#include "core/serving.hpp"
+#include "core/table.hpp"
+#include "tests/check.hpp"
+
+namespace freshrank {
+namespace {
+
+using testing::check;
+
+constexpr std::uint32_t width = 9;
+
+std::vector<std::uint64_t> first_keys(std::uint64_t n) {
+    std::vector<std::uint64_t> keys(n);
+    for (std::uint64_t i = 0; i < n; ++i) {
+        keys[i] = i;
+    }
+    return keys;
+}
+
+bool is_whole(const float* row) {
+    for (std::uint32_t i = 1; i < width; ++i) {
+        if (row[i] != row[0]) {
+            return false;
+        }
+    }
+    return true;
+}
+
+void no_reader_of_a_serving_table_sees_half_a_row() {
+    ServingTable table(width, 0);
+    std::atomic<bool> is_done{false};
+    const auto read = [&] {
+        const auto keys = first_keys(3000);
+        std::vector<float> rows(keys.size() * width);
+        std::vector<std::uint8_t> found(keys.size());
+        while (!is_done) {
+            table.lookup(keys, rows.data(), found.data());
+            for (std::size_t i = 0; i < keys.size(); ++i) {
+                check(is_whole(rows.data() + i * width), "a row is whole");
+            }
+            check(table.size() <= keys.size(), "no row too many");
+        }
+    };
+    std::vector<std::thread> readers;
+    readers.emplace_back(read);
+    readers.emplace_back(read);
+    for (int version = 1; version <= 60; ++version) {
+        const auto keys = first_keys(static_cast<std::uint64_t>(version) * 50);
+        const std::vector<float> rows(keys.size() * width, static_cast<float>(version));
+        table.upsert(keys, rows.data());
+        table.remove(std::span(keys).first(10));
+    }
+    is_done = true;
+    for (auto& reader : readers) {
+        reader.join();
+    }
+    check(table.size() == 2990, "all that was not removed");
+}
+
+void readers_of_a_training_table_run_beside_its_writer() {
+    TableConfig config;
+    config.dim = width;
+    config.optimizer = Optimizer::adam;
+    config.lr = 0.1;
+    config.eps = 1e-8;
+    config.ttl_s = 5;
+    Table table(config, 0);
+    std::atomic<bool> is_done{false};
+    const auto read = [&] {
+        const auto keys = first_keys(2000);
+        std::vector<float> rows(keys.size() * width);
+        std::vector<std::uint32_t> times(keys.size());
+        while (!is_done) {
+            table.lookup(keys, rows.data());
+            for (std::size_t i = 0; i < keys.size(); ++i) {
+                check(is_whole(rows.data() + i * width), "a row is whole");
+            }
+            table.last_seen_s(keys, times.data());
+            table.pending(keys, times.data());
+            table.statistics();
+            table.delta(3);
+            table.snapshot();
+        }
+    };
+    std::vector<std::thread> readers;
+    readers.emplace_back(read);
+    readers.emplace_back(read);
+    for (std::uint32_t now_s = 1; now_s <= 40; ++now_s) {
+        const auto keys = first_keys(now_s * 50);
+        const std::vector<std::uint32_t> counts(keys.size(), 1);
+        std::vector<float> rows(keys.size() * width);
+        table.lookup_or_admit(keys, counts, now_s, rows.data());
+        table.apply(keys, std::vector<float>(keys.size() * width, 1.0f).data());
+        table.erase(std::span(keys).first(5));
+        table.expire(now_s, 100);
+        table.advance();
+    }
+    is_done = true;
+    for (auto& reader : readers) {
+        reader.join();
+    }
+    check(table.size() == 1995, "all that was not erased");
+}
+
+}  // namespace
+}  // namespace freshrank
+
+int main() {
+    freshrank::no_reader_of_a_serving_table_sees_half_a_row();
+    freshrank::readers_of_a_training_table_run_beside_its_writer();
+    std::puts("thread tests passed");
+    return 0;
+}

@@ -1,0 +1,236 @@
+"""Random calls on a table and on plain dictionaries, which must agree after every one.
+
+The model is written from the rules alone: it knows ids, counts and times, never row numbers, so
+sweeps are always whole here (bounded slices are tested with the unit tests).
+"""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from embedding_store import ServingTable, Table
+
+F32 = npt.NDArray[np.float32]
+U64 = npt.NDArray[np.uint64]
+
+DIM, LR, EVERYTHING = 2, 0.5, 1 << 40
+# Few ids, so that they meet again; the extremes of the range among them.
+IDS = st.sampled_from([0, 1, 2, 3, 5, 2**32, 2**63, 2**64 - 2, 2**64 - 1])
+BATCH = st.lists(IDS, max_size=8)
+
+
+@dataclass
+class Row:
+    """One row as the model knows it."""
+
+    weights: F32
+    born_s: int
+    last_seen_s: int
+    version: int
+
+
+@dataclass
+class Model:
+    """The table's rules on dictionaries."""
+
+    min_count: int
+    ttl_s: int
+    clock_s: int = 0
+    version: int = 1
+    rows: dict[int, Row] = field(default_factory=dict)
+    pending: dict[int, tuple[int, int]] = field(default_factory=dict)  # count, last seen
+    tombstones: dict[int, int] = field(default_factory=dict)
+
+    def count(self, key: int, n: int, now_s: int, start: F32) -> None:
+        """n occurrences of one id; `start` is its row if this brings it to life."""
+        if key in self.rows:
+            self.rows[key].last_seen_s = max(self.rows[key].last_seen_s, now_s)
+            return
+        before, seen_s = self.pending.get(key, (0, 0))
+        if before + n < self.min_count:
+            self.pending[key] = (before + n, max(seen_s, now_s))
+            return
+        self.pending.pop(key, None)
+        self.tombstones.pop(key, None)
+        self.rows[key] = Row(start.copy(), now_s, now_s, self.version)
+
+    def remove(self, key: int) -> None:
+        """Drop a row and leave a tombstone."""
+        del self.rows[key]
+        self.tombstones[key] = self.version
+
+    def is_stale(self, seen_s: int) -> bool:
+        """Whether a thing last seen then is out of time."""
+        return self.ttl_s > 0 and seen_s + self.ttl_s < self.clock_s
+
+
+def array(ids: list[int]) -> U64:
+    """Ids as the table takes them."""
+    return np.array(ids, np.uint64)
+
+
+class TableMachine(RuleBasedStateMachine):
+    """Every public call, in any order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.replica = ServingTable(width=DIM, initial_rows=0)
+        self.replicated = 0  # the version through which the replica has followed
+        self.trimmed = 0  # tombstones of versions up to here are gone
+
+    @initialize(min_count=st.sampled_from([1, 2, 4]), ttl_s=st.sampled_from([0, 20]))
+    def build(self, min_count: int, ttl_s: int) -> None:
+        """Build both, and read every id's newborn row from a table without a filter."""
+        self.model = Model(min_count, ttl_s)
+        self.table = self.make(min_count, ttl_s)
+        self.newborn = self.make(1, 0)
+
+    @staticmethod
+    def make(min_count: int, ttl_s: int) -> Table:
+        """Plain gradient descent: its arithmetic is one line in the model."""
+        return Table(
+            dim=DIM, first_order=False, optimizer="sgd", lr=LR, l2=0.0, eps=0.0, beta1=0.0,
+            beta2=0.0, initial_accumulator=0.0, init_scale=0.1, seed=1, slot=2,
+            min_count=min_count, probability=1.0, ttl_s=ttl_s, initial_rows=0,
+        )  # fmt: skip
+
+    def start(self, key: int) -> F32:
+        """The row an id is born with."""
+        rows = self.newborn.lookup_or_admit(array([key]), np.ones(1, np.uint32), 0)
+        return rows.reshape(DIM)
+
+    def expected(self, ids: list[int]) -> F32:
+        """What a lookup must return."""
+        zeros = np.zeros(DIM, np.float32)
+        rows = [self.model.rows[key].weights if key in self.model.rows else zeros for key in ids]
+        return np.array(rows, np.float32).reshape(len(ids), DIM)
+
+    @rule(ids=BATCH)
+    def lookup(self, ids: list[int]) -> None:
+        """Read, which changes nothing."""
+        np.testing.assert_array_equal(self.table.lookup(array(ids)), self.expected(ids))
+
+    @rule(entries=st.lists(st.tuples(IDS, st.integers(0, 3)), max_size=8), now_s=st.integers(0, 99))
+    def lookup_or_admit(self, entries: list[tuple[int, int]], now_s: int) -> None:
+        """Count occurrences, then read: all entries see the rows born in this call."""
+        ids = [key for key, _ in entries]
+        counts = np.array([n for _, n in entries], np.uint32)
+        values = self.table.lookup_or_admit(array(ids), counts, now_s)
+        self.model.clock_s = max(self.model.clock_s, now_s)
+        for key, n in entries:
+            if n > 0:
+                self.model.count(key, n, now_s, self.start(key))
+        np.testing.assert_array_equal(values, self.expected(ids))
+
+    @rule(entries=st.lists(st.tuples(IDS, st.integers(-8, 8)), max_size=8))
+    def apply(self, entries: list[tuple[int, int]]) -> None:
+        """One step per distinct id with a row, over the sum of its gradients."""
+        ids = [key for key, _ in entries]
+        gradients = np.array([[g, -g / 4] for _, g in entries], np.float32).reshape(-1, DIM)
+        present = {key for key in ids if key in self.model.rows}
+        assert self.table.apply(array(ids), gradients) == len(present)
+        for key in present:
+            total = gradients[[other == key for other in ids]].sum(axis=0)
+            row = self.model.rows[key]
+            row.weights = row.weights - np.float32(LR) * total
+            row.version = self.model.version
+
+    @rule(now_s=st.integers(0, 150))
+    def expire(self, now_s: int) -> None:
+        """A whole sweep."""
+        model = self.model
+        model.clock_s = max(model.clock_s, now_s)
+        stale = [key for key, row in model.rows.items() if model.is_stale(row.last_seen_s)]
+        assert self.table.expire(now_s, EVERYTHING) == len(stale)
+        for key in stale:
+            model.remove(key)
+        model.pending = {k: v for k, v in model.pending.items() if not model.is_stale(v[1])}
+
+    @rule(ids=BATCH)
+    def erase(self, ids: list[int]) -> None:
+        """Rows and pending counts go; rows leave tombstones."""
+        present = {key for key in ids if key in self.model.rows}
+        assert self.table.erase(array(ids)) == len(present)
+        for key in ids:
+            self.model.pending.pop(key, None)
+        for key in present:
+            self.model.remove(key)
+
+    @rule()
+    def advance(self) -> None:
+        """Close a version."""
+        assert self.table.advance() == self.model.version
+        self.model.version += 1
+
+    @rule(data=st.data())
+    def delta(self, data: st.DataObject) -> None:
+        """Exactly what changed since any version."""
+        since = data.draw(st.integers(0, self.model.version))
+        keys, rows, tombstones = self.table.delta(since)
+        changed = sorted(key for key, row in self.model.rows.items() if row.version > since)
+        assert keys.tolist() == changed
+        np.testing.assert_array_equal(rows, self.expected(changed))
+        assert tombstones.tolist() == sorted(
+            key for key, version in self.model.tombstones.items() if version > since
+        )
+
+    @rule()
+    def replicate(self) -> None:
+        """A replica that follows deltas holds the table."""
+        keys, rows, tombstones = self.table.delta(self.replicated)
+        self.replica.upsert(keys, rows)
+        self.replica.remove(tombstones)
+        self.advance()
+        self.replicated = self.model.version - 1
+        assert self.replica.keys().tolist() == sorted(self.model.rows)
+        everything = array(sorted(self.model.rows))
+        np.testing.assert_array_equal(
+            self.replica.lookup(everything)[0], self.table.lookup(everything)
+        )
+
+    @precondition(lambda self: self.replicated > 0)
+    @rule()
+    def trim_tombstones(self) -> None:
+        """Forget tombstones the replica has."""
+        gone = [k for k, version in self.model.tombstones.items() if version <= self.replicated]
+        assert self.table.trim_tombstones(self.replicated) == len(gone)
+        for key in gone:
+            del self.model.tombstones[key]
+
+    @rule()
+    def snapshot_and_restore(self) -> None:
+        """Go on with the restored table."""
+        data = self.table.snapshot()
+        self.table = Table.restore(data)
+        assert self.table.snapshot() == data
+
+    @invariant()
+    def same_content(self) -> None:
+        """Ids, times and counts agree."""
+        if not hasattr(self, "model"):
+            return
+        model = self.model
+        assert self.table.keys().tolist() == sorted(model.rows)
+        assert self.table.version == model.version
+        keys = sorted(model.rows)
+        assert self.table.born_s(array(keys)).tolist() == [model.rows[k].born_s for k in keys]
+        seen_s = [model.rows[key].last_seen_s for key in keys]
+        assert self.table.last_seen_s(array(keys)).tolist() == seen_s
+        waiting = sorted(model.pending)
+        counts = [model.pending[key][0] for key in waiting]
+        assert self.table.pending(array(waiting)).tolist() == counts
+        statistics = self.table.statistics()
+        assert statistics["rows"] == len(self.table) == len(model.rows)
+        assert statistics["pending"] == len(model.pending)
+        assert statistics["tombstones"] == len(model.tombstones)
+        assert statistics["clock_s"] == model.clock_s
+
+
+TableMachine.TestCase.settings = settings(
+    max_examples=100, stateful_step_count=40, deadline=None, print_blob=True
+)
+TestTableModel = TableMachine.TestCase
