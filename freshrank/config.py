@@ -50,14 +50,19 @@ def demo_text() -> str:
     return resources.files("freshrank").joinpath("demo.yaml").read_text("utf-8")
 
 
-def resolved(settings: Settings) -> str:
-    """Every setting with its value as YAML that `load` reads back, key hashes masked."""
+def masked(settings: Settings) -> dict[str, Any]:
+    """Every setting with its value as JSON has it, key hashes masked."""
     document = settings.model_dump(mode="json", by_alias=True)
     for key in document["auth"]["keys"]:
         if key["sha256"] is not None:
             key["sha256"] = "***"
+    return document
+
+
+def resolved(settings: Settings) -> str:
+    """The same as YAML, which `load` reads back where nothing is masked."""
     stream = io.StringIO()
-    YAML(pure=True).dump(document, stream)  # round-trip mode: block style, order kept
+    YAML(pure=True).dump(masked(settings), stream)  # round-trip mode: block style, order kept
     return stream.getvalue()
 
 

@@ -1,0 +1,194 @@
+"""Is this machine fit to run freshrank? Each check says what it found and how to mend it."""
+
+import importlib
+import importlib.metadata
+import importlib.util
+import shutil
+import socket
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from freshrank.config import demo_text, load, loads
+from freshrank.diagnostics import InvalidConfigError
+from freshrank.settings import ServiceSettings, Settings
+
+# A log partition, its checkpoints and parameters of the demo take some 100 MB; below this the
+# first retention period may fill the disk.
+FREE_BYTES_MIN: Final = 1 << 30
+
+# Everything that learns; `pip install 'freshrank[train]'` brings it.
+TRAIN_MODULES: Final = ("torch", "onnx", "onnxscript", "pyarrow", "safetensors")
+TRAIN_MEND: Final = "pip install 'freshrank[train]'"
+
+# Top-level packages of ours whose names others on PyPI use too.
+SHARED_NAMES: Final = ("service", "trainer")
+
+DAY_S: Final = 86_400.0
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What one check found.
+
+    Attributes:
+        name: What was checked.
+        ok: False when something must be mended.
+        text: What was found.
+        mend: What to do, where `ok` is False.
+    """
+
+    name: str
+    ok: bool
+    text: str
+    mend: str = ""
+
+
+def examine(path: Path, *, environ: Mapping[str, str]) -> list[Finding]:
+    """All checks. Nothing is changed on the machine.
+
+    Args:
+        path: The configuration file; without one the demo's configuration is examined.
+        environ: Environment variables that override it.
+    """
+    finding, settings = configuration(path, environ)
+    service = settings.service if settings else ServiceSettings()
+    return [
+        python(sys.version_info[:3]),
+        native_core(importlib.import_module),
+        onnxruntime(is_installed),
+        learning(is_installed),
+        *(owner(name, owners(name), home(name)) for name in SHARED_NAMES),
+        finding,
+        data_directory(service.data_dir, free_bytes),
+        port(service.host, service.port),
+        clock(time.time(), Path(__file__).stat().st_mtime),
+    ]
+
+
+def python(version: Sequence[int]) -> Finding:
+    """Python 3.11 or newer."""
+    text = ".".join(map(str, version))
+    return Finding("python", tuple(version) >= (3, 11), text, "install Python 3.11 or newer")
+
+
+def native_core(import_module: Callable[[str], object]) -> Finding:
+    """The compiled tables load."""
+    try:
+        version = getattr(import_module("embedding_store"), "FORMAT_VERSION", None)
+    except ImportError as error:
+        mend = "install a C++20 compiler (apt-get install g++), then `pip install .` again"
+        return Finding("native core", False, f"does not load: {error}", mend)
+    return Finding("native core", True, f"loads, format version {version}")
+
+
+def is_installed(module: str) -> bool:
+    """Whether the module could be imported; it is not imported."""
+    return importlib.util.find_spec(module) is not None
+
+
+def onnxruntime(is_installed: Callable[[str], bool]) -> Finding:
+    """The service's scorer."""
+    ok = is_installed("onnxruntime")
+    return Finding("onnxruntime", ok, "present" if ok else "missing", "pip install freshrank")
+
+
+def learning(is_installed: Callable[[str], bool]) -> Finding:
+    """The extra `train`: whole, or left out on purpose."""
+    missing = [module for module in TRAIN_MODULES if not is_installed(module)]
+    if not missing:
+        return Finding("torch", True, "present: this installation learns")
+    if "torch" in missing:
+        return Finding("torch", True, f"absent: ranking only; to learn: {TRAIN_MEND}")
+    return Finding("torch", False, f"present, but not {', '.join(missing)}", TRAIN_MEND)
+
+
+def owners(name: str) -> list[str]:
+    """Distributions that installed a top-level package of this name, without ours."""
+    named = importlib.metadata.packages_distributions().get(name, [])
+    return sorted({owner for owner in named if owner != "freshrank"})
+
+
+def home(name: str) -> Path | None:
+    """The directory that holds the package which `import name` finds."""
+    spec = importlib.util.find_spec(name)
+    found = next(iter(spec.submodule_search_locations or ()), spec.origin) if spec else None
+    return Path(found).parent if found else None
+
+
+def owner(name: str, others: Sequence[str], found_in: Path | None) -> Finding:
+    """The package is ours alone: a second owner overwrites files of the first."""
+    ours = Path(__file__).parent.parent
+    if others:
+        mend = f"pip uninstall {' '.join(others)}, then install freshrank again"
+        return Finding(name, False, f"also installed by {', '.join(others)}", mend)
+    if found_in is None or found_in.resolve() != ours.resolve():
+        mend = "start through the console script `freshrank`, away from that directory"
+        return Finding(name, False, f"found in {found_in}, freshrank is in {ours}", mend)
+    return Finding(name, True, "belongs to freshrank alone")
+
+
+def configuration(path: Path, environ: Mapping[str, str]) -> tuple[Finding, Settings | None]:
+    """The configuration can be read."""
+    try:
+        if path == Path("freshrank.yaml") and not path.exists():
+            settings = loads(demo_text(), name="demo.yaml", environ=environ)
+            return Finding("configuration", True, f"no {path} here, the demo's is used"), settings
+        settings = load(path, environ=environ)
+    except InvalidConfigError as error:
+        return Finding("configuration", False, str(error), "correct what is listed"), None
+    return Finding("configuration", True, f"{path} is valid"), settings
+
+
+def free_bytes(directory: Path) -> int:
+    """Free bytes of the directory's file system."""
+    return shutil.disk_usage(directory).free
+
+
+def data_directory(directory: Path, free_bytes: Callable[[Path], int]) -> Finding:
+    """The data directory, or what will hold it, is writable and has room."""
+    existing = directory.absolute()
+    while not existing.exists():
+        existing = existing.parent
+    name, mend = f"data directory {directory}", "set service.data_dir to another directory"
+    if not existing.is_dir():
+        return Finding(name, False, f"{existing} is not a directory", mend)
+    try:
+        # Asking by a file is certain: root passes os.access on a read-only file system.
+        with tempfile.TemporaryFile(dir=existing):
+            n_free = free_bytes(existing)
+    except OSError as error:
+        return Finding(name, False, f"cannot write in {existing}: {error.strerror}", mend)
+    text = f"writable, {n_free / (1 << 30):.1f} GiB free"
+    return Finding(name, n_free >= FREE_BYTES_MIN, text, f"free 1 GiB, or {mend}")
+
+
+def port(host: str, number: int) -> Finding:
+    """Nobody else listens where the service will."""
+    name = f"port {number}"
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the service does
+        try:
+            listener.bind((host, number))
+            listener.listen(1)
+        except OSError as error:
+            mend = "stop the other program, or set FRESHRANK__SERVICE__PORT to another port"
+            return Finding(name, False, f"cannot listen on {host}: {error.strerror}", mend)
+    return Finding(name, True, f"free on {host}")
+
+
+def clock(now_s: float, installed_s: float) -> Finding:
+    """The clock is not behind the files of this installation, nor in another century.
+
+    Event time rules expiry and lateness: a clock years off would expire every row, or none.
+    """
+    text = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(now_s))
+    is_behind = now_s < installed_s - DAY_S
+    is_ahead = now_s > 4_102_444_800  # 2100-01-01
+    mend = "set the clock, for example by NTP"
+    return Finding("clock", not (is_behind or is_ahead), text, mend)

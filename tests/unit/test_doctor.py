@@ -1,0 +1,163 @@
+"""`freshrank doctor` with planted faults: each is named, with its remedy."""
+
+import json
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import typer
+
+from freshrank import doctor
+from freshrank.commands.doctor import marks, run
+from freshrank.config import demo_text
+from freshrank.doctor import Finding
+
+LINES = (
+    *("python", "native core", "onnxruntime", "torch", "service", "trainer"),
+    *("configuration", "data directory", "port", "clock"),
+)
+
+
+def without(*missing: str) -> Callable[[str], bool]:
+    return lambda module: module not in missing
+
+
+def assert_bad(finding: Finding, text: str, mend: str) -> None:
+    assert not finding.ok
+    assert text in finding.text
+    assert mend in finding.mend
+
+
+def free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        port: int = one.getsockname()[1]
+        return port
+
+
+def test_a_sound_machine_passes_every_check(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "freshrank.yaml"
+    text = demo_text().replace("port: 8000", f"port: {free_port()}")
+    path.write_text(text.replace("data_dir: data", f"data_dir: {tmp_path}/data"), "utf-8")
+    run(path, environ={}, as_json=False)
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == len(LINES)
+    for line, name in zip(lines, LINES, strict=True):
+        assert line.startswith(f"✔ {name}"), line
+    assert not (tmp_path / "data").exists()
+
+
+def test_a_fault_is_marked_mended_and_exit_code_1(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "freshrank.yaml"
+    path.write_text("version: 1\n", "utf-8")
+    with pytest.raises(typer.Exit) as caught:
+        run(path, environ={}, as_json=False)
+    assert caught.value.exit_code == 1
+    shown = capsys.readouterr().out
+    assert f"✘ configuration: {path}:1:1: error: features: is required" in shown
+    assert "    mend: correct what is listed" in shown
+    with pytest.raises(typer.Exit):
+        run(path, environ={}, as_json=True)
+    report = json.loads(capsys.readouterr().out)
+    assert report["ok"] is False
+    bad = [check["name"] for check in report["checks"] if not check["ok"]]
+    assert "configuration" in bad
+
+
+def test_signs_are_ascii_where_the_terminal_is() -> None:
+    assert marks("utf-8") == ("✔", "✘")
+    assert marks("ascii") == ("ok  ", "FAIL")
+
+
+def test_old_python() -> None:
+    assert_bad(doctor.python((3, 10, 2)), "3.10.2", "3.11")
+    assert doctor.python((3, 14, 0)).ok
+
+
+def test_a_native_core_that_does_not_load() -> None:
+    def broken(name: str) -> object:
+        raise ImportError(f"No module named '{name}._native'")
+
+    assert_bad(doctor.native_core(broken), "embedding_store._native", "compiler")
+
+
+def test_a_missing_onnxruntime() -> None:
+    assert_bad(doctor.onnxruntime(without("onnxruntime")), "missing", "pip install")
+
+
+def test_torch_left_out_is_ranking_only_and_half_an_extra_is_a_fault() -> None:
+    ranking = doctor.learning(without(*doctor.TRAIN_MODULES))
+    assert ranking.ok
+    assert "ranking only; to learn: pip install 'freshrank[train]'" in ranking.text
+    assert_bad(doctor.learning(without("onnxscript")), "not onnxscript", "freshrank[train]")
+
+
+def test_two_owners_of_a_package(tmp_path: Path) -> None:
+    ours = Path(doctor.__file__).parent.parent
+    assert doctor.owner("service", [], ours).ok
+    assert_bad(doctor.owner("service", ["service-x"], ours), "service-x", "uninstall service-x")
+    assert_bad(doctor.owner("trainer", [], tmp_path), str(tmp_path), "console script")
+    assert_bad(doctor.owner("trainer", [], None), "None", "console script")
+
+
+def test_the_owners_of_an_installed_package_are_found() -> None:
+    assert doctor.owners("numpy") == ["numpy"]
+    assert doctor.owners("no_such_package") == []
+    assert doctor.home("no_such_package") is None
+    assert doctor.home("freshrank") == Path(doctor.__file__).parent.parent
+
+
+def test_a_data_directory_that_cannot_be_written(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_text("x")
+
+    def full(_directory: Path) -> int:
+        return 5 << 20
+
+    def gone(_directory: Path) -> int:
+        raise OSError(5, "Input/output error")
+
+    assert_bad(doctor.data_directory(file / "data", full), "not a directory", "service.data_dir")
+    assert_bad(doctor.data_directory(tmp_path / "a/b", full), "0.0 GiB free", "free 1 GiB")
+    assert_bad(doctor.data_directory(tmp_path, gone), "Input/output error", "service.data_dir")
+    assert doctor.data_directory(tmp_path / "a" / "b", lambda _: 1 << 40).ok
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_a_taken_port() -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen(1)
+        number = other.getsockname()[1]
+        assert_bad(doctor.port("127.0.0.1", number), "in use", "FRESHRANK__SERVICE__PORT")
+    assert doctor.port("127.0.0.1", number).ok
+
+
+def test_a_host_that_is_not_ours() -> None:
+    assert_bad(doctor.port("192.0.2.1", 0), "cannot listen on 192.0.2.1", "")
+
+
+def test_a_clock_that_is_off() -> None:
+    installed_s = 1_800_000_000.0
+    assert doctor.clock(installed_s + 5, installed_s).ok
+    assert_bad(doctor.clock(0.0, installed_s), "1970-01-01", "NTP")
+    assert_bad(doctor.clock(5e9, installed_s), "2128", "NTP")
+
+
+def test_without_a_file_the_demo_is_examined_and_overrides_count(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = Path("freshrank.yaml")
+    finding, settings = doctor.configuration(path, {"FRESHRANK__SERVICE__PORT": "8123"})
+    assert finding.ok
+    assert settings is not None
+    assert settings.service.port == 8123
+    missing, none = doctor.configuration(Path("other.yaml"), {})
+    assert_bad(missing, "No such file", "correct")
+    assert none is None
