@@ -1,0 +1,85 @@
+"""Adam on the dense net, over one flat vector.
+
+All parameters of the net become views of one vector, and so do their gradients: a step is a handful
+    of
+vector operations whatever the number of layers (a step's fixed cost is what an idle stream pays),
+and a checkpoint stores three vectors.
+"""
+
+from typing import Final
+
+import torch
+from torch import Tensor, nn
+
+BETA1: Final = 0.9
+BETA2: Final = 0.999
+EPSILON: Final = 1e-8
+
+
+class DenseAdam:
+    """Takes over the parameters of `net` and moves them.
+
+    Args:
+        net: Its parameters are re-bound to views of one vector.
+        lr: Learning rate.
+        clip_norm: Longest gradient, as Euclidean norm over all parameters.
+
+    Attributes:
+        parameters: `float32[p]`.
+        gradients: `float32[p]`, where `backward` accumulates.
+        moment1: `float32[p]`.
+        moment2: `float32[p]`.
+        n_steps: Steps taken.
+
+    Source: Kingma & Ba 2015, "Adam: a method for stochastic optimization", algorithm 1.
+    """
+
+    def __init__(self, net: nn.Module, *, lr: float, clip_norm: float) -> None:
+        self._lr = lr
+        self._clip_norm = clip_norm
+        tensors = list(net.parameters())
+        self.parameters = torch.cat([tensor.detach().reshape(-1) for tensor in tensors])
+        self.gradients = torch.zeros_like(self.parameters)
+        self.moment1 = torch.zeros_like(self.parameters)
+        self.moment2 = torch.zeros_like(self.parameters)
+        self.n_steps = 0
+        start = 0
+        for tensor in tensors:
+            stop = start + tensor.numel()
+            tensor.data = self.parameters[start:stop].view_as(tensor)
+            tensor.grad = self.gradients[start:stop].view_as(tensor)
+            start = stop
+
+    def zero(self) -> None:
+        """Forget the gradients."""
+        self.gradients.zero_()
+
+    def is_finite(self) -> bool:
+        """No gradient is NaN or infinite."""
+        return bool(torch.isfinite(self.gradients).all())
+
+    def step(self, divisor: float) -> None:
+        """Move the parameters by the gradients divided by `divisor`, after clipping their norm.
+
+        Args:
+            divisor: Above 0: the sum of |weights| of the batch.
+        """
+        gradient = self.gradients / divisor
+        norm = float(torch.linalg.vector_norm(gradient))
+        if norm > self._clip_norm:
+            gradient *= self._clip_norm / norm
+        self.n_steps += 1
+        self.moment1.lerp_(gradient, 1 - BETA1)
+        self.moment2.mul_(BETA2).addcmul_(gradient, gradient, value=1 - BETA2)
+        scale = self._lr / (1 - BETA1**self.n_steps)
+        deviation = (self.moment2 / (1 - BETA2**self.n_steps)).sqrt_().add_(EPSILON)
+        self.parameters.addcdiv_(self.moment1, deviation, value=-scale)
+
+    def restore(
+        self, *, parameters: Tensor, moment1: Tensor, moment2: Tensor, n_steps: int
+    ) -> None:
+        """Take over saved vectors, each `float32[p]`."""
+        self.parameters.copy_(parameters)
+        self.moment1.copy_(moment1)
+        self.moment2.copy_(moment2)
+        self.n_steps = n_steps

@@ -1,0 +1,231 @@
+"""Checkpoints: parameters and offsets in one directory that is there whole or not at all.
+
+```
+checkpoint-000000000007/
+    MANIFEST.json         size and BLAKE2b of every other file
+    state.json            positions, epoch, sequence, counters, what is not published yet
+    dense.safetensors     the net and its optimizer
+    windows.safetensors   metric windows
+    table-<name>.bin      rows, optimizer state, counts, clocks, cursor, tombstones
+```
+A checkpoint is written beside its place, every file is synced, then the directory is renamed and
+its
+parent synced: a crash leaves the one before. No format here can run code (no pickle).
+"""
+
+import hashlib
+import json
+import logging
+import os
+import re
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+
+from embedding_store import StoreError, Table
+from freshrank.errors import Error
+from freshrank.transport.files import make_directory, sync_directory
+
+logger = logging.getLogger(__name__)
+
+FORMAT_VERSION: Final = 1
+_NAME: Final = re.compile(r"checkpoint-(\d{12})")
+_MANIFEST: Final = "MANIFEST.json"
+_TEMPORARY_SUFFIX: Final = ".tmp"
+
+Arrays = dict[str, npt.NDArray[Any]]
+
+_UNREADABLE: Final = (
+    OSError,
+    ValueError,  # JSON that is none
+    KeyError,
+    TypeError,
+    AttributeError,
+    SafetensorError,
+    StoreError,
+)
+
+
+class DamagedCheckpoint(Error):  # noqa: N818  (it is a state of the disk; the code says error)
+    """A checkpoint's files are not what its manifest says, or cannot be read."""
+
+    code = "checkpoint-damaged"
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """The content of one checkpoint.
+
+    Attributes:
+        state: What `state.json` holds.
+        dense: Arrays of the dense net and its optimizer.
+        windows: Arrays of the metric windows.
+        tables: By name.
+    """
+
+    state: dict[str, Any]
+    dense: Arrays
+    windows: Arrays
+    tables: Mapping[str, Table]
+
+    def files(self) -> Iterator[tuple[str, bytes]]:
+        """Name and bytes of every file but the manifest, one by one: a table can be large."""
+        yield "state.json", json.dumps({"v": FORMAT_VERSION, **self.state}, indent=1).encode()
+        yield "dense.safetensors", _save(self.dense)
+        yield "windows.safetensors", _save(self.windows)
+        for name, table in self.tables.items():
+            yield f"table-{name}.bin", table.snapshot()
+
+
+class CheckpointStore:
+    """The checkpoints below one directory.
+
+    Args:
+        directory: Holds them; made if it is not there.
+        keep: How many of the newest stay.
+
+    Attributes:
+        n_refused: Damaged checkpoints that were passed over.
+    """
+
+    def __init__(self, directory: Path, *, keep: int) -> None:
+        self._directory = directory
+        self._keep = keep
+        self._refused: set[Path] = set()
+        make_directory(directory)
+
+    @property
+    def n_refused(self) -> int:
+        """Damaged checkpoints found."""
+        return len(self._refused)
+
+    def paths(self) -> list[Path]:
+        """All checkpoints, oldest first."""
+        return sorted(path for path in self._directory.iterdir() if _NAME.fullmatch(path.name))
+
+    def save(self, checkpoint: Checkpoint) -> Path:
+        """Write a checkpoint, then drop those too many; damaged ones go first.
+
+        Raises:
+            OSError: the disk refused; what was there before still is.
+        """
+        existing = self.paths()
+        number = int(existing[-1].name.split("-")[1]) + 1 if existing else 1
+        path = self._directory / f"checkpoint-{number:012d}"
+        temporary = path.with_name(path.name + _TEMPORARY_SUFFIX)
+        try:
+            _write(temporary, checkpoint)
+            temporary.rename(path)
+        except OSError:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+        sync_directory(self._directory)
+        self._trim()
+        return path
+
+    def load(self) -> Checkpoint | None:
+        """The newest one that is whole; None when there never was one.
+
+        Raises:
+            Error: there are checkpoints and none of them is whole (code `checkpoint-damaged`).
+        """
+        for leftover in self._directory.glob(f"checkpoint-*{_TEMPORARY_SUFFIX}"):
+            shutil.rmtree(leftover)
+        paths = self.paths()
+        for path in reversed(paths):
+            try:
+                checkpoint = read(path)
+            except DamagedCheckpoint as error:
+                logger.error("checkpoint=refused path=%s error=%s", path, error)
+                self._refused.add(path)
+                continue
+            return checkpoint
+        if paths:
+            raise DamagedCheckpoint(
+                f"none of the {len(paths)} checkpoints in {self._directory} can be read: "
+                "restore the directory from a back-up, or move it away to learn again from the "
+                "start of the log"
+            )
+        return None
+
+    def _trim(self) -> None:
+        whole = [path for path in self.paths() if path not in self._refused]
+        for path in [*self._refused, *whole[: -self._keep]]:
+            # The manifest goes first: half a checkpoint must not look like one.
+            (path / _MANIFEST).unlink(missing_ok=True)
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def read(path: Path) -> Checkpoint:
+    """Read and verify one checkpoint.
+
+    Raises:
+        DamagedCheckpoint: a file is missing, has another size or digest, is of a newer format or
+            refused by its reader.
+    """
+    try:
+        manifest = json.loads((path / _MANIFEST).read_bytes())
+        files = {name: _verified(path / name, entry) for name, entry in manifest["files"].items()}
+        state = json.loads(files["state.json"])
+        if state["v"] > FORMAT_VERSION:
+            raise DamagedCheckpoint(
+                f"{path} has format {state['v']}, this program reads up to {FORMAT_VERSION}: "
+                "upgrade it"
+            )
+        return Checkpoint(
+            state=state,
+            dense=load(files["dense.safetensors"]),
+            windows=load(files["windows.safetensors"]),
+            tables={
+                name.removeprefix("table-").removesuffix(".bin"): Table.restore(data)
+                for name, data in files.items()
+                if name.startswith("table-")
+            },
+        )
+    except _UNREADABLE as error:
+        raise DamagedCheckpoint(f"{path}: {type(error).__name__}: {error}") from error
+
+
+def _verified(path: Path, entry: dict[str, Any]) -> bytes:
+    data = path.read_bytes()
+    if len(data) != entry["bytes"] or _digest(data) != entry["blake2b"]:
+        raise DamagedCheckpoint(
+            f"{path} is not what was written: {len(data)} bytes of {entry['bytes']}, "
+            f"digest {_digest(data)}, expected {entry['blake2b']}"
+        )
+    return data
+
+
+def _save(arrays: Arrays) -> bytes:
+    data: bytes = save({name: np.ascontiguousarray(array) for name, array in arrays.items()})
+    return data
+
+
+def _write(directory: Path, checkpoint: Checkpoint) -> None:
+    shutil.rmtree(directory, ignore_errors=True)
+    directory.mkdir()
+    entries = {}
+    for name, data in checkpoint.files():
+        _write_file(directory / name, data)
+        entries[name] = {"bytes": len(data), "blake2b": _digest(data)}
+    manifest = json.dumps({"v": FORMAT_VERSION, "files": entries}, indent=1)
+    _write_file(directory / _MANIFEST, manifest.encode())
+    sync_directory(directory)
+
+
+def _write_file(path: Path, data: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.blake2b(data, digest_size=16).hexdigest()

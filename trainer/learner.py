@@ -1,0 +1,152 @@
+"""One step: score a batch, then learn it. The dense net in torch, the rows in the store."""
+
+import logging
+from dataclasses import dataclass
+from typing import cast
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from freshrank.examples import ExampleBatch
+from freshrank.features import FeatureEncoder
+from freshrank.settings import Settings
+from trainer.adam import DenseAdam
+from trainer.losses import Loss, served, weighted_loss
+from trainer.models import Net, build_net
+from trainer.tables import Lookup, SparseTables, create_tables
+
+logger = logging.getLogger(__name__)
+
+F32 = npt.NDArray[np.float32]
+
+# Rows kept to compare the exported net with this one; SEMANTICS, learning.
+PROBE_ROWS = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What one step did.
+
+    Attributes:
+        is_applied: False when the loss or a gradient was not finite: no parameter moved.
+        predictions: `float32[B, T]`, as served, before the batch was learned.
+        item_age_s: `int64[B]`, event time since the item got its row; 0 where it has none.
+    """
+
+    is_applied: bool
+    predictions: F32
+    item_age_s: npt.NDArray[np.int64]
+
+
+class Learner:
+    """The parameters and how they move.
+
+    Args:
+        settings: Model, tasks, optimizers and seed.
+        encoder: Slots, tables and dense values.
+
+    Attributes:
+        net: The dense net.
+        adam: Its optimizer.
+        sparse: The tables.
+        clock_s: Newest event time learned, in seconds; never goes back.
+    """
+
+    def __init__(self, settings: Settings, encoder: FeatureEncoder) -> None:
+        # One compute thread per process: two collapse on a busy two-core machine.
+        torch.set_num_threads(1)
+        self.sparse = SparseTables(encoder.slots, create_tables(settings, encoder))
+        self.losses: list[Loss] = [task.loss for task in settings.tasks]
+        self.net: Net = build_net(
+            settings.model.kind,
+            n_slots=len(encoder.slots),
+            width=self.sparse.width,
+            n_dense=len(encoder.dense_names),
+            n_tasks=len(settings.tasks),
+            hidden=settings.model.hidden,
+            seed=settings.trainer.seed,
+        )
+        dense = settings.optimizer.dense
+        self.adam = DenseAdam(self.net, lr=dense.lr, clip_norm=settings.optimizer.clip_norm)
+        self._task_weights = torch.tensor([task.weight for task in settings.tasks])
+        self.clock_s = 0
+        self._probe: tuple[F32, F32] | None = None
+
+    def learn(self, batch: ExampleBatch) -> Step:
+        """Score the batch, then learn it.
+
+        Where the loss or a gradient is not finite nothing is applied. Occurrences of the batch are
+        counted by then, and rows born from them stay at their initial values: counting is what
+            reads
+        the rows, and an id was seen whether or not its example could be learned.
+        """
+        self.clock_s = max(self.clock_s, int(batch.ts_ms.max()) // 1_000)
+        born_s = self.sparse.item_born_s(batch)
+        age_s = np.where(born_s > 0, np.maximum(batch.ts_ms // 1_000 - born_s, 0), 0)
+        lookup = self.sparse.read(batch, self.clock_s)
+        self.adam.zero()
+        rows = torch.from_numpy(lookup.rows).requires_grad_()  # [B, S, W]
+        z, loss = self._forward(rows, batch)
+        predictions = served(z.detach().numpy(), self.losses)
+        loss.backward()  # type: ignore[no-untyped-call]
+        is_applied = self._apply(loss, rows, lookup, batch)
+        self.sparse.expire(self.clock_s)
+        return Step(is_applied, predictions, age_s)
+
+    def _forward(
+        self, rows: torch.Tensor, batch: ExampleBatch
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        has_weight = batch.weights != 0
+        # Where the weight is 0 the label may be anything, NaN included, and NaN * 0 is NaN.
+        labels = np.where(has_weight, batch.labels, np.float32(0))
+        keep_rates = np.where(has_weight, batch.keep_rates, np.float32(1))
+        # Dense values of a record decoded in place are read-only, which torch does not know.
+        dense = torch.from_numpy(np.require(batch.values.dense, requirements="W"))
+        z: torch.Tensor = self.net(rows, dense if self.net.n_dense else None)  # [B, T]
+        loss = weighted_loss(
+            z,
+            losses=self.losses,
+            task_weights=self._task_weights,
+            labels=torch.from_numpy(labels),
+            weights=torch.from_numpy(np.require(batch.weights, requirements="W")),
+            keep_rates=torch.from_numpy(keep_rates),
+            is_reversal=torch.from_numpy(np.require(batch.is_reversal, requirements="W")),
+        )
+        return z, loss
+
+    def _apply(
+        self, loss: torch.Tensor, rows: torch.Tensor, lookup: Lookup, batch: ExampleBatch
+    ) -> bool:
+        gradients: F32 = cast("torch.Tensor", rows.grad).numpy()  # backward has set it
+        if not (
+            bool(torch.isfinite(loss)) and np.isfinite(gradients).all() and self.adam.is_finite()
+        ):
+            return False
+        self.sparse.apply(lookup, gradients)
+        total_weight = float(np.abs(batch.weights).sum())
+        if total_weight > 0:
+            self.adam.step(total_weight)
+        self._remember(lookup.rows, batch.values.dense)
+        return True
+
+    def _remember(self, rows: F32, dense: F32) -> None:
+        """Keep the last rows scored, as inputs for the check of the exported net."""
+        if self._probe is not None and len(rows) < PROBE_ROWS:
+            rows = np.concatenate([self._probe[0], rows])
+            dense = np.concatenate([self._probe[1], dense])
+        self._probe = rows[-PROBE_ROWS:].copy(), dense[-PROBE_ROWS:].copy()
+
+    def probe(self) -> tuple[F32, F32]:
+        """The last rows and dense values learned, up to 64; random ones before the first.
+
+        Returns:
+            `float32[n, S, W]` and `float32[n, K]`.
+        """
+        if self._probe is not None:
+            return self._probe
+        random = np.random.default_rng(0)
+        net = self.net
+        rows = random.normal(0, 0.3, (PROBE_ROWS, net.n_slots, net.width))
+        dense = random.normal(0, 1, (PROBE_ROWS, net.n_dense))
+        return rows.astype(np.float32), dense.astype(np.float32)

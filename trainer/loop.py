@@ -1,0 +1,239 @@
+"""The trainer: examples in, frames and checkpoints out."""
+
+import logging
+import threading
+from pathlib import Path
+from typing import Final
+
+from freshrank.clock import Clock
+from freshrank.errors import ConfigError
+from freshrank.examples import ExampleBatch
+from freshrank.features import FeatureEncoder
+from freshrank.progress import Progress
+from freshrank.settings import Settings
+from freshrank.transport.base import EXAMPLES, EventLog, ParameterChannel, Record
+from trainer.control import LOG as CONTROL_LOG
+from trainer.control import ControlReader
+from trainer.dead_letters import DeadLetterBox
+from trainer.evaluation import Evaluation
+from trainer.export import OnnxExport
+from trainer.gauges import Gauges
+from trainer.learner import Learner
+from trainer.publisher import Publisher
+from trainer.queue import BatchQueue, Cut, Refused
+from trainer.reader import ExampleReader
+from trainer.saver import Saver
+
+logger = logging.getLogger(__name__)
+
+# How long `run` waits for examples before it looks at `stop` and the clocks again.
+_IDLE_S: Final = 0.1
+
+
+class Trainer:
+    """Learns the examples of all partitions, once each, and publishes what it learned.
+
+    One thread at a time may call `step`, `run`, `drain` and `close`; `statistics` and `accounting`
+    may be called from any.
+
+    Args:
+        settings: The whole configuration.
+        encoder: For the same configuration.
+        log: Where examples and commands stand.
+        channel: Where frames go.
+        directory: Holds the checkpoints.
+        clock: Time. Its monotonic part decides when to publish and save.
+        progress: Told which offsets are learned.
+
+    Raises:
+        ConfigError: `batching: fixed` with several partitions, or vectors of several lengths.
+        SchemaError: the checkpoint was written for another configuration.
+        Error: there are checkpoints, and none can be read (code `checkpoint-damaged`).
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        encoder: FeatureEncoder,
+        log: EventLog,
+        channel: ParameterChannel,
+        *,
+        directory: Path,
+        clock: Clock,
+        progress: Progress,
+    ) -> None:
+        self._is_fixed = settings.trainer.batching == "fixed"
+        if self._is_fixed and log.n_partitions(EXAMPLES) > 1:
+            raise ConfigError(
+                "trainer.batching: fixed needs log.partitions: 1, got "
+                f"{log.n_partitions(EXAMPLES)}: the order in which several partitions are read "
+                "depends on timing; use adaptive"
+            )
+        tasks = [task.name for task in settings.tasks]
+        self._log = log
+        self._progress = progress
+        self._learner = Learner(settings, encoder)
+        self._evaluation = Evaluation(tasks, self._learner.losses)
+        self._saver = Saver(
+            settings,
+            encoder,
+            log,
+            self._learner,
+            self._evaluation,
+            directory=directory,
+            clock=clock,
+        )
+        self._state = state = self._saver.state
+        self._dead_letters = DeadLetterBox(log, tasks, state.counts)
+        self._control = ControlReader(log, state, self._dead_letters)
+        self._reader = ExampleReader(settings, encoder, log, state.positions)
+        self._queue = BatchQueue(
+            batch_max=settings.trainer.batch_max, is_fixed=self._is_fixed, positions=state.positions
+        )
+        self._publisher = Publisher(
+            settings.sync,
+            learner=self._learner,
+            export=OnnxExport(self._learner.net, self._learner.losses),
+            evaluation=self._evaluation,
+            state=state,
+            channel=channel,
+            clock=clock,
+        )
+        self._gauges = Gauges(clock, state, self._learner, self._evaluation)
+        self._is_started = False
+        progress.reach("trained", state.offsets)
+
+    def start(self) -> None:
+        """Open the next epoch and publish its base; `step` does it if nobody did.
+
+        Raises:
+            TransportError: the channel cannot be reached.
+        """
+        if not self._is_started:
+            self._publisher.start()
+            self._is_started = True
+
+    def step(self, timeout_s: float) -> int:
+        """Learn at most one batch; publish and save what is due.
+
+        Args:
+            timeout_s: Longest wait when there is nothing to learn.
+
+        Returns:
+            Rows learned.
+
+        Raises:
+            SchemaError: examples of another configuration or a newer format: the trainer must stop.
+            SyncError: another trainer has taken over (code `fenced`): the trainer must stop.
+            TransportError: the log cannot be read or written now; calling again goes on.
+        """
+        self.start()
+        n_rows = self._advance(flush=False)
+        if n_rows == 0:
+            self._wait(timeout_s)
+            n_rows = self._advance(flush=False)
+        if not self._state.is_paused:
+            self._publisher.tick()
+        # Unsent letters are only in memory: without a checkpoint a restart makes them again.
+        if not self._dead_letters.n_unsent:
+            self._saver.tick()
+        self._gauges.tick(is_idle=n_rows == 0)
+        return n_rows
+
+    def run(self, stop: threading.Event) -> None:
+        """Step until `stop` is set, then `close`."""
+        while not stop.is_set():
+            self.step(_IDLE_S)
+        self.close()
+
+    def drain(self) -> int:
+        """Learn all that stands in the log now, a remainder of a fixed batch too, and publish.
+
+        Returns:
+            Rows learned; 0 while paused.
+        """
+        self.start()
+        n_total = 0
+        while n_rows := self._advance(flush=True):
+            n_total += n_rows
+        if not self._state.is_paused:
+            self._publisher.publish()
+        self._gauges.refresh()
+        return n_total
+
+    def close(self) -> None:
+        """Learn what is there, publish it and save a checkpoint.
+
+        With fixed batches a remainder is left in the log, for the batch that it will fill: a stop
+            must
+        not change where later batches are cut. `drain` before `close` learns it.
+        """
+        if self._is_fixed:
+            while self._advance(flush=False):
+                pass
+            if not self._state.is_paused and self._is_started:
+                self._publisher.publish()
+        else:
+            self.drain()
+        self._dead_letters.flush()
+        self._saver.save()
+        self._gauges.refresh()
+
+    def statistics(self) -> dict[str, float]:
+        """Gauges, at most a second old while examples arrive; see `Gauges`."""
+        return self._gauges.values()
+
+    def accounting(self) -> dict[str, int]:
+        """Totals along this lineage.
+
+        `rows_learned` = `examples_learned` + 2 x `examples_reversed`. `examples_dead_letter` are
+        rows (or whole records) refused, `control_dead_letter` commands; each also by reason, behind
+        a colon.
+        """
+        return dict(self._state.counts)
+
+    def _advance(self, *, flush: bool) -> int:
+        """Deal with one cut of the examples."""
+        # Letters that the log did not take stop the reading, else they would pile up.
+        self._dead_letters.flush()
+        self._control.poll()
+        if self._state.is_paused:
+            return 0
+        self._reader.fill(self._queue)
+        cut = self._queue.cut(flush=flush)
+        n_rows = 0
+        if cut.rows is not None and cut.last is not None:
+            n_rows = self._learn(cut, cut.rows, cut.last)
+        self._finish(cut)
+        return n_rows
+
+    def _learn(self, cut: Cut, batch: ExampleBatch, last: Record) -> int:
+        step = self._learner.learn(batch)
+        state = self._state
+        state.clock_s = self._learner.clock_s
+        if not step.is_applied:
+            state.counts["nonfinite_steps"] += 1
+            logger.error("step=refused reason=non-finite rows=%d", batch.n_rows)
+            cut.refused.append(Refused(last, "non-finite", batch))
+            return 0
+        self._evaluation.add(batch, step.predictions, step.item_age_s)
+        state.learned(batch)
+        return batch.n_rows
+
+    def _finish(self, cut: Cut) -> None:
+        """The rows of a cut are dealt with: move the positions, say so."""
+        for refused in cut.refused:
+            self._dead_letters.put(refused)
+        self._dead_letters.try_flush()
+        self._state.positions.update(cut.positions)
+        for info in cut.finished:
+            self._state.finished(info)
+            self._progress.reach("trained", info.offsets)
+
+    def _wait(self, timeout_s: float) -> None:
+        """Until something arrives, or a publication falls due."""
+        positions = {CONTROL_LOG: self._control.offset}
+        if not self._state.is_paused:
+            positions |= self._reader.ends()
+            timeout_s = min(timeout_s, self._publisher.due_in_s())
+        self._log.wait(positions, timeout_s=timeout_s)

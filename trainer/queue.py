@@ -1,0 +1,180 @@
+"""Records that wait to be learned, and where batches are cut.
+
+**Cut.** A batch has at most `batch_max` good rows, in the order read. `fixed`: exactly `batch_max`,
+a smaller remainder waits, so the cuts depend on the examples alone. `adaptive`: whatever is there,
+so that batches are small while the stream is slow (freshness) and large under load (throughput).
+**Pairs.** A cut never parts a reversal pair: where it would, the batch takes the second row too and
+has `batch_max + 1`. (Ending it one row early would never end with `batch_max` 1.)
+**Positions.** After a batch, every partition's position is the first row that is neither learned
+nor dead-lettered, so a restart needs no rows but those in the log.
+"""
+
+from collections import Counter, deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+
+from freshrank.examples import BatchInfo, ExampleBatch
+from freshrank.transport.base import Record
+from trainer.rows import concatenate, select
+from trainer.validation import Verdict
+
+
+class Position(NamedTuple):
+    """The first row not dealt with: a record of a partition and a row in it."""
+
+    offset: int
+    row: int
+
+
+@dataclass(frozen=True, slots=True)
+class ReadRecord:
+    """A record of `freshrank.examples`, decoded and judged.
+
+    Attributes:
+        record: As read.
+        batch: Its rows; None when it is not a batch of examples.
+        verdict: Of its rows; None with `batch`.
+        reason: Why the whole record is refused, or empty.
+    """
+
+    record: Record
+    batch: ExampleBatch | None
+    verdict: Verdict | None
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """Rows for the dead letter.
+
+    Attributes:
+        record: Where they stood.
+        reason: A slug.
+        rows: The rows; None when the whole record is refused as it is.
+    """
+
+    record: Record
+    reason: str
+    rows: ExampleBatch | None
+
+
+@dataclass(slots=True)
+class Cut:
+    """What one step deals with.
+
+    Attributes:
+        rows: Good rows to learn; None if there are none.
+        refused: Rows passed over.
+        finished: What whole records say, in order, whose rows are all dealt with.
+        positions: Partition -> position after this cut.
+        last: The record that the last of `rows` stood in.
+    """
+
+    rows: ExampleBatch | None = None
+    refused: list[Refused] = field(default_factory=list)
+    finished: list[BatchInfo] = field(default_factory=list)
+    positions: dict[int, Position] = field(default_factory=dict)
+    last: Record | None = None
+
+
+class BatchQueue:
+    """First in, first out.
+
+    Args:
+        batch_max: Good rows in a batch.
+        is_fixed: Cut at exactly `batch_max`.
+        positions: Where each partition starts; rows before it are dealt with.
+    """
+
+    def __init__(
+        self, *, batch_max: int, is_fixed: bool, positions: Mapping[int, Position]
+    ) -> None:
+        self._batch_max = batch_max
+        self._is_fixed = is_fixed
+        self._records: deque[ReadRecord] = deque()
+        # Next row of each partition's first waiting record.
+        self._rows = {partition: position.row for partition, position in positions.items()}
+        self._n_waiting: Counter[int] = Counter()
+        self.n_rows = 0
+
+    @property
+    def is_full(self) -> bool:
+        """A whole batch waits."""
+        return self.n_rows >= self._batch_max
+
+    def put(self, record: ReadRecord) -> None:
+        """Append a record; of a partition, always the next one."""
+        partition = record.record.partition
+        start = 0 if self._n_waiting[partition] else self._rows[partition]
+        if record.verdict is not None:
+            self.n_rows += int((record.verdict.good >= start).sum())
+        self._n_waiting[partition] += 1
+        self._records.append(record)
+
+    def cut(self, *, flush: bool) -> Cut:
+        """Take the next batch.
+
+        Args:
+            flush: Take a remainder smaller than a fixed batch too.
+        """
+        cut = Cut()
+        wanted = self._batch_max
+        if self._is_fixed and not flush and self.n_rows < wanted:
+            wanted = 0
+        parts: list[ExampleBatch] = []
+        while self._records:
+            taken, is_done = self._take(self._records[0], wanted, cut)
+            if taken is not None:
+                parts.append(taken)
+                cut.last = self._records[0].record
+                wanted -= taken.n_rows
+            if not is_done:
+                break
+            self._n_waiting[self._records.popleft().record.partition] -= 1
+        if parts:
+            cut.rows = concatenate(parts, parts[-1].info)
+            self.n_rows -= cut.rows.n_rows
+        return cut
+
+    def _take(self, read: ReadRecord, wanted: int, cut: Cut) -> tuple[ExampleBatch | None, bool]:
+        """Take up to `wanted` rows of the first record; say whether it is done."""
+        record = read.record
+        start = self._rows[record.partition]
+        if read.batch is None or read.verdict is None:
+            cut.refused.append(Refused(record, read.reason, None))
+            self._pass(record, None, cut)
+            return None, True
+        good = read.verdict.good[read.verdict.good >= start]
+        n = min(max(wanted, 0), len(good))
+        if 0 < n < len(good) and read.verdict.is_pair_first[good[n - 1]]:
+            n += 1
+        is_done = n == len(good)
+        stop = read.batch.n_rows if is_done else int(good[n])
+        if is_done:
+            self._pass(record, None, cut)
+            cut.finished.append(read.batch.info)
+        elif stop > start:
+            self._pass(record, stop, cut)
+        self._refuse(read, start, stop, cut)
+        return (select(read.batch, good[:n]) if n else None), is_done
+
+    def _pass(self, record: Record, row: int | None, cut: Cut) -> None:
+        """Move the partition to `row` of the record, or behind it."""
+        position = Position(record.offset + 1, 0) if row is None else Position(record.offset, row)
+        self._rows[record.partition] = position.row
+        cut.positions[record.partition] = position
+
+    @staticmethod
+    def _refuse(read: ReadRecord, start: int, stop: int, cut: Cut) -> None:
+        if read.batch is None or read.verdict is None:
+            return
+        by_reason: dict[str, list[int]] = {}
+        for row, reason in sorted(read.verdict.bad.items()):
+            if start <= row < stop:
+                by_reason.setdefault(reason, []).append(row)
+        for reason, rows in by_reason.items():
+            chosen = select(read.batch, np.array(rows, np.int64))
+            cut.refused.append(Refused(read.record, reason, chosen))

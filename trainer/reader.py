@@ -1,0 +1,92 @@
+"""Reads `freshrank.examples`: log -> decoded, judged records in the queue."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from freshrank import examples
+from freshrank.errors import DataError, SchemaError
+from freshrank.features import FeatureEncoder
+from freshrank.settings import Settings
+from freshrank.transport.base import EXAMPLES, EventLog, Record, TopicPartition
+from trainer.losses import Loss
+from trainer.queue import BatchQueue, Position, ReadRecord
+from trainer.validation import check_rows
+
+logger = logging.getLogger(__name__)
+
+# Per read: a live record holds a few rows, a replayed one hundreds. 256 small ones fill half a
+# default batch; 4 MiB bounds what large ones put in memory beyond a batch.
+_RECORDS_MAX: Final = 256
+_BYTES_MAX: Final = 4 << 20
+
+
+class ExampleReader:
+    """Fills a queue from every partition in turn.
+
+    Args:
+        settings: Tasks are read.
+        encoder: Slots and schema hash that the records must have.
+        log: Where the examples stand.
+        positions: Where each partition starts.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        encoder: FeatureEncoder,
+        log: EventLog,
+        positions: Mapping[int, Position],
+    ) -> None:
+        self._tasks = [task.name for task in settings.tasks]
+        self._losses: Sequence[Loss] = [task.loss for task in settings.tasks]
+        self._slots = [slot.name for slot in encoder.slots]
+        self._n_dense = len(encoder.dense_names)
+        self._schema_hash = encoder.schema_hash
+        self._log = log
+        self._next = {partition: position.offset for partition, position in positions.items()}
+
+    def fill(self, queue: BatchQueue) -> None:
+        """Read until a whole batch waits or every partition is at its end.
+
+        Raises:
+            SchemaError: the examples were written for another configuration.
+            TransportError: the log failed, or retention removed what was not learned.
+        """
+        is_growing = True
+        while is_growing and not queue.is_full:
+            is_growing = False
+            for partition, offset in self._next.items():
+                records = self._log.read(
+                    EXAMPLES, partition, offset, n_max=_RECORDS_MAX, bytes_max=_BYTES_MAX
+                )
+                for record in records:
+                    queue.put(self._judge(record))
+                    self._next[partition] = record.offset + 1
+                is_growing = is_growing or bool(records)
+
+    def ends(self) -> dict[TopicPartition, int]:
+        """Where each partition will be read next."""
+        return {TopicPartition(EXAMPLES, p): offset for p, offset in self._next.items()}
+
+    def _judge(self, record: Record) -> ReadRecord:
+        try:
+            batch = examples.decode(record.value, self._tasks, self._slots)
+        except DataError as error:
+            if error.code == "newer-version":
+                raise SchemaError(f"{self._place(record)}: {error}") from error
+            return ReadRecord(record, None, None, error.code)
+        if batch.info.schema_hash != self._schema_hash:
+            raise SchemaError(
+                f"{self._place(record)} was written for schema {batch.info.schema_hash}, this "
+                f"configuration is {self._schema_hash}: start the trainer with the features, "
+                "tasks, model and salt of the joiner, or restart the joiner with these and learn "
+                "from a new data directory"
+            )
+        if batch.values.dense.shape[1] != self._n_dense:
+            return ReadRecord(record, None, None, "schema")
+        return ReadRecord(record, batch, check_rows(batch, self._losses))
+
+    @staticmethod
+    def _place(record: Record) -> str:
+        return f"example record {record.topic}:{record.partition} offset {record.offset}"

@@ -1,0 +1,150 @@
+"""When a checkpoint is written, and what goes into it and comes out."""
+
+import logging
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import torch
+
+from freshrank.clock import Clock
+from freshrank.errors import SchemaError, TransportError
+from freshrank.features import FeatureEncoder
+from freshrank.settings import Settings
+from freshrank.transport.base import EXAMPLES, EventLog, TopicPartition
+from trainer.checkpoint import Checkpoint, CheckpointStore
+from trainer.evaluation import Evaluation
+from trainer.learner import Learner
+from trainer.queue import Position
+from trainer.state import TrainerState
+
+logger = logging.getLogger(__name__)
+
+GROUP: Final = "trainer"
+
+
+class Saver:
+    """Restores the newest checkpoint at construction, and writes new ones.
+
+    Args:
+        settings: How often, how many, and the seed.
+        encoder: Whose schema the checkpoint must have.
+        log: Where reading starts when there is no checkpoint, and where the group's offsets are
+            shown.
+        learner: Its parameters are saved and restored.
+        evaluation: Its windows are.
+        directory: Holds the checkpoints.
+        clock: When.
+
+    Attributes:
+        state: As restored, or new. To be kept up to date by the loop.
+
+    Raises:
+        SchemaError: the checkpoint was written for another configuration.
+        Error: there are checkpoints, and none can be read (code `checkpoint-damaged`).
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        encoder: FeatureEncoder,
+        log: EventLog,
+        learner: Learner,
+        evaluation: Evaluation,
+        *,
+        directory: Path,
+        clock: Clock,
+    ) -> None:
+        self._store = CheckpointStore(directory, keep=settings.checkpoint.keep)
+        self._every_s = settings.checkpoint.every.total_seconds()
+        self._log = log
+        self._learner = learner
+        self._evaluation = evaluation
+        self._clock = clock
+        checkpoint = self._store.load()
+        if checkpoint is None:
+            partitions = range(log.n_partitions(EXAMPLES))
+            self.state = TrainerState(
+                schema_hash=encoder.schema_hash,
+                seed=settings.trainer.seed,
+                positions={p: Position(log.start_offset(EXAMPLES, p), 0) for p in partitions},
+            )
+        else:
+            self.state = self._restore(checkpoint, encoder.schema_hash)
+        self._saved = dict(self.state.positions), self.state.control_offset
+        self._next_s = clock.monotonic_s() + self._every_s
+
+    def tick(self) -> None:
+        """Save if it is time and something happened since the last time."""
+        if self._clock.monotonic_s() >= self._next_s:
+            if (self.state.positions, self.state.control_offset) != self._saved:
+                self.save()
+            self._next_s = self._clock.monotonic_s() + self._every_s
+
+    def save(self) -> bool:
+        """Write a checkpoint; False when the disk refused, which is counted: training goes on."""
+        self.state.counts["checkpoints"] += 1
+        try:
+            path = self._store.save(self._checkpoint())
+        except OSError as error:
+            self.state.counts["checkpoints"] -= 1
+            self.state.counts["checkpoint_failures"] += 1
+            logger.error("checkpoint=failed error=%s", error)
+            return False
+        self._saved = dict(self.state.positions), self.state.control_offset
+        logger.info("checkpoint=saved path=%s rows=%d", path, self.state.counts["rows_learned"])
+        self._commit()
+        return True
+
+    def _checkpoint(self) -> Checkpoint:
+        adam = self._learner.adam
+        return Checkpoint(
+            state=self.state.to_json(),
+            dense={
+                **{
+                    f"net.{name}": value.numpy()
+                    for name, value in self._learner.net.state_dict().items()
+                },
+                "adam.moment1": adam.moment1.numpy(),
+                "adam.moment2": adam.moment2.numpy(),
+                "adam.n_steps": np.array([adam.n_steps], np.int64),
+            },
+            windows=dict(self._evaluation.state()),
+            tables=self._learner.sparse.tables,
+        )
+
+    def _restore(self, checkpoint: Checkpoint, schema_hash: str) -> TrainerState:
+        state = TrainerState.from_json(checkpoint.state)
+        if state.schema_hash != schema_hash:
+            raise SchemaError(
+                f"the checkpoint was learned with schema {state.schema_hash}, this "
+                f"configuration is {schema_hash}: start with the features, tasks, model and salt "
+                "it had, or learn anew in another data directory"
+            )
+        dense = checkpoint.dense
+        names = self._learner.net.state_dict()
+        self._learner.adam.restore(
+            parameters=torch.cat([torch.from_numpy(dense[f"net.{n}"]).reshape(-1) for n in names]),
+            moment1=torch.from_numpy(dense["adam.moment1"]),
+            moment2=torch.from_numpy(dense["adam.moment2"]),
+            n_steps=int(dense["adam.n_steps"][0]),
+        )
+        self._learner.sparse.tables.update(checkpoint.tables)
+        self._learner.clock_s = state.clock_s
+        self._evaluation.restore(checkpoint.windows)
+        if self._store.n_refused:
+            state.counts["checkpoints_refused"] += self._store.n_refused
+        logger.info(
+            "checkpoint=restored rows=%d refused=%d",
+            state.counts["rows_learned"],
+            self._store.n_refused,
+        )
+        return state
+
+    def _commit(self) -> None:
+        """Show the saved positions as the group's offsets; nothing depends on it."""
+        positions = self.state.positions.items()
+        try:
+            self._log.commit(GROUP, {TopicPartition(EXAMPLES, p): at.offset for p, at in positions})
+        except TransportError as error:
+            logger.warning("group=%s state=not-committed error=%s", GROUP, error)

@@ -1,0 +1,119 @@
+"""What the trainer has done so far, besides the parameters: all of it is in every checkpoint."""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Final
+
+from freshrank.examples import BatchInfo, ExampleBatch
+from freshrank.frames import Outcome
+from trainer.queue import Position
+from trainer.samples import Sample
+
+# Append times per frame: enough for a p99 (ten beyond it), 8 kB in a frame.
+SAMPLE_MAX: Final = 1_000
+# Outcomes kept while nothing can be published; some 60 bytes each, and a frame carries them all.
+OUTCOMES_MAX: Final = 10_000
+
+
+@dataclass(slots=True)
+class TrainerState:
+    """Positions, totals and what the next frame has to say.
+
+    Attributes:
+        schema_hash: Of the configuration that learned this.
+        seed: Of the samples.
+        positions: Examples partition -> first row not dealt with.
+        control_offset: Next control record; None before the first read.
+        is_paused: The last command was `pause`.
+        epoch: Of the last publication.
+        seq: Of the last publication.
+        dense_version: Of the last publication.
+        clock_s: Newest event time learned, in seconds.
+        watermark_ms: The same in milliseconds.
+        counts: Totals by name.
+        offsets: `topic:partition` -> next input offset: all before is decided and learned.
+        outcomes: Not published yet.
+        actions: Append times of learned actions, not published yet.
+        impressions: The same of negatives.
+    """
+
+    schema_hash: str
+    seed: int
+    positions: dict[int, Position]
+    control_offset: int | None = None
+    is_paused: bool = False
+    epoch: int = 0
+    seq: int = 0
+    dense_version: int = 0
+    clock_s: int = 0
+    watermark_ms: int = 0
+    counts: Counter[str] = field(default_factory=Counter)
+    offsets: dict[str, int] = field(default_factory=dict)
+    outcomes: list[Outcome] = field(default_factory=list)
+    actions: Sample = field(init=False)
+    impressions: Sample = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.actions = Sample(SAMPLE_MAX, self.seed)
+        self.impressions = Sample(SAMPLE_MAX, self.seed + 1)
+
+    @property
+    def has_learned(self) -> bool:
+        """At least one row was learned."""
+        return self.counts["rows_learned"] > 0
+
+    def learned(self, batch: ExampleBatch) -> None:
+        """Account for rows that were learned."""
+        n_reversals = int(batch.is_reversal.sum())
+        self.counts["rows_learned"] += batch.n_rows
+        self.counts["examples_learned"] += batch.n_rows - n_reversals
+        # A pair takes back one example: the pairs count, not their rows.
+        self.counts["examples_reversed"] += n_reversals // 2
+        self.watermark_ms = max(self.watermark_ms, int(batch.ts_ms.max()))
+        is_positive = (batch.weights.sum(axis=1) > 0) | batch.is_reversal
+        is_positive &= (batch.weights >= 0).all(axis=1)
+        self.actions.add(batch.appended_at_ms[is_positive & batch.is_action])
+        self.impressions.add(batch.appended_at_ms[is_positive & ~batch.is_action])
+
+    def finished(self, info: BatchInfo) -> None:
+        """Account for a record whose rows are all dealt with."""
+        for log, offset in info.offsets.items():
+            self.offsets[log] = max(self.offsets.get(log, 0), offset)
+        self.outcomes += info.outcomes
+        n_too_many = len(self.outcomes) - OUTCOMES_MAX
+        if n_too_many > 0:
+            self.counts["outcomes_dropped"] += n_too_many
+            del self.outcomes[:n_too_many]
+
+    def published(self) -> None:
+        """Forget what a frame has told."""
+        self.outcomes.clear()
+        self.actions.clear()
+        self.impressions.clear()
+
+    def to_json(self) -> dict[str, Any]:
+        """What a checkpoint keeps."""
+        plain = {
+            name: getattr(self, name)
+            for name in self.__slots__
+            if name not in ("outcomes", "actions", "impressions")
+        }
+        return plain | {
+            "outcomes": [asdict(outcome) for outcome in self.outcomes],
+            "actions": self.actions.state(),
+            "impressions": self.impressions.state(),
+        }
+
+    @staticmethod
+    def from_json(content: Mapping[str, Any]) -> "TrainerState":
+        """Read what a checkpoint kept."""
+        names = set(TrainerState.__slots__) - {"outcomes", "actions", "impressions", "positions"}
+        positions = {int(p): Position(*at) for p, at in content["positions"].items()}
+        plain = {name: content[name] for name in names}
+        plain["counts"] = Counter(plain["counts"])
+        state = TrainerState(positions=positions, **plain)
+        state.outcomes = [Outcome(**outcome) for outcome in content["outcomes"]]
+        state.actions.restore(content["actions"])
+        state.impressions.restore(content["impressions"])
+        return state

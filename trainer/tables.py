@@ -1,0 +1,241 @@
+"""The embedding tables as the trainer uses them: ids -> pooled rows, and gradients back."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from embedding_store import Table
+from embedding_store.pooling import Mode, pool, unpool
+from freshrank.errors import ConfigError
+from freshrank.examples import ExampleBatch
+from freshrank.features import FeatureEncoder, Slot, SlotIds, TableSpec
+from freshrank.settings import Settings
+
+F32 = npt.NDArray[np.float32]
+U32 = npt.NDArray[np.uint32]
+U64 = npt.NDArray[np.uint64]
+I64 = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
+
+ITEM_SLOT: Final = "item_id"
+
+# Adagrad's divisor starts at sqrt(0.1): the first step of a row is then lr * g / 0.32 and not lr *
+# sign(g), which one unlucky first example would otherwise make the largest step of the row's life.
+# (TensorFlow's default; Duchi et al. 2011, section 1.)
+INITIAL_ACCUMULATOR: Final = 0.1
+EPSILON: Final = 1e-8
+BETA1, BETA2 = 0.9, 0.999
+# Rows looked at per table and step for expiry: with steps of 512 examples one sweep of 10 M rows
+# takes 2,500 steps, and costs a step some 10 microseconds.
+SWEEP_ROWS_MAX: Final = 4_096
+
+# Odd constants of splitmix64 (Steele et al. 2014): they only spread the order of a sort.
+_MIX_ID: Final = np.uint64(0x9E3779B97F4A7C15)
+_MIX_REQUEST: Final = np.uint64(0xBF58476D1CE4E5B9)
+
+
+def create_tables(settings: Settings, encoder: FeatureEncoder) -> dict[str, Table]:
+    """Empty tables, by name.
+
+    Raises:
+        ConfigError: vectors of several lengths, which the factorisation machine cannot multiply.
+    """
+    dims = {spec.name: spec.dim for spec in encoder.tables}
+    if len(set(dims.values())) > 1:
+        raise ConfigError(f"all tables of a {settings.model.kind} need the same dim, got {dims}")
+    return {spec.name: _create(settings, spec) for spec in encoder.tables}
+
+
+def _create(settings: Settings, spec: TableSpec) -> Table:
+    sparse = settings.optimizer.sparse
+    return Table(
+        dim=spec.dim,
+        first_order=True,
+        optimizer=sparse.kind,
+        lr=sparse.lr,
+        l2=sparse.l2,
+        eps=EPSILON,
+        beta1=BETA1,
+        beta2=BETA2,
+        initial_accumulator=INITIAL_ACCUMULATOR,
+        init_scale=settings.store.init.scale,
+        seed=settings.trainer.seed,
+        slot=spec.index,
+        min_count=spec.min_count,
+        probability=spec.probability,
+        ttl_s=spec.ttl_s,
+        initial_rows=settings.store.initial_rows,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """Where a slot's ids stand in its table's id vector, and how they become one row each."""
+
+    index: int
+    start: int
+    stop: int
+    offsets: I64
+    pooling: Mode
+    is_single: bool  # exactly one id in every row: nothing to pool
+
+
+@dataclass(frozen=True, slots=True)
+class Lookup:
+    """What a read leaves for the gradients' way back.
+
+    Attributes:
+        rows: `float32[B, S, W]`, pooled.
+        ids: Per table, `uint64[m]`.
+    """
+
+    rows: F32
+    ids: dict[str, U64]
+    parts: dict[str, list[_Part]]
+
+
+class SparseTables:
+    """All tables behind the slots of one configuration.
+
+    Args:
+        slots: In model order.
+        tables: By name, all of the same width.
+    """
+
+    def __init__(self, slots: Sequence[Slot], tables: Mapping[str, Table]) -> None:
+        self._slots = list(slots)
+        self.tables = dict(tables)
+        self.width = next(iter(self.tables.values())).width
+        self._slots_of = {
+            name: [(s, slot) for s, slot in enumerate(self._slots) if slot.table == name]
+            for name in self.tables
+        }
+        self._item_table = next((s.table for s in self._slots if s.name == ITEM_SLOT), None)
+
+    def read(self, batch: ExampleBatch, now_s: int) -> Lookup:
+        """Count occurrences, admit what reaches its threshold, and pool the rows of every slot.
+
+        Args:
+            batch: B rows.
+            now_s: Event time, at least that of every earlier call.
+        """
+        rows = np.empty((batch.n_rows, len(self._slots), self.width), np.float32)
+        requests = request_numbers(batch.request_ids)
+        is_counted = counted_rows(batch)
+        ids: dict[str, U64] = {}
+        parts: dict[str, list[_Part]] = {}
+        for name, table in self.tables.items():
+            columns = [(s, slot, batch.values.slots[slot.name]) for s, slot in self._slots_of[name]]
+            ids[name] = np.concatenate([column.ids for _, _, column in columns])
+            counts = np.concatenate(
+                [
+                    column_counts(
+                        column, is_counted & batch.is_first if slot.is_shared else is_counted
+                    )
+                    for _, slot, column in columns
+                ]
+            )
+            owners = np.concatenate([requests[row_numbers(column)] for _, _, column in columns])
+            keep_one_per_request(counts, owners, ids[name])
+            values = table.lookup_or_admit(ids[name], counts, now_s)
+            parts[name] = _parts(columns)
+            for part in parts[name]:
+                own = values[part.start : part.stop]
+                rows[:, part.index] = (
+                    own if part.is_single else pool(own, part.offsets, part.pooling)
+                )
+        return Lookup(rows, ids, parts)
+
+    def apply(self, lookup: Lookup, gradients: F32) -> None:
+        """One optimizer step on every row read.
+
+        Args:
+            lookup: Of `read`, with no call in between.
+            gradients: `float32[B, S, W]` with respect to `lookup.rows`.
+        """
+        for name, table in self.tables.items():
+            ids = lookup.ids[name]
+            by_id = np.empty((len(ids), self.width), np.float32)
+            for part in lookup.parts[name]:
+                own = gradients[:, part.index]
+                if not part.is_single:
+                    own = unpool(np.ascontiguousarray(own), part.offsets, part.pooling)
+                by_id[part.start : part.stop] = own
+            table.apply(ids, by_id)
+
+    def expire(self, now_s: int) -> None:
+        """Look at the next few rows of every table and drop those out of time."""
+        for table in self.tables.values():
+            table.expire(now_s, SWEEP_ROWS_MAX)
+
+    def item_born_s(self, batch: ExampleBatch) -> I64:
+        """When each row's item got its row, `int64[B]` in seconds; 0 where it has none."""
+        born_s = np.zeros(batch.n_rows, np.int64)
+        if self._item_table is None:
+            return born_s
+        column = batch.values.slots[ITEM_SLOT]
+        has_item = np.flatnonzero(np.diff(column.offsets))
+        ids = column.ids[column.offsets[has_item]]
+        born_s[has_item] = self.tables[self._item_table].born_s(ids)
+        return born_s
+
+
+def _parts(columns: Sequence[tuple[int, Slot, SlotIds]]) -> list[_Part]:
+    parts = []
+    start = 0
+    for index, slot, column in columns:
+        stop = start + len(column.ids)
+        is_single = bool((np.diff(column.offsets) == 1).all())
+        parts.append(
+            _Part(index, start, stop, column.offsets, cast("Mode", slot.pooling), is_single)
+        )
+        start = stop
+    return parts
+
+
+def request_numbers(request_ids: Sequence[str]) -> U64:
+    """Equal numbers for equal requests, from 0: `uint64[n]`."""
+    known: dict[str, int] = {}
+    numbers = (known.setdefault(request, len(known)) for request in request_ids)
+    return np.fromiter(numbers, np.uint64, len(request_ids))
+
+
+def counted_rows(batch: ExampleBatch) -> Bools:
+    """Rows whose ids count as occurrences: positive weight in sum, and no reversal. `bool[n]`."""
+    counted: Bools = (batch.weights.sum(axis=1) > 0) & ~batch.is_reversal
+    return counted
+
+
+def row_numbers(column: SlotIds) -> I64:
+    """The row of each id: `int64[m]`."""
+    return np.repeat(np.arange(len(column.offsets) - 1), np.diff(column.offsets))
+
+
+def column_counts(column: SlotIds, is_counted: Bools) -> U32:
+    """1 for each id of a counted row, else 0: `uint32[m]`."""
+    return np.repeat(is_counted.astype(np.uint32), np.diff(column.offsets))
+
+
+def keep_one_per_request(counts: U32, requests: U64, ids: U64) -> None:
+    """Leave only the first of equal (request, id) pairs counted: an occurrence is one pair.
+
+    Args:
+        counts: `uint32[m]`, 0 or 1; changed in place.
+        requests: `uint64[m]`.
+        ids: `uint64[m]`.
+    """
+    positions = np.flatnonzero(counts)
+    requests, ids = requests[positions], ids[positions]
+    # Sorted by a mixed key, equal pairs are neighbours; neighbours are then compared in full.
+    order = np.argsort(ids * _MIX_ID + requests * _MIX_REQUEST)
+    requests, ids = requests[order], ids[order]
+    is_same = (requests[1:] == requests[:-1]) & (ids[1:] == ids[:-1])
+    if not is_same.any():
+        return
+    starts = np.concatenate([[0], np.flatnonzero(~is_same) + 1])
+    firsts = np.minimum.reduceat(positions[order], starts)
+    counts[:] = 0
+    counts[firsts] = 1
