@@ -1,0 +1,106 @@
+"""The service without HTTP: its parts, composed."""
+
+from freshrank import __version__
+from freshrank.metrics import Metrics, Reading, ReadingCollector, register_process
+from service.auth import Auth
+from service.entities import EntityView
+from service.gate import Gate
+from service.health import Health
+from service.ingest import Ingest
+from service.parts import ServiceParts
+from service.ranker import Ranker
+from service.receipts import Receipt, Receipts
+from service.replica import Replica
+from service.request_values import RequestReader
+from service.signal import Signal
+
+
+class Service:
+    """Ranks, takes events in and answers for both; start it before use.
+
+    Args:
+        parts: What it is built from.
+
+    Raises:
+        ConfigError: a key file cannot be read.
+    """
+
+    def __init__(self, parts: ServiceParts) -> None:
+        settings, encoder, log, clock = parts.settings, parts.encoder, parts.log, parts.clock
+        self.parts = parts
+        self.auth = Auth(settings)
+        self.gate = Gate(settings.limits.in_flight)
+        self.metrics = Metrics(parts.registry)
+        self._changed = Signal()
+        self.entities = EntityView(encoder, log, clock, self._changed)
+        self.replica = Replica(settings, encoder, parts.channel, clock, self.metrics, self._changed)
+        self.receipts = Receipts(
+            salt=settings.salt,
+            log=log,
+            learned=self.replica.learned,
+            entities=self.entities,
+            progress=parts.progress,
+        )
+        self.health = Health(settings, log, self.replica, self.entities, clock)
+        self.ranker = Ranker(
+            settings,
+            encoder,
+            reader=RequestReader(settings, encoder, self.entities, parts.state),
+            replica=self.replica,
+            receipts=self.receipts,
+            health=self.health,
+            log=log,
+            clock=clock,
+        )
+        self.ingest = Ingest(
+            settings,
+            encoder,
+            log=log,
+            receipts=self.receipts,
+            clock=clock,
+            metrics=self.metrics,
+        )
+        register_process(parts.registry, version=__version__)
+        parts.registry.register(ReadingCollector(self._readings))
+        self.started_at_ms = clock.now_ms()
+
+    def start(self) -> None:
+        """Follow parameters and entities; a second call changes nothing."""
+        self.replica.start()
+        self.entities.start()
+
+    def stop(self) -> None:
+        """End the threads; what the composer gave stays open."""
+        self.replica.stop()
+        self.entities.stop()
+
+    async def wait_servable(self, receipt: Receipt, timeout_s: float) -> None:
+        """Return when the receipt's events are in the parameters, or when time ran out."""
+        if timeout_s <= 0 or self.receipts.is_servable(receipt):
+            return
+        async with self.gate.waiting():
+            await self._changed.wait_for_async(
+                lambda: self.receipts.is_servable(receipt), timeout_s=timeout_s
+            )
+
+    def _readings(self) -> list[Reading]:
+        readings: list[Reading] = []
+        if model := self.replica.model:
+            info = model.current.info
+            published_s = info.published_at_ms / 1_000
+            readings += [
+                Reading("serving_sync_seq", info.seq),
+                Reading("serving_sync_epoch", info.epoch),
+                Reading("sync_last_success_timestamp_seconds", published_s, {"kind": "sparse"}),
+            ]
+            for task in self.parts.settings.tasks:
+                if (auc := info.metrics.get(f"{task.name}.auc")) is not None:
+                    labels = {"task": task.name, "window": "sliding"}
+                    readings.append(Reading("trainer_progressive_auc", auc, labels))
+            for name, table in model.tables.items():
+                readings.append(Reading("store_rows", len(table), {"slot": name}))
+                readings.append(Reading("store_bytes", table.nbytes, {"slot": name}))
+        if loop := self.parts.loop:
+            for outcome, n in loop.accounting().items():
+                readings.append(Reading("joiner_examples", n, {"outcome": outcome}))
+        return readings

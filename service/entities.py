@@ -1,0 +1,161 @@
+"""Item and user features sent once: this process' view of `freshrank.entities`."""
+
+import logging
+import threading
+from collections import OrderedDict
+from collections.abc import Mapping
+from itertools import islice
+from typing import Final
+
+from freshrank.clock import Clock
+from freshrank.errors import DataError, TransportError
+from freshrank.features import FeatureEncoder
+from freshrank.messages import Entity, Value, decode
+from freshrank.transport.base import ENTITIES, EventLog, Record, TopicPartition
+from service.learned import OffsetHistory, Reached
+from service.signal import Signal
+
+logger = logging.getLogger(__name__)
+
+# About 1 KiB each: a gigabyte per scope. Beyond it the longest unchanged leave, counted.
+ENTITIES_MAX: Final = 1_000_000
+STEP_TIMEOUT_S: Final = 0.2
+RETRY_S: Final = 1.0
+STOP_TIMEOUT_S: Final = 10.0
+_NONE: Final[Mapping[str, Value]] = {}
+
+
+class EntityView:
+    """The last features of every item and user, read from the start of the log.
+
+    Args:
+        encoder: Says which features are legal.
+        log: Holds the records.
+        clock: Time.
+        changed: Notified when records were read.
+
+    Attributes:
+        n_skipped: Records that were no entity, and values that the configuration does not take.
+        n_dropped: Entities that left because there were too many.
+    """
+
+    def __init__(
+        self, encoder: FeatureEncoder, log: EventLog, clock: Clock, changed: Signal
+    ) -> None:
+        self._encoder = encoder
+        self._log = log
+        self._clock = clock
+        self._changed = changed
+        self._lock = threading.Lock()
+        self._features: dict[str, OrderedDict[str, Mapping[str, Value]]] = {
+            "item": OrderedDict(),
+            "user": OrderedDict(),
+        }
+        n_partitions = log.n_partitions(ENTITIES)
+        self._histories = [OffsetHistory() for _ in range(n_partitions)]
+        self._positions = [log.start_offset(ENTITIES, p) for p in range(n_partitions)]
+        # What was written before this process began is not waited for by anybody here.
+        self._old_ends = [log.end_offset(ENTITIES, p) for p in range(n_partitions)]
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+        self.n_skipped = 0
+        self.n_dropped = 0
+
+    @property
+    def is_caught_up(self) -> bool:
+        """True once everything written before this process began was read."""
+        return all(at >= end for at, end in zip(self._positions, self._old_ends, strict=True))
+
+    def features(self, scope: str, identity: str) -> Mapping[str, Value]:
+        """Features of an item or user; none when nobody sent any."""
+        with self._lock:
+            return self._features[scope].get(identity, _NONE)
+
+    def sample(self, scope: str, n: int) -> list[tuple[str, Mapping[str, Value]]]:
+        """The first n entities of a scope."""
+        with self._lock:
+            return list(islice(self._features[scope].items(), n))
+
+    def __len__(self) -> int:
+        return sum(map(len, self._features.values()))
+
+    def offset(self, partition: int) -> int:
+        """The next offset to read."""
+        return self._positions[partition]
+
+    def reached(self, partition: int, offset: int) -> Reached | None:
+        """When the record at `offset` was read; None while it is not."""
+        with self._lock:
+            return self._histories[partition].reached(offset)
+
+    def start(self) -> None:
+        """Follow the log in a thread of its own."""
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="entities", daemon=True)
+            self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread."""
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join(STOP_TIMEOUT_S)
+
+    def step(self, timeout_s: float) -> int:
+        """Read what is new, or wait for it. Returns records read.
+
+        Raises:
+            TransportError: the log cannot be read.
+        """
+        n_read = sum(self._read(partition) for partition in range(len(self._positions)))
+        if n_read:
+            self._changed.notify()
+        else:
+            ends = {TopicPartition(ENTITIES, p): at for p, at in enumerate(self._positions)}
+            self._log.wait(ends, timeout_s=timeout_s)
+        return n_read
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            try:
+                self.step(STEP_TIMEOUT_S)
+            except TransportError as error:
+                logger.warning("entities=retrying error=%s", error)
+                self._stop.wait(RETRY_S)
+
+    def _read(self, partition: int) -> int:
+        # Retention may have removed what was not read yet.
+        start = max(self._positions[partition], self._log.start_offset(ENTITIES, partition))
+        records = self._log.read(ENTITIES, partition, start)
+        entities = [entity for record in records if (entity := self._entity(record))]
+        end = records[-1].offset + 1 if records else start
+        is_old = end <= self._old_ends[partition]
+        now_ms = None if is_old else self._clock.now_ms()
+        with self._lock:
+            for entity in entities:
+                self._put(entity)
+            self._histories[partition].reach(end, Reached(now_ms, now_ms))
+        self._positions[partition] = end
+        return len(records)
+
+    def _entity(self, record: Record) -> Entity | None:
+        try:
+            message = decode(record.value)
+        except DataError:
+            self.n_skipped += 1
+            return None
+        return message if isinstance(message, Entity) else None
+
+    def _put(self, entity: Entity) -> None:
+        # The configuration may have changed since the record was accepted.
+        bad = {p.pointer for p in self._encoder.check(entity.features, [entity.scope])}
+        self.n_skipped += len(bad)
+        features = {name: v for name, v in entity.features.items() if _pointer(name) not in bad}
+        known = self._features[entity.scope]
+        known[entity.id] = features
+        if len(known) > ENTITIES_MAX:
+            known.popitem(last=False)
+            self.n_dropped += 1
+
+
+def _pointer(name: str) -> str:
+    return name.replace("~", "~0").replace("/", "~1")

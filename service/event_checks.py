@@ -1,0 +1,207 @@
+"""One event as a client sent it -> the record to append, or why not."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Final
+from uuid import uuid4
+
+import msgspec
+
+from freshrank.errors import DataError
+from freshrank.features import FeatureEncoder
+from freshrank.hints import did_you_mean
+from freshrank.messages import Action, Entity, Impression, Value, encode, entity_key
+from freshrank.settings import RecentFeature, Settings
+from freshrank.transport.base import (
+    ACTIONS,
+    ENTITIES,
+    IMPRESSIONS,
+    RECORD_BYTES_MAX,
+    NewRecord,
+)
+from service.bodies import EventBody, FeedbackEvent, ImpressionEvent, ItemEvent, UserEvent
+from service.decoding import pointer
+from service.impressions import records_of
+from service.times import parse_moment
+
+# Clocks of clients go wrong by minutes; what lies further ahead would hold the watermark back.
+FUTURE_MS_MAX: Final = 300_000
+
+
+class Refusal(Exception):  # noqa: N818 - an outcome of its own, not an error of the service
+    """An event that is not accepted.
+
+    Args:
+        reason: A slug for counters.
+        steps: Where in the event.
+        detail: What is wrong and what is expected.
+    """
+
+    def __init__(self, reason: str, steps: Sequence[str | int], detail: str) -> None:
+        super().__init__(detail)
+        self.reason = reason
+        self.steps = tuple(steps)
+        self.detail = detail
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """An accepted event.
+
+    Attributes:
+        topic: Where it goes.
+        event_id: Its identity.
+        records: It, as one record or several.
+    """
+
+    topic: str
+    event_id: str
+    records: list[NewRecord]
+
+
+class EventChecker:
+    """Checks events of one configuration and makes records of them. Immutable."""
+
+    def __init__(self, settings: Settings, encoder: FeatureEncoder) -> None:
+        self._encoder = encoder
+        used = {task.event for task in settings.tasks}
+        used |= {f.event for f in settings.features if isinstance(f, RecentFeature)}
+        self._events = sorted(used)
+
+    def check(self, event: EventBody, *, received_at_ms: int) -> Checked:
+        """The event's records.
+
+        Raises:
+            Refusal: it cannot be used.
+        """
+        ts_ms = self._ts(event, received_at_ms)
+        event_id = event.event_id or _derived_id(event) or uuid4().hex
+        match event:
+            case FeedbackEvent():
+                return self._feedback(event, event_id, ts_ms, received_at_ms)
+            case ImpressionEvent():
+                return self._impression(event, event_id, ts_ms, received_at_ms)
+            case ItemEvent():
+                item = self._item(event.item, ["item"])
+                return self._entity("item", item, event, event_id, ts_ms, received_at_ms)
+            case UserEvent():
+                user = self._user(event.user)
+                return self._entity("user", user, event, event_id, ts_ms, received_at_ms)
+
+    def _ts(self, event: EventBody, received_at_ms: int) -> int:
+        if event.ts is None:
+            return received_at_ms
+        try:
+            ts_ms = parse_moment(event.ts)
+        except DataError as error:
+            raise Refusal("bad-ts", ["ts"], str(error)) from error
+        if ts_ms > received_at_ms + FUTURE_MS_MAX:
+            raise Refusal(
+                "future",
+                ["ts"],
+                f"ts lies {(ts_ms - received_at_ms) / 1_000:.0f} s ahead, at most "
+                f"{FUTURE_MS_MAX // 1_000} s are taken: send RFC 3339 or seconds, not milliseconds",
+            )
+        return ts_ms
+
+    def _feedback(
+        self, event: FeedbackEvent, event_id: str, ts_ms: int, received_at_ms: int
+    ) -> Checked:
+        if event.event not in self._events:
+            hint = did_you_mean(event.event, self._events) or f"; known: {', '.join(self._events)}"
+            raise Refusal("unknown-event", ["event"], f"unknown event {event.event!r}{hint}")
+        action = Action(
+            event_id=event_id,
+            ts_ms=ts_ms,
+            received_at_ms=received_at_ms,
+            request_id=event.request_id,
+            item=self._item(event.item, ["item"]),
+            event=event.event,
+            user=None if event.user is None else self._user(event.user),
+            value=event.value,
+        )
+        record = NewRecord(event.request_id.encode(), encode(action))
+        return Checked(ACTIONS, event_id, [record])
+
+    def _impression(
+        self, event: ImpressionEvent, event_id: str, ts_ms: int, received_at_ms: int
+    ) -> Checked:
+        items = [self._item(one.item, ["items", i, "item"]) for i, one in enumerate(event.items)]
+        first_of: dict[str, int] = {}
+        for i, (item, shown) in enumerate(zip(items, event.items, strict=True)):
+            self._check_features(shown.features, ["item", "candidate"], ["items", i, "features"])
+            if (first := first_of.setdefault(item, i)) != i:
+                raise Refusal("bad-value", ["items", i, "item"], f"the same item as {first}")
+        names = sorted({name for shown in event.items for name in shown.features})
+        impression = Impression(
+            event_id=event_id,
+            ts_ms=ts_ms,
+            received_at_ms=received_at_ms,
+            request_id=event.request_id,
+            user=None if event.user is None else self._user(event.user),
+            items=items,
+            columns={name: [shown.features.get(name) for shown in event.items] for name in names},
+            positions=[shown.position or i for i, shown in enumerate(event.items, start=1)],
+            source="client",
+        )
+        try:
+            return Checked(IMPRESSIONS, event_id, records_of(impression))
+        except DataError as error:
+            raise Refusal("too-large", ["items"], str(error)) from error
+
+    def _entity(
+        self,
+        scope: str,
+        identity: str,
+        event: ItemEvent | UserEvent,
+        event_id: str,
+        ts_ms: int,
+        received_at_ms: int,
+    ) -> Checked:
+        self._check_features(event.features, [scope], ["features"])
+        entity = Entity(
+            event_id=event_id,
+            ts_ms=ts_ms,
+            received_at_ms=received_at_ms,
+            scope="item" if scope == "item" else "user",
+            id=identity,
+            features=event.features,
+        )
+        value = encode(entity)
+        if len(value) >= RECORD_BYTES_MAX:
+            detail = f"{len(value)} bytes of features, at most {RECORD_BYTES_MAX - 1} are taken"
+            raise Refusal("too-large", ["features"], detail)
+        return Checked(ENTITIES, event_id, [NewRecord(entity_key(scope, identity), value)])
+
+    def _item(self, item: int | str, steps: Sequence[str | int]) -> str:
+        try:
+            return self._encoder.canonical_item(item)
+        except DataError as error:
+            raise Refusal("bad-id", steps, str(error)) from error
+
+    def _user(self, user: int | str) -> str:
+        try:
+            return self._encoder.canonical_user(user)
+        except DataError as error:
+            raise Refusal("bad-id", ["user"], str(error)) from error
+
+    def _check_features(
+        self, features: Mapping[str, Value], scopes: Sequence[str], steps: Sequence[str | int]
+    ) -> None:
+        for problem in self._encoder.check(features, scopes):
+            # The encoder escapes its pointer already, and so would we.
+            name = problem.pointer.replace("~1", "/").replace("~0", "~")
+            raise Refusal("bad-value", [*steps, name], problem.detail)
+
+
+def _derived_id(event: EventBody) -> str | None:
+    """Equal events of equal time are the same event; without a time nobody can tell."""
+    if event.ts is None:
+        return None
+    return blake2b(msgspec.msgpack.encode(event), digest_size=16).hexdigest()
+
+
+def rejected_pointer(index: int, steps: Sequence[str | int]) -> str:
+    """Where in the request an event of a batch is wrong."""
+    return pointer(["events", index, *steps])

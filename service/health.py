@@ -1,0 +1,105 @@
+"""What is not as it should be: `degraded` of answers, components of readiness."""
+
+import threading
+from typing import Final
+
+import msgspec
+
+from freshrank.clock import Clock
+from freshrank.errors import TransportError
+from freshrank.settings import Settings
+from freshrank.transport.base import ACTIONS, IMPRESSIONS, EventLog
+from service.entities import EntityView
+from service.model import Current
+from service.replica import Replica
+
+# A frame follows every `sparse_every` while events are learned: after ten missing ones, and never
+# below 10 s (a checkpoint or a slow disk takes that), nobody is learning.
+AWAY_FRAMES: Final = 10
+AWAY_MIN_MS: Final = 10_000
+# How long the log's ends are believed, so that a degraded service does not ask for each request.
+BACKLOG_VALID_MS: Final = 500
+
+
+class Component(msgspec.Struct, frozen=True):
+    """One part of readiness."""
+
+    name: str
+    ready: bool
+    reason: str = ""
+
+
+class Health:
+    """Judges what a request may rely on. Safe for threads."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        log: EventLog,
+        replica: Replica,
+        entities: EntityView,
+        clock: Clock,
+    ) -> None:
+        self._log = log
+        self._replica = replica
+        self._entities = entities
+        self._clock = clock
+        sync_ms = round(settings.sync.sparse_every.total_seconds() * 1_000)
+        self._away_ms = max(AWAY_FRAMES * sync_ms, AWAY_MIN_MS)
+        self._stale_ms = round(settings.serving.max_staleness.total_seconds() * 1_000)
+        self._lock = threading.Lock()
+        self._backlog: tuple[int, str | None] = (-BACKLOG_VALID_MS, None)
+
+    def degraded(self, current: Current) -> list[str]:
+        """Why an answer from these parameters is worth less than it could be."""
+        info = current.info
+        reasons = ["untrained"] if info.untrained else []
+        age_ms = self._clock.now_ms() - info.published_at_ms
+        # On an idle stream frames stop and nothing is stale: there is nothing to learn.
+        backlog = self._backlog_of(current) if age_ms > min(self._away_ms, self._stale_ms) else ""
+        is_behind = bool(backlog) or self._replica.is_behind
+        if is_behind and age_ms > self._stale_ms:
+            reasons.append("stale_sparse")
+        if current.is_dense_stale:
+            reasons.append("stale_dense")
+        if backlog is None:
+            reasons.append("broker")
+        elif backlog and age_ms > self._away_ms:
+            reasons.append("trainer_away")
+        return reasons
+
+    def components(self) -> list[Component]:
+        """Everything that must be ready before requests are sent here."""
+        has_model = self._replica.model is not None
+        refusals = self._replica.refusals
+        reason = f"no base loaded; refused: {refusals}" if refusals else "no base loaded"
+        return [
+            Component("sync", has_model, "" if has_model else reason),
+            Component(
+                "entities",
+                self._entities.is_caught_up,
+                "" if self._entities.is_caught_up else "still reading freshrank.entities",
+            ),
+        ]
+
+    def _backlog_of(self, current: Current) -> str | None:
+        """The first log with events that the parameters lack, "" for none, None if unreadable."""
+        now_ms = self._clock.now_ms()
+        with self._lock:
+            asked_at_ms, backlog = self._backlog
+            if now_ms - asked_at_ms >= BACKLOG_VALID_MS:
+                backlog = self._look(current)
+                self._backlog = (now_ms, backlog)
+            return backlog
+
+    def _look(self, current: Current) -> str | None:
+        try:
+            for topic in (ACTIONS, IMPRESSIONS):
+                for partition in range(self._log.n_partitions(topic)):
+                    log = f"{topic}:{partition}"
+                    end = self._log.end_offset(topic, partition)
+                    if end > current.info.offsets.get(log, 0):
+                        return log
+        except TransportError:
+            return None
+        return ""

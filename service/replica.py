@@ -1,0 +1,206 @@
+"""Follows the parameter channel: loads the base, applies deltas, heals from gaps, keeps serving.
+
+A frame that cannot be applied is counted and the version before it stays in force until the channel
+has something else to try.
+"""
+
+import logging
+import threading
+from collections import Counter
+from typing import Final
+
+from embedding_store import StoreError
+from freshrank import frames
+from freshrank.clock import Clock
+from freshrank.errors import DataError, SchemaError, SyncError, TransportError
+from freshrank.features import FeatureEncoder
+from freshrank.frames import Frame, FrameInfo
+from freshrank.metrics import Metrics
+from freshrank.settings import Settings
+from freshrank.transport.base import Head, ParameterChannel
+from service.learned import Learned, SampleWindow
+from service.model import Model, ModelShape
+from service.signal import Signal
+
+logger = logging.getLogger(__name__)
+
+# How long the thread sleeps without news before it sees that it shall stop.
+STEP_TIMEOUT_S: Final = 0.2
+# After an error of the channel: long enough not to spin, short against any staleness limit.
+RETRY_S: Final = 1.0
+STOP_TIMEOUT_S: Final = 10.0
+
+_REFUSALS: Final = (SyncError, SchemaError, DataError, StoreError)
+
+
+class Replica:
+    """A read-only copy of the parameters that stays up to date by itself.
+
+    Args:
+        settings: The configuration.
+        encoder: Its encoder.
+        channel: Where frames come from.
+        clock: Time.
+        metrics: Counters.
+        changed: Notified after every applied frame.
+
+    Attributes:
+        learned: What the applied frames say of events.
+        action_freshness: Append to servable of actions, seconds.
+        impression_freshness: The same for negatives.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        encoder: FeatureEncoder,
+        channel: ParameterChannel,
+        clock: Clock,
+        metrics: Metrics,
+        changed: Signal,
+    ) -> None:
+        self._channel = channel
+        self._clock = clock
+        self._metrics = metrics
+        self._changed = changed
+        self._shape = ModelShape.of(encoder, n_tasks=len(settings.tasks))
+        self._model: Model | None = None
+        self._stuck_at: Head | None = None
+        self._refusals: Counter[str] = Counter()
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+        self.learned = Learned()
+        self.action_freshness = SampleWindow()
+        self.impression_freshness = SampleWindow()
+
+    @property
+    def model(self) -> Model | None:
+        """The parameters that answer now; None before the first base."""
+        return self._model
+
+    @property
+    def refusals(self) -> dict[str, int]:
+        """Frames refused, by reason."""
+        return dict(self._refusals)
+
+    @property
+    def is_behind(self) -> bool:
+        """True while the channel holds a newer frame that could not be applied."""
+        return self._stuck_at is not None
+
+    def start(self) -> None:
+        """Follow the channel in a thread of its own."""
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="replica", daemon=True)
+            self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread; what is loaded keeps answering."""
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join(STOP_TIMEOUT_S)
+
+    def step(self, timeout_s: float) -> bool:
+        """Apply the next frame, or wait for one.
+
+        Returns:
+            True when the parameters changed.
+
+        Raises:
+            TransportError: the channel cannot be read.
+        """
+        head = self._channel.head()
+        model = self._model
+        info = None if model is None else model.current.info
+        if head is None or head == self._stuck_at or (info and _is_at(info, head)):
+            known = (head.epoch, head.seq) if head else (0, -1)
+            self._channel.wait(*known, timeout_s=timeout_s)
+            return False
+        if model is None or info is None or head.epoch > info.epoch:
+            return self._load_base(head)
+        if head.epoch < info.epoch:
+            return self._refuse(head, "delta", "epoch", f"epoch {head.epoch} is over")
+        data = self._channel.delta(info.epoch, info.seq + 1)
+        if data is None:
+            self._count("delta", "gap", f"delta {info.seq + 1} of epoch {info.epoch} is not there")
+        elif self._apply(model, data):
+            return True
+        if head.base_seq > info.seq:
+            return self._load_base(head)
+        return self._hold(head)  # an older base would lead to the same delta again
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            try:
+                self.step(STEP_TIMEOUT_S)
+            except TransportError as error:
+                self._count("channel", "transport", str(error))
+                self._stop.wait(RETRY_S)
+            except Exception:
+                # A bug here must not take the ranking away: the last good version keeps serving.
+                logger.exception("replica=serving_old reason=internal")
+                self._count("channel", "internal", "see the log")
+                self._stop.wait(RETRY_S)
+
+    def _load_base(self, head: Head) -> bool:
+        base = self._channel.base()
+        if base is None:
+            return self._refuse(head, "base", "gap", "the channel has a head and no base")
+        try:
+            frame = frames.decode(base[2])
+            model = Model(frame, self._shape)
+        except _REFUSALS as error:
+            return self._refuse(head, "base", getattr(error, "code", "store"), str(error))
+        is_first = self._model is None
+        self._model = model
+        self._learn(frame.info, applied_at_ms=None if is_first else self._clock.now_ms())
+        self._served(frame, None)
+        logger.info("replica=loaded epoch=%d version=%s", frame.info.epoch, frame.info.version)
+        return True
+
+    def _apply(self, model: Model, data: bytes) -> bool:
+        try:
+            frame = frames.decode(data)
+            refusal = model.apply(frame)
+        except _REFUSALS as error:
+            self._count("delta", getattr(error, "code", "store"), str(error))
+            return False
+        self._learn(frame.info, applied_at_ms=self._clock.now_ms())
+        self._served(frame, refusal)
+        return True
+
+    def _learn(self, info: FrameInfo, *, applied_at_ms: int | None) -> None:
+        self.learned.record(info, applied_at_ms=applied_at_ms)
+        if applied_at_ms is None:
+            return  # what this process did not wait for says nothing of freshness
+        for kind, window, appended in (
+            ("action", self.action_freshness, info.action_appended_at_ms),
+            ("negative", self.impression_freshness, info.impression_appended_at_ms),
+        ):
+            samples_s = [max(applied_at_ms - at, 0) / 1_000 for at in appended]
+            window.add(samples_s)
+            self._metrics.observe_freshness(kind, samples_s)
+
+    def _served(self, frame: Frame, refusal: str | None) -> None:
+        if refusal is not None:
+            self._count("dense", "dense", refusal)
+        self._stuck_at = None
+        self._metrics.sync_batches.labels(frame.info.kind, "applied").inc()
+        self._changed.notify()
+
+    def _refuse(self, head: Head, kind: str, reason: str, text: str) -> bool:
+        self._count(kind, reason, text)
+        return self._hold(head)
+
+    def _hold(self, head: Head) -> bool:
+        self._stuck_at = head
+        return False
+
+    def _count(self, kind: str, reason: str, text: str) -> None:
+        self._refusals[reason] += 1
+        self._metrics.sync_batches.labels(kind, reason).inc()
+        logger.warning("replica=serving_old kind=%s reason=%s error=%s", kind, reason, text)
+
+
+def _is_at(info: FrameInfo, head: Head) -> bool:
+    return (info.epoch, info.seq) == (head.epoch, head.seq)

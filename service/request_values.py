@@ -1,0 +1,144 @@
+"""A rank request -> the values to encode, or everything that is wrong with it."""
+
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from freshrank.errors import DataError
+from freshrank.feature_state import FeatureState
+from freshrank.features import FeatureEncoder, Problem, RequestValues
+from freshrank.messages import Value
+from freshrank.settings import CrossFeature, RecentFeature, Settings
+from service.bodies import Candidate, RankRequest
+from service.decoding import pointer
+from service.entities import EntityView
+from service.problems import FieldError, validation
+
+# A client mends a handful at a time; a thousand equal lines help nobody.
+ERRORS_MAX: Final = 20
+MODEL_NAME: Final = "main"
+CANDIDATE_SCOPES: Final = ("item", "candidate")
+_FILLED_IN: Final = ("user_id", "item_id")
+
+
+class RequestReader:
+    """Checks a request and completes it with entity features and feature state."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        encoder: FeatureEncoder,
+        entities: EntityView,
+        state: FeatureState,
+    ) -> None:
+        self._encoder = encoder
+        self._entities = entities
+        self._state = state
+        self._n_candidates_max = settings.limits.candidates
+        self._shared_names: list[str] = []
+        self._column_names: list[str] = []
+        for feature in settings.features:
+            if isinstance(feature, CrossFeature | RecentFeature) or feature.name in _FILLED_IN:
+                continue
+            is_shared = feature.scope in ("user", "context")
+            (self._shared_names if is_shared else self._column_names).append(feature.name)
+
+    def read(self, request: RankRequest, *, before_ms: int) -> RequestValues:
+        """All values of the request, ids canonical, excluded items left out.
+
+        Args:
+            request: As decoded.
+            before_ms: Time of the request; feature state shows what happened before.
+
+        Raises:
+            ProblemError: 422 with up to `ERRORS_MAX` mistakes.
+        """
+        n_candidates = len(request.candidates)
+        if n_candidates > self._n_candidates_max:
+            detail = f"{n_candidates} candidates, at most {self._n_candidates_max} are allowed"
+            raise validation([FieldError("#/candidates", detail)])
+        if request.model != MODEL_NAME:
+            detail = f"no model {request.model!r}; there is {MODEL_NAME!r}"
+            raise validation([FieldError("#/model", detail)])
+        errors: list[FieldError] = []
+        user = self._identity("user", request.user, ["user"], errors)
+        excluded = {
+            self._identity("item", item, ["exclude", i], errors)
+            for i, item in enumerate(request.exclude)
+        }
+        items = [
+            self._identity("item", candidate.item, ["candidates", i, "item"], errors)
+            for i, candidate in enumerate(request.candidates)
+        ]
+        self._check(request, items, errors)
+        if errors:
+            raise validation(errors[:ERRORS_MAX])
+        kept = [i for i, item in enumerate(items) if item not in excluded]
+        return RequestValues(
+            items=[items[i] for i in kept],
+            user=user,
+            shared=self._shared(request, user, before_ms),
+            columns=self._columns([items[i] for i in kept], [request.candidates[i] for i in kept]),
+        )
+
+    def missing_features(self, values: RequestValues) -> list[str]:
+        """Features without a value, for the request or for at least one of its items."""
+        missing = [name for name in self._shared_names if values.shared.get(name) is None]
+        nothing: list[Value] = [None]
+        for name in self._column_names:
+            if any(value is None for value in values.columns.get(name, nothing)):
+                missing.append(name)
+        return missing
+
+    def _identity(
+        self, scope: str, identity: int | str, place: list[str | int], errors: list[FieldError]
+    ) -> str:
+        to_text = self._encoder.canonical_user if scope == "user" else self._encoder.canonical_item
+        try:
+            return to_text(identity)
+        except DataError as error:
+            errors.append(FieldError(pointer(place), str(error)))
+            return ""
+
+    def _check(self, request: RankRequest, items: Sequence[str], errors: list[FieldError]) -> None:
+        check = self._encoder.check
+        errors += _located("#/user_features", check(request.user_features, ["user"]))
+        errors += _located("#/context", check(request.context, ["context"]))
+        first_of: dict[str, int] = {}
+        for i, (item, candidate) in enumerate(zip(items, request.candidates, strict=True)):
+            if len(errors) >= ERRORS_MAX:
+                return
+            if candidate.features:
+                place = f"#/candidates/{i}/features"
+                errors += _located(place, check(candidate.features, CANDIDATE_SCOPES))
+            if item and (first := first_of.setdefault(item, i)) != i:
+                detail = f"the same item as candidate {first}: send each once"
+                errors.append(FieldError(f"#/candidates/{i}/item", detail))
+
+    def _shared(self, request: RankRequest, user: str, before_ms: int) -> dict[str, Value]:
+        """User and context features, explicit ones winning, and feature state."""
+        shared: dict[str, Value] = {
+            **self._entities.features("user", user),
+            **request.user_features,
+            **request.context,
+        }
+        for feature in self._encoder.recent:
+            shared[feature.name] = list[int | float | str](
+                self._state.recent(feature.event, user, before_ms=before_ms, n_max=feature.max_len)
+            )
+        return shared
+
+    def _columns(
+        self, items: Sequence[str], candidates: Sequence[Candidate]
+    ) -> dict[str, Sequence[Value]]:
+        """Item and candidate features, explicit ones winning; one entry per item."""
+        rows: list[Mapping[str, Value]] = []
+        for item, candidate in zip(items, candidates, strict=True):
+            known = self._entities.features("item", item)
+            explicit = candidate.features
+            rows.append({**known, **explicit} if known and explicit else known or explicit)
+        columns = {name: [row.get(name) for row in rows] for name in self._column_names}
+        return {n: c for n, c in columns.items() if any(value is not None for value in c)}
+
+
+def _located(place: str, problems: Sequence[Problem]) -> list[FieldError]:
+    return [FieldError(f"{place}/{problem.pointer}", problem.detail) for problem in problems]

@@ -1,0 +1,128 @@
+"""What routes share: reading bodies, waiting, answering, telling OpenAPI."""
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any, Final, TypeVar
+from urllib.parse import urlsplit
+
+import anyio
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+
+from freshrank.errors import DataError
+from service.core import Service
+from service.problems import FieldError, ProblemError, validation
+from service.receipts import Receipt
+
+T = TypeVar("T")
+
+_WAIT: Final = re.compile(r"(\d{1,6}(?:\.\d{1,3})?)(ms|s|)")
+_PREFER_WAIT: Final = re.compile(r"(?:^|[,;]\s*)wait=(\d{1,6})", re.IGNORECASE)
+# What `curl -d` sends when it is not told otherwise; from a browser it could come from any page.
+_CURL_DEFAULT: Final = "application/x-www-form-urlencoded"
+
+PROBLEM_REF: Final = {"$ref": "#/components/schemas/ProblemDocument"}
+
+
+def service_of(request: Request) -> Service:
+    """The service that the app was made for."""
+    service: Service = request.app.state.service
+    return service
+
+
+async def in_thread(request: Request, work: Callable[..., T], *args: object) -> T:
+    """Run blocking work; there are as many threads as requests are let in."""
+    return await anyio.to_thread.run_sync(work, *args, limiter=request.app.state.threads)
+
+
+async def json_body(request: Request, *, also: tuple[str, ...] = ()) -> bytes:
+    """The body, if it calls itself JSON.
+
+    Raises:
+        ProblemError: 415 for another media type, 413 for too many bytes, 403 for another origin.
+    """
+    refuse_foreign(request)
+    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    allowed = ("application/json", *also)
+    from_curl = media_type == _CURL_DEFAULT and "origin" not in request.headers
+    if media_type not in allowed and not from_curl:
+        raise ProblemError(
+            "unsupported-media",
+            f"Content-Type is {media_type[:64] or 'absent'!r}, expected {' or '.join(allowed)}",
+            headers={"Accept-Post": ", ".join(allowed)},
+        )
+    return await request.body()
+
+
+def refuse_foreign(request: Request) -> None:
+    """Refuse what a page of another site sends: without keys, a browser could do harm here.
+
+    Raises:
+        ProblemError: 403, `Origin` names another host than the request.
+    """
+    origin = request.headers.get("origin")
+    if origin is not None and urlsplit(origin).netloc != request.headers.get("host"):
+        raise ProblemError("forbidden", f"requests from pages of {origin[:256]!r} are refused")
+
+
+def json_response(
+    content: object, *, status: int = 200, headers: Mapping[str, str] | None = None
+) -> Response:
+    """An answer; NaN and infinity, which JSON lacks, become null."""
+    return Response(
+        msgspec.json.encode(content),
+        status_code=status,
+        headers=headers,
+        media_type="application/json",
+    )
+
+
+def read_receipt(service: Service, text: str) -> Receipt:
+    """The receipt in a path; 404 when there is none such."""
+    try:
+        return service.receipts.read(text)
+    except DataError as error:
+        raise ProblemError("not-found", str(error)) from error
+
+
+def parse_wait(text: str | None, *, max_s: float) -> float:
+    """Seconds in `5s`, `500ms` or `5`, at most `max_s`; 0 when absent.
+
+    Raises:
+        ProblemError: 422, not a duration.
+    """
+    if text is None:
+        return 0.0
+    match = _WAIT.fullmatch(text)
+    if match is None:
+        detail = f"not a duration: {text[:64]!r} (write 500ms or 5s)"
+        raise validation([FieldError("?wait", detail)])
+    return min(float(match[1]) / (1_000 if match[2] == "ms" else 1), max_s)
+
+
+def preferred_wait(request: Request, *, max_s: float) -> float:
+    """Seconds in `Prefer: wait=2` (RFC 7240), at most `max_s`; what is not understood is 0."""
+    match = _PREFER_WAIT.search(request.headers.get("prefer", ""))
+    return min(float(match[1]), max_s) if match else 0.0
+
+
+def answers(*statuses: int, success: type | None = None, code: int = 200) -> dict[int | str, Any]:
+    """OpenAPI responses of a route: its success, and problems by status."""
+    problem = {"content": {"application/problem+json": {"schema": PROBLEM_REF}}}
+    documented: dict[int | str, Any] = {
+        status: {"description": "Problem", **problem} for status in statuses
+    }
+    documented[code] = {"description": "Success"}
+    if success is not None:
+        schema = {"$ref": f"#/components/schemas/{success.__name__}"}
+        documented[code]["content"] = {"application/json": {"schema": schema}}
+    return documented
+
+
+def takes(body: type, *, also: tuple[str, ...] = (), required: bool = True) -> dict[str, Any]:
+    """OpenAPI request body of a route."""
+    schema = {"$ref": f"#/components/schemas/{body.__name__}"}
+    content: dict[str, Any] = {"application/json": {"schema": schema}}
+    content |= {media_type: {"schema": {"type": "string"}} for media_type in also}
+    return {"requestBody": {"required": required, "content": content}}

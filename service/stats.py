@@ -1,0 +1,127 @@
+"""What `GET /v1/stats` answers: the state of the whole loop, as the live page shows it."""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from freshrank.errors import DataError, TransportError
+from freshrank.messages import Control, Value, decode
+from freshrank.transport.base import CONTROL
+from service.core import Service
+from service.model import Current, Model
+from service.request_values import MODEL_NAME
+from service.times import rfc3339
+
+SAMPLE_USERS: Final = 8
+SAMPLE_ITEMS: Final = 12
+
+
+def stats(service: Service) -> dict[str, Any]:
+    """The document; parts that do not exist yet are null."""
+    parts = service.parts
+    model = service.replica.model
+    current = model.current if model else None
+    loop = dict(parts.loop.statistics()) if parts.loop else {}
+    totals = service.ingest.totals()
+    return {
+        "name": parts.settings.service.name,
+        "simulated": parts.simulated,
+        "uptime_seconds": (parts.clock.now_ms() - service.started_at_ms) / 1_000,
+        "model": describe(service, current) if current else None,
+        "freshness": freshness(service, current),
+        "auc": _auc(service, current, loop),
+        "events": totals["received"],
+        "ingest": totals,
+        "rows": loop.get("rows", _rows(model)),
+        "filtered": loop.get("filtered"),
+        "tables": _tables(model),
+        "statistics": loop,
+        "accounting": parts.loop.accounting() if parts.loop else {},
+        "trainer": {"present": parts.loop is not None, "paused": is_paused(service)},
+        "refused_frames": service.replica.refusals,
+        "degraded": service.health.degraded(current) if current else ["untrained"],
+        "sample": {
+            "users": _sample(service, "user", SAMPLE_USERS),
+            "items": _sample(service, "item", SAMPLE_ITEMS),
+        },
+    }
+
+
+def describe(service: Service, current: Current) -> dict[str, Any]:
+    """A model as `/v1/models` shows it."""
+    info = current.info
+    return {
+        "name": MODEL_NAME,
+        "version": info.version,
+        "epoch": info.epoch,
+        "sparse_seq": info.seq,
+        "dense_version": info.dense_version,
+        "created_at": rfc3339(info.published_at_ms),
+        "examples": info.examples,
+        "untrained": info.untrained,
+        "schema_hash": info.schema_hash,
+        "tasks": [
+            {"name": task.name, "event": task.event, "loss": task.loss}
+            for task in service.parts.settings.tasks
+        ],
+        "metrics": info.metrics,
+    }
+
+
+def freshness(service: Service, current: Current | None) -> dict[str, Any]:
+    """Event-to-servable times and the age of what is served."""
+    actions, negatives = service.replica.action_freshness, service.replica.impression_freshness
+    now_ms = service.parts.clock.now_ms()
+    age_ms = max(now_ms - current.info.published_at_ms, 0) if current else None
+    return {
+        "p50_seconds": actions.percentile(50),
+        "p99_seconds": actions.percentile(99),
+        "samples": len(actions),
+        "negatives": {
+            "p50_seconds": negatives.percentile(50),
+            "p99_seconds": negatives.percentile(99),
+            "samples": len(negatives),
+        },
+        "sparse_seq": current.info.seq if current else None,
+        "sparse_age_seconds": None if age_ms is None else age_ms / 1_000,
+    }
+
+
+def is_paused(service: Service) -> bool | None:
+    """Whether the newest control record is a pause; None when the log cannot be read."""
+    log = service.parts.log
+    try:
+        end = log.end_offset(CONTROL, 0)
+        if end == log.start_offset(CONTROL, 0):
+            return False
+        newest = decode(log.read(CONTROL, 0, end - 1, n_max=1)[0].value)
+    except (TransportError, DataError, IndexError):
+        return None
+    return isinstance(newest, Control) and newest.command == "pause"
+
+
+def _auc(service: Service, current: Current | None, loop: Mapping[str, float]) -> float | None:
+    if "auc" in loop:
+        return loop["auc"]
+    first = service.parts.settings.tasks[0].name
+    return current.info.metrics.get(f"{first}.auc") if current else None
+
+
+def _rows(model: Model | None) -> int | None:
+    return sum(map(len, model.tables.values())) if model else None
+
+
+def _tables(model: Model | None) -> list[dict[str, Any]]:
+    if model is None:
+        return []
+    return [
+        {"name": name, "rows": len(table), "bytes": table.nbytes}
+        for name, table in model.tables.items()
+    ]
+
+
+def _sample(service: Service, scope: str, n: int) -> list[dict[str, Any]]:
+    """Entities first; ids that were only ranked fill up, without features."""
+    known: dict[str, Mapping[str, Value]] = dict(service.entities.sample(scope, n))
+    for identity in service.ranker.first_seen(scope):
+        known.setdefault(identity, service.entities.features(scope, identity))
+    return [{"id": identity, "features": dict(values)} for identity, values in known.items()][:n]
