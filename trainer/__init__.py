@@ -1,0 +1,1 @@
+"""Everything that learns: joiner, trainer, publisher."""

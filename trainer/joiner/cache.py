@@ -1,0 +1,109 @@
+"""Requests and event ids in memory; the database is the truth."""
+
+from collections.abc import Iterable
+from typing import Final
+
+from freshrank.messages import Action, Impression
+from trainer.joiner.merge import Head
+from trainer.joiner.requests import Request
+from trainer.joiner.state import State
+
+# A request of ten items takes about 3 KB: at most 200 MB. Others are read back when needed.
+REQUESTS_MAX: Final = 65_536
+
+
+class Cache:
+    """What a round reads and changes, by id.
+
+    Args:
+        state: The database.
+    """
+
+    def __init__(self, state: State) -> None:
+        self._state = state
+        self._requests: dict[str, Request | None] = {}
+        self._seen: dict[str, int] = {}
+        self._changed: dict[str, Request] = {}
+        self._gone: set[str] = set()
+        self.new_seen: dict[str, int] = {}
+
+    def prefetch(self, heads: Iterable[Head]) -> None:
+        """Read what these records will ask for in a few statements."""
+        request_ids, event_ids = set(), set()
+        for head in heads:
+            if isinstance(head.message, Impression | Action):
+                request_ids.add(head.message.request_id)
+                if isinstance(head.message, Action):
+                    event_ids.add(head.message.event_id)
+        self.prefetch_requests(request_ids)
+        self._seen = dict.fromkeys(event_ids, -1) | self._state.seen(list(event_ids))
+
+    def prefetch_requests(self, request_ids: Iterable[str]) -> None:
+        """Read requests that are not here yet."""
+        wanted = [one for one in request_ids if one not in self._requests]
+        self._requests |= dict.fromkeys(wanted)
+        for request in self._state.requests(wanted):
+            self._requests[request.request_id] = request
+
+    def request(self, request_id: str) -> Request | None:
+        """The request as it is now; None when it is unknown."""
+        if request_id not in self._requests:
+            self.prefetch_requests([request_id])
+        return self._requests[request_id]
+
+    def put(self, request: Request) -> None:
+        """Note a new or changed request."""
+        self._requests[request.request_id] = request
+        self._changed[request.request_id] = request
+        self._gone.discard(request.request_id)
+
+    def drop(self, request_id: str) -> None:
+        """Remove a request."""
+        self._requests[request_id] = None
+        self._changed.pop(request_id, None)
+        self._gone.add(request_id)
+
+    def seen_until_ms(self, event_id: str) -> int:
+        """When the event id expires; -1 when it is new."""
+        if event_id in self.new_seen:
+            return self.new_seen[event_id]
+        return self._seen[event_id]
+
+    def see(self, event_id: str, expires_at_ms: int) -> None:
+        """Remember an event id."""
+        self.new_seen[event_id] = expires_at_ms
+
+    @property
+    def changed(self) -> list[Request]:
+        """Requests to write."""
+        return list(self._changed.values())
+
+    @property
+    def gone(self) -> list[str]:
+        """Requests to remove."""
+        return list(self._gone)
+
+    def settle(self) -> None:
+        """After a commit: keep the requests whose window is open, newest first up to the limit."""
+        touched = [one for one, request in self._requests.items() if not _is_open(request)]
+        for request_id in touched:
+            del self._requests[request_id]
+        excess = len(self._requests) - REQUESTS_MAX
+        for request_id in list(self._requests)[: max(excess, 0)]:
+            del self._requests[request_id]
+        self._clear_changes()
+
+    def reset(self) -> None:
+        """After a failed commit: forget everything, the database knows."""
+        self._requests.clear()
+        self._clear_changes()
+
+    def _clear_changes(self) -> None:
+        self._changed.clear()
+        self._gone.clear()
+        self.new_seen = {}
+        self._seen = {}
+
+
+def _is_open(request: Request | None) -> bool:
+    return request is not None and request.due_at_ms is not None

@@ -1,0 +1,348 @@
+"""What becomes of each record, in merged order; nothing is visible before the round commits."""
+
+from collections import Counter
+from typing import Final
+
+import msgspec
+
+from freshrank.errors import DataError
+from freshrank.feature_state import Did
+from freshrank.frames import Outcome
+from freshrank.messages import Action, Impression
+from freshrank.settings import RecentFeature, Settings
+from freshrank.transport.base import (
+    ACTIONS,
+    DEAD_LETTER_SUFFIX,
+    IMPRESSIONS,
+    RECORD_BYTES_MAX,
+    Record,
+)
+from trainer.joiner.cache import Cache
+from trainer.joiner.merge import Head
+from trainer.joiner.requests import (
+    HELD,
+    NEGATIVE,
+    PENDING,
+    POSITIVE,
+    SAMPLED_OUT,
+    Accepted,
+    Parked,
+    Part,
+    Request,
+)
+from trainer.joiner.rows import EncodedParts
+from trainer.joiner.rules import Row, Rules
+
+# Names, reason and overhead of a dead letter; a longer value is cut (it stays in its topic).
+_LETTER_BYTES_MAX: Final = 8_192
+_REASON_LENGTH_MAX: Final = 1_000
+
+_TOTALS: Final = (
+    "accepted_actions",
+    "matched",
+    "duplicate",
+    "unmatched",
+    "late",
+    "dead_letter",
+    "pending",
+    "accepted_impressions",
+    "impressions_joined",
+    "impressions_duplicate",
+    "impressions_dead_letter",
+    "impression_items",
+    "examples_written",
+    "reversals",
+)
+
+
+def milliseconds(settings: Settings) -> tuple[int, int, int, int]:
+    """Window, max_out_of_order, allowed_lateness and dedup_window."""
+    join = settings.join
+    durations = (join.window, join.max_out_of_order, join.allowed_lateness, join.dedup_window)
+    window, out_of_order, lateness, dedup = (int(d.total_seconds() * 1_000) for d in durations)
+    return window, out_of_order, lateness, dedup
+
+
+class Decider:
+    """Applies records and timers to requests and collects what follows.
+
+    Args:
+        settings: Tasks, features and join are read.
+        rules: Which rows leave.
+        cache: Requests and event ids.
+        encoded: Where the rows of accepted impressions are noted.
+        partition: Of both input topics.
+
+    Attributes:
+        rows: Rows that leave, in order.
+        outcomes: Decisions that are not simply `trained`.
+        did: Feature state updates.
+        letters: Dead letters: topic and value.
+        parts: New impression records by (request, part).
+        total_names: Every total that `round_totals` may name.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        rules: Rules,
+        cache: Cache,
+        encoded: EncodedParts,
+        partition: int,
+    ) -> None:
+        self._rules = rules
+        self._cache = cache
+        self._encoded = encoded
+        self._partition = partition
+        self._window_ms, _, self._lateness_ms, self._dedup_ms = milliseconds(settings)
+        self._is_reported = settings.join.impressions == "reported"
+        self._is_at_once = settings.join.emit == "at_once"
+        self._recent_events = frozenset(
+            feature.event for feature in settings.features if isinstance(feature, RecentFeature)
+        )
+        self.begin()
+        self.total_names = (*_TOTALS, *self._item_totals())
+
+    def begin(self) -> None:
+        """Start a round."""
+        self.rows: list[Row] = []
+        self.outcomes: list[Outcome] = []
+        self._totals: Counter[str] = Counter()
+        self.did: list[tuple[str, str, Did]] = []
+        self.letters: list[tuple[str, bytes]] = []
+        self.parts: dict[tuple[str, int], bytes] = {}
+        self._scheduled: list[tuple[int, str]] = []
+        self._rules.counts = self._rules.no_counts()
+
+    def round_totals(self) -> dict[str, int]:
+        """By how much each total changes."""
+        n_reversals = sum(row.is_reversal for row in self.rows) // 2
+        self._totals["examples_written"] = len(self.rows) - n_reversals
+        self._totals["reversals"] = n_reversals
+        return {**self._totals, **self._item_totals()}
+
+    def take_scheduled(self) -> list[tuple[int, str]]:
+        """(due time, request) of those whose due time was set since the last call."""
+        scheduled, self._scheduled = self._scheduled, []
+        return scheduled
+
+    def process(self, head: Head, watermark_ms: int) -> None:
+        """Decide on a record; the watermark already counts it."""
+        if head.is_tick:
+            return
+        is_action = head.record.topic == ACTIONS
+        self._totals["accepted_actions" if is_action else "accepted_impressions"] += 1
+        if head.error is not None:
+            self._totals["dead_letter" if is_action else "impressions_dead_letter"] += 1
+            self._tell(head.record.topic, head.record.offset, "dead_letter")
+            self._bury(head.record, head.error)
+        elif isinstance(head.message, Action):
+            self._action(head, head.message, watermark_ms)
+        elif isinstance(head.message, Impression):
+            self._impression(head, head.message, watermark_ms)
+
+    def fire(self, due_at_ms: int, request_id: str) -> None:
+        """Let time pass for a request, if it still falls due then."""
+        request = self._cache.request(request_id)
+        if request is None or request.due_at_ms != due_at_ms:
+            return
+        if request.is_armed and request.close_at_ms <= due_at_ms:
+            request.is_armed = False
+            for held in request.held:
+                self._tell(ACTIONS, held.offset, "trained")
+            self.rows += self._rules.close(request)
+        while request.parked and request.parked[0][0] <= due_at_ms:
+            _, action = request.parked.pop(0)
+            self._totals["pending"] -= 1
+            self._settle(action, "unmatched")
+        if request.parked or request.accepted or request.purge_at_ms:
+            self._put(request)
+        else:
+            self._cache.drop(request_id)
+
+    def _item_totals(self) -> dict[str, int]:
+        totals = {}
+        for task, counts in zip(self._rules.tasks, self._rules.counts, strict=True):
+            totals[f"{task}.positive"] = counts[POSITIVE] + counts[HELD]
+            totals[f"{task}.negative"] = counts[NEGATIVE]
+            totals[f"{task}.sampled_out"] = counts[SAMPLED_OUT]
+            totals[f"{task}.pending"] = counts[PENDING]
+        return totals
+
+    def _action(self, head: Head, action: Action, watermark_ms: int) -> None:
+        offset = head.record.offset
+        if self._cache.seen_until_ms(action.event_id) > watermark_ms:
+            self._totals["duplicate"] += 1
+            self._tell(ACTIONS, offset, "duplicate")
+            return
+        self._cache.see(action.event_id, head.time_ms + self._dedup_ms)
+        parked = Parked(
+            offset,
+            head.record.appended_at_ms,
+            head.time_ms,
+            action.event_id,
+            action.item,
+            action.event,
+            action.user,
+            action.value,
+        )
+        request = self._known(action.request_id, watermark_ms)
+        outcome = self._decide(request, parked, watermark_ms)
+        if outcome is not None:
+            self._settle(parked, outcome)
+            return
+        # An action counts up to window + allowed_lateness after its impression; as long an
+        # impression may come after its action. Then the action is an orphan.
+        request = request or Request(action.request_id)
+        request.park(parked, head.time_ms + self._window_ms + self._lateness_ms)
+        self._totals["pending"] += 1
+        self._tell(ACTIONS, offset, "pending")
+        self._put(request)
+
+    def _decide(self, request: Request | None, action: Parked, watermark_ms: int) -> str | None:
+        """What becomes of an action; None when its impression may still come."""
+        if request is None or not request.purge_at_ms:
+            return None
+        if max(watermark_ms, action.time_ms - 1) >= request.purge_at_ms:
+            return "late"
+        row = request.rows.get(action.item)
+        if row is None:
+            return "unmatched" if self._is_complete(request) else None
+        outcome = "trained"
+        if action.event not in self._rules.by_event:
+            outcome = "recorded"
+        else:
+            rows = self._rules.label(request, row, action)
+            if rows is None:
+                return "duplicate"
+            self.rows += rows
+            self._put(request)
+            if not rows:
+                outcome = "pending"
+        user = action.user or request.user
+        if user and action.event in self._recent_events:
+            did = Did(action.time_ms, action.event_id, action.item)
+            self.did.append((action.event, user, did))
+        return outcome
+
+    def _settle(self, action: Parked, outcome: str, *, was_parked: bool = False) -> None:
+        is_matched = outcome in ("trained", "recorded", "pending")
+        self._totals["matched" if is_matched else outcome] += 1
+        if outcome != "trained" or was_parked:
+            self._tell(ACTIONS, action.offset, outcome)
+
+    def _impression(self, head: Head, impression: Impression, watermark_ms: int) -> None:
+        request = self._known(impression.request_id, watermark_ms) or Request(impression.request_id)
+        role = impression.source if self._is_reported else "served"
+        if not self._accept(request, role, impression, watermark_ms):
+            self._totals["impressions_duplicate"] += 1
+            self._tell(IMPRESSIONS, head.record.offset, "duplicate")
+            return
+        self._totals["impressions_joined"] += 1
+        if role == "client":
+            request.named += impression.items
+        else:
+            number = len(request.parts)
+            served = self._served(impression)
+            request.parts.append(Part(impression.items, served, head.record.appended_at_ms))
+            self.parts[request.request_id, number] = head.record.value
+            self._encoded.put(request.request_id, number, head.first_row)
+        request.user = request.user or impression.user
+        if role != "rank" and not request.close_at_ms:
+            request.time_ms = head.time_ms
+            request.close_at_ms = max(head.time_ms + self._window_ms, 1)
+            request.is_armed = not self._is_at_once
+            self._retain(request, request.close_at_ms)
+        elif not request.purge_at_ms:
+            self._retain(request, max(head.time_ms + self._window_ms, 1))
+        n_new = self._make_live(request, watermark_ms)
+        if n_new and not self._is_at_once:
+            request.is_armed = True
+        self._put(request)
+
+    def _make_live(self, request: Request, watermark_ms: int) -> int:
+        """Make items live, decide the actions that waited for them, then let negatives leave."""
+        named = set(request.named)
+        candidates = (
+            (part, i, item)
+            for part in range(len(request.parts))
+            for i, item in enumerate(request.parts[part].items)
+            if not self._is_reported or item in named
+        )
+        n_new = request.make_live(candidates, len(self._rules.tasks))
+        self._totals["impression_items"] += n_new
+        waiting, request.parked = request.parked, []
+        # They expire in order of event time, but the first to arrive is the first to be decided.
+        for expires_at_ms, action in sorted(waiting, key=lambda entry: entry[1].offset):
+            outcome = self._decide(request, action, watermark_ms)
+            if outcome is None:
+                request.park(action, expires_at_ms)
+                continue
+            self._totals["pending"] -= 1
+            self._settle(action, outcome, was_parked=True)
+        self.rows += self._rules.opened(request, n_new)
+        return n_new
+
+    def _accept(
+        self, request: Request, role: str, impression: Impression, watermark_ms: int
+    ) -> bool:
+        """Whether this record is a new part of the event that won the role."""
+        if request.purge_at_ms and request.purge_at_ms <= watermark_ms:
+            return False
+        won = request.accepted.get(role)
+        if won is None:
+            request.accepted[role] = Accepted(
+                impression.event_id, impression.parts, [impression.part]
+            )
+            return True
+        if won.event_id != impression.event_id or impression.part in won.parts:
+            return False
+        won.parts.append(impression.part)
+        return True
+
+    def _is_complete(self, request: Request) -> bool:
+        roles = ("rank", "client") if self._is_reported else ("served",)
+        return all(
+            role in request.accepted and request.accepted[role].is_complete for role in roles
+        )
+
+    def _retain(self, request: Request, close_at_ms: int) -> None:
+        request.purge_at_ms = close_at_ms + self._lateness_ms
+        # A repeated impression counts as a duplicate for as long as a repeated action does.
+        request.forget_at_ms = request.purge_at_ms + self._dedup_ms
+
+    def _served(self, impression: Impression) -> list[tuple[float, ...]]:
+        if not any(task in impression.served for task in self._rules.tasks):
+            return []
+        nothing = [float("nan")] * len(impression.items)
+        return list(
+            zip(*(impression.served.get(t, nothing) for t in self._rules.tasks), strict=True)
+        )
+
+    def _known(self, request_id: str, watermark_ms: int) -> Request | None:
+        request = self._cache.request(request_id)
+        if request is None or not request.forget_at_ms or request.parked:
+            return request
+        return None if request.forget_at_ms <= watermark_ms else request
+
+    def _put(self, request: Request) -> None:
+        self._cache.put(request)
+        due_at_ms = request.due_at_ms
+        if due_at_ms is not None:
+            self._scheduled.append((due_at_ms, request.request_id))
+
+    def _tell(self, topic: str, offset: int, outcome: str) -> None:
+        self.outcomes.append(Outcome(topic, self._partition, offset, outcome))
+
+    def _bury(self, record: Record, error: DataError) -> None:
+        value = record.value[: RECORD_BYTES_MAX - _LETTER_BYTES_MAX]
+        letter = {
+            "topic": record.topic,
+            "partition": record.partition,
+            "offset": record.offset,
+            "code": error.code,
+            "reason": str(error)[:_REASON_LENGTH_MAX],
+            "value": value,
+            "v": 1,
+        }
+        self.letters.append((record.topic + DEAD_LETTER_SUFFIX, msgspec.msgpack.encode(letter)))

@@ -1,0 +1,101 @@
+"""The two input topics of a partition, and when they get ticks."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final
+
+from freshrank.clock import Clock
+from freshrank.transport.base import ACTIONS, IMPRESSIONS, EventLog, Record, TopicPartition
+from trainer.joiner.merge import Head, Source, releasing_ticks
+
+# How often time passes by itself while a window is open: a negative leaves at most this late, for
+# ten ticks a second.
+TICK_EVERY_MS: Final = 200
+
+
+class Inputs:
+    """Reads both topics and appends ticks to them where the merge would stand still.
+
+    Args:
+        log: The event log.
+        partition: Partition of both topics.
+        clock: Says what time a tick tells.
+        offsets: Topic -> the first record to process.
+        judge: Decodes and checks records.
+    """
+
+    def __init__(
+        self,
+        log: EventLog,
+        partition: int,
+        clock: Clock,
+        offsets: Mapping[str, int],
+        judge: Callable[[Sequence[Record]], list[Head]],
+    ) -> None:
+        self.impressions, self.actions = (
+            Source(log, topic, partition, offsets[topic], judge) for topic in (IMPRESSIONS, ACTIONS)
+        )
+        self._log = log
+        self._partition = partition
+        self._clock = clock
+        self._last_tick_ms = 0
+
+    def fill(self, n_max: int) -> None:
+        """Read on, and append ticks to a drained topic when records of the other wait for it."""
+        both = (self.impressions, self.actions)
+        for source in both:
+            source.fill(n_max)
+        for drained, other in (both, both[::-1]):
+            if not drained.heads and other.has_news:
+                drained.tick(releasing_ticks(drained, other, self._clock.now_ms()))
+                drained.fill(n_max)
+
+    def pass_time(self, newest_ms: int, n_max: int) -> None:
+        """Append ticks to both topics if nothing else has told the time lately.
+
+        Args:
+            newest_ms: The newest event time processed.
+            n_max: Bound of a read.
+        """
+        now_ms = self._clock.now_ms()
+        if self.has_news or now_ms <= newest_ms or now_ms < self._last_tick_ms + TICK_EVERY_MS:
+            return
+        self._last_tick_ms = now_ms
+        self.tick(now_ms)
+        self.fill(n_max)
+
+    def tick(self, time_ms: int) -> None:
+        """Append a tick to both topics."""
+        for source in (self.actions, self.impressions):
+            source.tick([time_ms])
+
+    def next(self) -> Source | None:
+        """The source whose head is processed next; None when one of them has none."""
+        if not self.impressions.heads or not self.actions.heads:
+            return None
+        if self.actions.heads[0].order < self.impressions.heads[0].order:
+            return self.actions
+        return self.impressions
+
+    def heads(self) -> list[Head]:
+        """All records read but not processed."""
+        return [*self.impressions.heads, *self.actions.heads]
+
+    @property
+    def has_news(self) -> bool:
+        """True when a record other than a tick is waiting."""
+        return self.impressions.has_news or self.actions.has_news
+
+    def offsets(self) -> dict[str, int]:
+        """`topic:partition` -> next record to process."""
+        return {
+            f"{source.topic}:{self._partition}": source.offset
+            for source in (self.impressions, self.actions)
+        }
+
+    def wait(self, timeout_s: float) -> bool:
+        """Block until one of the topics grows."""
+        positions = {
+            TopicPartition(source.topic, self._partition): source.position
+            for source in (self.impressions, self.actions)
+        }
+        return self._log.wait(positions, timeout_s=timeout_s)

@@ -1,0 +1,286 @@
+"""Joins the impressions and actions of one partition into examples (SEMANTICS: the joiner)."""
+
+import logging
+import threading
+from collections import Counter
+from pathlib import Path
+from typing import Final
+
+from freshrank.clock import Clock
+from freshrank.errors import TransportError
+from freshrank.feature_state import FeatureState
+from freshrank.features import FeatureEncoder
+from freshrank.progress import Progress
+from freshrank.settings import Settings
+from freshrank.transport.base import ACTIONS, EXAMPLES, IMPRESSIONS, EventLog
+from trainer.joiner.arena import Arena
+from trainer.joiner.cache import Cache
+from trainer.joiner.decider import Decider, milliseconds
+from trainer.joiner.inputs import TICK_EVERY_MS, Inputs
+from trainer.joiner.judge import Judge
+from trainer.joiner.merge import Head
+from trainer.joiner.outbox import OUTGOING_TOPICS, Outbox
+from trainer.joiner.rows import EncodedParts, Packer, Position
+from trainer.joiner.rules import Rules
+from trainer.joiner.state import Changes, State
+from trainer.joiner.timers import Timers
+
+logger = logging.getLogger(__name__)
+
+# After a short round, wait for company: a commit costs milliseconds whatever its size.
+_GATHER_S: Final = 0.02
+_GATHER_BELOW: Final = 200
+_RETRY_S: Final = 1.0
+
+
+class Joiner:
+    """The joiner of one partition. One thread steps it; `accounting` may be called from others.
+
+    Args:
+        settings: The configuration.
+        encoder: Its feature encoder.
+        log: The event log.
+        partition: Partition of impressions and actions to read and of examples to write.
+        database: SQLite file of its state; made when it is not there.
+        clock: Says when a drained topic gets a tick, and nothing else.
+        state: Feature state to keep up to date; filled from the database.
+        progress: Told what is joined.
+
+    Raises:
+        SchemaError: the database was written for other tasks.
+        TransportError: the database cannot be opened, or is older than the log (`joiner-state`).
+    """
+
+    # Bounds of a round: records read per topic, requests that fall due, rows that leave. Which rows
+    # leave, and in which order, does not depend on them.
+    n_read_max = 2_000
+    n_due_max = 2_000
+    n_rows_max = 32_768
+
+    def __init__(
+        self,
+        settings: Settings,
+        encoder: FeatureEncoder,
+        log: EventLog,
+        *,
+        partition: int,
+        database: Path,
+        clock: Clock,
+        state: FeatureState,
+        progress: Progress,
+    ) -> None:
+        self._log = log
+        self._partition = partition
+        self._clock = clock
+        self._feature_state = state
+        self._progress = progress
+        self._out_of_order_ms = milliseconds(settings)[1]
+        self._closing = threading.Event()
+        self._is_short_round = False
+        rules = Rules(settings)
+        self._state = State(
+            database,
+            is_durable=settings.log.fsync != "never",
+            n_recent_max=max((feature.max_len for feature in encoder.recent), default=1),
+            fingerprint=rules.fingerprint,
+        )
+        arena = Arena([slot.name for slot in encoder.slots], len(encoder.dense_names))
+        self._judge = Judge(settings, encoder, arena)
+        self._packer = Packer(encoder, arena, rules.tasks, rules.keep_rates)
+        self._encoded = EncodedParts(encoder, arena, self._state)
+        self._cache = Cache(self._state)
+        self._decider = Decider(settings, rules, self._cache, self._encoded, partition)
+        try:
+            self._restore()
+            for event, user, did in self._state.recent():
+                state.update(event, user, [did])
+        except BaseException:
+            self._state.close()
+            raise
+
+    def step(self, timeout_s: float) -> int:
+        """One round: process what is there, commit it, append what follows from it.
+
+        Args:
+            timeout_s: How long to wait for records when there are none.
+
+        Returns:
+            Records processed, ticks included.
+
+        Raises:
+            TransportError: the database or the log failed. Either nothing of the round is committed
+                and the next step does it again, or all of it and the next step appends the rest.
+        """
+        if self._is_short_round and timeout_s > 0:
+            self._closing.wait(min(_GATHER_S, timeout_s))
+        self._relay()
+        n_processed = self._round()
+        if n_processed == 0 and timeout_s > 0:
+            self._inputs.wait(min(timeout_s, TICK_EVERY_MS / 1_000))
+            n_processed = self._round()
+        self._is_short_round = 0 < n_processed < _GATHER_BELOW
+        return n_processed
+
+    def run(self, stop: threading.Event) -> None:
+        """Step until `stop` is set; a full disk is waited for."""
+        while not stop.is_set():
+            try:
+                self.step(TICK_EVERY_MS / 1_000)
+            except TransportError as error:
+                if error.code != "disk-full":
+                    raise
+                logger.warning("joiner=%d state=waiting error=%s", self._partition, error)
+                stop.wait(_RETRY_S)
+
+    def drain(self, through_ms: int | None = None) -> None:
+        """Process everything in the log, then let time pass so that windows close.
+
+        For replays and tests: a record that comes later with an earlier time may be late.
+
+        Args:
+            through_ms: Event time through which windows close; by default all that are open.
+        """
+        self._process_news()
+        if through_ms is None:
+            through_ms = self._state.last_due_ms()
+        if through_ms is None:
+            return
+        time_ms = max(through_ms + self._out_of_order_ms, self._newest_ms + 1)
+        self._inputs.tick(time_ms)
+        while self._newest_ms < time_ms:
+            self.step(0.0)
+        self._process_news()
+
+    def accounting(self) -> dict[str, int]:
+        """Totals since the beginning, as last committed.
+
+        accepted_actions = matched + duplicate + unmatched + late + dead_letter + pending;
+        accepted_impressions = impressions_joined + impressions_duplicate + impressions_dead_letter;
+        per task, impression_items = positive + negative + sampled_out + pending, where a task
+        without a negative rule leaves items pending for good. examples_written counts the rows but
+        those of negative weight, which are `reversals`.
+        """
+        return dict(self._totals)
+
+    def close(self) -> None:
+        """Release the database. What is not committed is done again by the next joiner."""
+        self._closing.set()
+        self._state.close()
+
+    def _restore(self) -> None:
+        """Start from what is committed."""
+        meta = self._state.meta()
+        self._newest_ms = meta.pop("newest_ms", 0)
+        sequences = {topic: meta.pop(f"sequence:{topic}", 0) for topic in OUTGOING_TOPICS}
+        offsets = {
+            topic: meta.pop(
+                f"{topic}:{self._partition}", self._log.start_offset(topic, self._partition)
+            )
+            for topic in (IMPRESSIONS, ACTIONS)
+        }
+        self._inputs = Inputs(self._log, self._partition, self._clock, offsets, self._judge)
+        self._outbox = Outbox(self._log, self._partition, self._state, sequences)
+        self._totals = dict.fromkeys(self._decider.total_names, 0) | meta
+        self._position = self._here()
+        self._cache.reset()
+        self._decider.begin()
+
+    def _here(self) -> Position:
+        return Position(self._inputs.offsets(), self._newest_ms - self._out_of_order_ms)
+
+    def _process_news(self) -> None:
+        while self.step(0.0) or self._inputs.has_news:
+            pass
+
+    def _round(self) -> int:
+        """Fill, merge, commit, relay; again while it only let time pass for many requests."""
+        self._inputs.fill(self.n_read_max)
+        if self._state.last_due_ms() is not None:
+            self._inputs.pass_time(self._newest_ms, self.n_read_max)
+        while True:
+            try:
+                n_processed, n_news = self._merge()
+                has_changed = bool(n_news or self._decider.outcomes or self._cache.changed)
+                if has_changed:
+                    self._commit()
+            except BaseException:
+                self._restore()
+                raise
+            if has_changed:
+                self._relay()
+            if n_processed or not has_changed:
+                return n_processed
+
+    def _merge(self) -> tuple[int, int]:
+        """Decide on records in merged order; returns how many there were, and but ticks."""
+        heads = self._inputs.heads()
+        if self._inputs.next() is None:
+            return 0, 0
+        timers = self._load(heads)
+        n_processed = n_news = 0
+        while (source := self._inputs.next()) and len(self._decider.rows) < self.n_rows_max:
+            newest_ms = max(self._newest_ms, source.heads[0].time_ms)
+            watermark_ms = newest_ms - self._out_of_order_ms
+            if not self._fire(timers, watermark_ms):
+                break
+            head = source.pop()
+            self._newest_ms = newest_ms
+            self._decider.process(head, watermark_ms)
+            timers.push(self._decider.take_scheduled())
+            n_processed += 1
+            n_news += not head.is_tick
+        return n_processed, n_news
+
+    def _load(self, heads: list[Head]) -> Timers:
+        """Read what these records will ask for, and what may fall due before them."""
+        self._cache.prefetch(heads)
+        newest_ms = max(head.time_ms for head in heads)
+        due = self._state.due(newest_ms - self._out_of_order_ms, self.n_due_max)
+        self._cache.prefetch_requests(request_id for _, request_id in due)
+        return Timers(due, is_complete=len(due) < self.n_due_max)
+
+    def _fire(self, timers: Timers, watermark_ms: int) -> bool:
+        """Let time pass up to the watermark; False when the rest has to wait for the next round."""
+        while len(self._decider.rows) < self.n_rows_max:
+            due = timers.pop(watermark_ms)
+            if due is None:
+                return timers.reaches(watermark_ms)
+            self._decider.fire(*due)
+            timers.push(self._decider.take_scheduled())
+        return False
+
+    def _commit(self) -> None:
+        """Write the round: what it read, changed and sends, all or nothing."""
+        decider, cache, here = self._decider, self._cache, self._here()
+        totals = Counter(self._totals)
+        totals.update(decider.round_totals())
+        changes = Changes(
+            meta={**totals, **here.offsets, "newest_ms": self._newest_ms},
+            requests=cache.changed,
+            gone=cache.gone,
+            parts=decider.parts,
+            seen=cache.new_seen,
+            did=decider.did,
+            watermark_ms=here.watermark_ms,
+        )
+        numbers = self._encoded.numbers(decider.rows, decider.parts)
+        for record in self._packer.pack(
+            decider.rows, numbers, decider.outcomes, self._position, here
+        ):
+            self._outbox.put(EXAMPLES, record, changes)
+        for topic, value in decider.letters:
+            self._outbox.put(topic, value, changes)
+        self._state.commit(changes)
+        self._outbox.committed(changes)
+        self._totals = dict(totals)
+        self._position = here
+        for event, user, did in decider.did:
+            self._feature_state.update(event, user, [did])
+        cache.settle()
+        decider.begin()
+        self._encoded.trim()
+
+    def _relay(self) -> None:
+        """Append what is committed but not yet in the log."""
+        self._outbox.relay()
+        self._progress.reach("joined", self._position.offsets)
