@@ -3,7 +3,8 @@
     python -m benchmarks.store [--json]
 
 The two run in turns on the same random picks, so that a busy machine slows both; each row is the
-median of five rounds. Take is given the answer to the question that lookup has to find.
+median of five rounds. Take is told the row numbers that lookup has to find out: level would be
+1.0, and the goal leaves a tenth for the noise of a shared machine.
 """
 
 import argparse
@@ -67,7 +68,7 @@ def run() -> list[dict[str, Any]]:
     return [
         row("take_known_rows_1m_d16", rates["take"], unit),
         row("lookup_1m_d16", rates["lookup"], unit),
-        row("lookup_vs_take_known_rows_1m_d16", ratio, "times", goal=0.75),
+        row("lookup_vs_take_known_rows_1m_d16", ratio, "times", goal=0.9),
         row("lookup_or_admit_1m_d16", rates["lookup_or_admit"], unit),
         row("read_and_adagrad_1m_d16", rates["train"], unit),
         row("bytes_per_row_1m_d16_adagrad", table.statistics()["bytes"] / N_ROWS, "bytes"),

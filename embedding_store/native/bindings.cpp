@@ -228,7 +228,11 @@ nb::tuple delta(const Table& table, std::int64_t since) {
 }
 
 nb::dict statistics(const Table& table) {
-    const Statistics values = table.statistics();
+    Statistics values{};
+    {
+        const nb::gil_scoped_release release;
+        values = table.statistics();
+    }
     nb::dict result;
     result["rows"] = values.rows;
     result["capacity"] = values.capacity;

@@ -3,6 +3,7 @@
 
 #include <cmath>
 #include <cstdint>
+#include <limits>
 #include <string>
 #include <string_view>
 
@@ -72,9 +73,14 @@ inline std::uint32_t in_range(std::string_view name, std::int64_t value, std::in
 }
 
 inline void validate(const TableConfig& config) {
-    const auto check = [](const char* name, double value, bool good, const char* rule) {
-        // Arithmetic is in float32, so a value must survive the way there.
-        require(good && std::isfinite(static_cast<float>(value)),
+    // Arithmetic is in float32, so a value must survive the way there; NaN where it does not.
+    const auto as_float = [](double value) {
+        return std::abs(value) <= double{std::numeric_limits<float>::max()}
+                   ? static_cast<float>(value)
+                   : std::numeric_limits<float>::quiet_NaN();
+    };
+    const auto check = [&](const char* name, double value, bool good, const char* rule) {
+        require(good && !std::isnan(as_float(value)),
                 std::string(name) + " is " + std::to_string(value) + "; it must be " + rule);
     };
     in_range("dim", config.dim, 0, max_dim);
@@ -85,11 +91,11 @@ inline void validate(const TableConfig& config) {
     check("l2", config.l2, config.l2 >= 0, "finite and not negative");
     // eps keeps a row whose accumulator is zero from dividing zero by zero.
     check("eps", config.eps,
-          config.optimizer == Optimizer::sgd ? config.eps >= 0 : static_cast<float>(config.eps) > 0,
+          config.optimizer == Optimizer::sgd ? config.eps >= 0 : as_float(config.eps) > 0,
           config.optimizer == Optimizer::sgd ? "finite and not negative" : "finite and above 0");
-    check("beta1", config.beta1, config.beta1 >= 0 && static_cast<float>(config.beta1) < 1,
+    check("beta1", config.beta1, config.beta1 >= 0 && as_float(config.beta1) < 1,
           "at least 0 and below 1");
-    check("beta2", config.beta2, config.beta2 >= 0 && static_cast<float>(config.beta2) < 1,
+    check("beta2", config.beta2, config.beta2 >= 0 && as_float(config.beta2) < 1,
           "at least 0 and below 1");
     check("initial_accumulator", config.initial_accumulator, config.initial_accumulator >= 0,
           "finite and not negative");

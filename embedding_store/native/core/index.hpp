@@ -33,8 +33,23 @@ struct alignas(line_bytes) Bucket {
     // Bit i is set when slot i holds the key. No branches: mispredictions cost more than compares.
     unsigned match(std::uint64_t key) const {
         const auto bit = [&](unsigned i) { return static_cast<unsigned>(keys[i] == key) << i; };
-        const unsigned mask = bit(0) | bit(1) | bit(2) | bit(3) | bit(4);
-        return mask & ((1U << count) - 1U);
+        return (bit(0) | bit(1) | bit(2) | bit(3) | bit(4)) & used();
+    }
+
+    // One bit for every slot in use.
+    unsigned used() const { return (1U << count) - 1U; }
+
+    struct Answer {
+        std::uint32_t row;
+        bool is_undecided;  // not here, but perhaps in a later bucket
+    };
+    // What a match means, free of branches again: when a shard is full about one key in six lives
+    // outside its home bucket, and a misprediction for each costs more than asking it once more.
+    Answer answer(unsigned match_mask) const {
+        const int slot = std::countr_zero(match_mask | 1U << (n_slots - 1));
+        const bool is_absent = match_mask == 0;
+        return {is_absent ? no_row : rows[slot],
+                (static_cast<unsigned>(is_absent) & static_cast<unsigned>(overflow != 0)) != 0};
     }
 };
 static_assert(sizeof(Bucket) == line_bytes, "one probe must touch one cache line");
@@ -53,26 +68,9 @@ class Index {
 
     std::uint64_t hash(std::uint64_t key) const { return hash_(key); }
 
-    Lines home_bucket(std::uint64_t hash) const {
+    const Bucket& home_bucket(std::uint64_t hash) const {
         const Shard& shard = shard_of(hash);
-        return {shard.buckets.data() + shard.home(hash), sizeof(Bucket)};
-    }
-
-    // The home bucket's answer, free of branches: about one key in six lives elsewhere when a
-    // shard is full, and a misprediction for each costs more than asking those few again.
-    struct Probe {
-        std::uint32_t row;
-        bool is_undecided;  // not here, but perhaps in a later bucket
-    };
-    Probe probe_home(std::uint64_t key, std::uint64_t hash) const {
-        const Shard& shard = shard_of(hash);
-        const Bucket& bucket = shard.buckets.data()[shard.home(hash)];
-        const unsigned mask = bucket.match(key);
-        const unsigned slot =
-            static_cast<unsigned>(std::countr_zero(mask | 1U << (Bucket::n_slots - 1)));
-        const std::uint32_t row = bucket.rows[slot];
-        return {mask != 0 ? row : no_row, (static_cast<unsigned>(mask == 0) &
-                                           static_cast<unsigned>(bucket.overflow != 0)) != 0};
+        return shard.buckets.data()[shard.home(hash)];
     }
 
     std::uint32_t find(std::uint64_t key, std::uint64_t hash) const {

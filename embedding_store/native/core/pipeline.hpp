@@ -11,11 +11,9 @@
 
 #include "index.hpp"
 #include "pool.hpp"
+#include "probe.hpp"
 
 namespace freshrank {
-
-// Keys in flight. 64 is measured: 8 or 16, the usual advice, were 20 to 50 % slower.
-inline constexpr std::size_t group_keys = 64;
 
 // Calls use(i, row) in order for every id, row being no_row where absent; prefetches the
 // memory that fetch(row) names a group earlier. `use` may insert into the index, but must not move
@@ -23,6 +21,7 @@ inline constexpr std::size_t group_keys = 64;
 template <class Fetch, class Use>
 void for_each_row(const Index& index, std::span<const std::uint64_t> ids, Fetch&& fetch,
                   Use&& use) {
+    const GroupProbes& probes = best_probes();
     std::uint64_t hashes[2][group_keys];
     std::uint32_t rows[2][group_keys];
     const std::size_t n_groups = (ids.size() + group_keys - 1) / group_keys;
@@ -33,9 +32,9 @@ void for_each_row(const Index& index, std::span<const std::uint64_t> ids, Fetch&
         if (turn < n_groups) {
             const std::uint64_t* group = ids.data() + turn * group_keys;
             std::uint64_t* hash = hashes[turn & 1];
+            probes.hash(index, group, length(turn), hash);
             for (std::size_t i = 0; i < length(turn); ++i) {
-                hash[i] = index.hash(group[i]);
-                prefetch(index.home_bucket(hash[i]));
+                prefetch({&index.home_bucket(hash[i]), sizeof(Bucket)});
             }
         }
         if (turn >= 1 && turn - 1 < n_groups) {
@@ -43,13 +42,8 @@ void for_each_row(const Index& index, std::span<const std::uint64_t> ids, Fetch&
             const std::uint64_t* group = ids.data() + at * group_keys;
             std::uint32_t* found = rows[at & 1];
             std::uint32_t undecided[group_keys];
-            std::size_t n_undecided = 0;
-            for (std::size_t i = 0; i < length(at); ++i) {
-                const auto probe = index.probe_home(group[i], hashes[at & 1][i]);
-                found[i] = probe.row;
-                undecided[n_undecided] = static_cast<std::uint32_t>(i);
-                n_undecided += probe.is_undecided ? 1 : 0;
-            }
+            const std::size_t n_undecided =
+                probes.probe(index, group, hashes[at & 1], length(at), found, undecided);
             for (std::size_t n = 0; n < n_undecided; ++n) {
                 const std::uint32_t i = undecided[n];
                 found[i] = index.find(group[i], hashes[at & 1][i]);

@@ -1,0 +1,64 @@
+"""A snapshot written once by format v1: it must open, and be written, byte for byte, for ever."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from embedding_store import Table
+from tests.store.helpers import admit, ids_of, make
+
+GOLDEN = Path(__file__).parent / "golden" / "table_v1.bin"
+
+
+def known_table() -> Table:
+    """Rows, a freed row, pending counts, a tombstone and every counter off its start."""
+    table = make(
+        dim=3, first_order=True, optimizer="adagrad", l2=0.01, initial_accumulator=0.1,
+        min_count=2, ttl_s=50, seed=2**64 - 1, slot=9,
+    )  # fmt: skip
+    admit(table, ids_of(0, 1, 2**63, 2**64 - 1, 77), now_s=100, count=2)
+    table.advance()
+    gradients = np.arange(-8, 8, dtype=np.float32).reshape(4, 4)
+    table.apply(ids_of(0, 2**64 - 1, 0, 2**63), gradients)
+    admit(table, ids_of(0, 5, 6), now_s=140)
+    table.erase(ids_of(1))
+    table.expire(160, 3)
+    table.advance()
+    return table
+
+
+def test_golden_snapshot_is_written_and_opened(request: pytest.FixtureRequest) -> None:
+    table = known_table()
+    if request.config.getoption("--update-golden"):
+        GOLDEN.write_bytes(table.snapshot())
+    golden = GOLDEN.read_bytes()
+    assert table.snapshot() == golden
+    opened = Table.restore(golden)
+    assert opened.snapshot() == golden
+    assert opened.keys().tolist() == [0, 77, 2**64 - 1]
+    assert opened.delta(1)[2].tolist() == [1, 2**63]
+    assert opened.pending(ids_of(5, 6)).tolist() == [1, 1]
+    assert opened.last_seen_s(ids_of(0, 77)).tolist() == [140, 100]
+
+
+def test_header_fields_lie_where_the_format_says() -> None:
+    data = GOLDEN.read_bytes()
+    assert data[:8] == b"FRTABLE\n"
+    assert np.frombuffer(data, "<u4", 2, 8).tolist() == [1, 0]
+    assert np.frombuffer(data, "<u8", 1, 16).item() == len(data)
+    assert np.frombuffer(data, "<u4", 4, 24).tolist() == [3, 1, 1, 9]
+    hyper = [0.1, 0.01, 1e-8, 0.9, 0.999, 0.1, 0.05, 1.0]
+    assert np.frombuffer(data, "<f8", 8, 40).tolist() == hyper
+    assert np.frombuffer(data, "<u8", 1, 104).item() == 2**64 - 1
+    assert np.frombuffer(data, "<u4", 2, 112).tolist() == [2, 50]
+    # version, clock, draws, admitted, filtered, expired, erased
+    assert np.frombuffer(data, "<u8", 7, 120).tolist() == [3, 160, 0, 5, 2, 1, 1]
+    # cursors, then numbers used and free, of rows and of pending counts
+    assert np.frombuffer(data, "<u4", 6, 176).tolist() == [3, 0, 5, 2, 2, 0]
+    assert np.frombuffer(data, "<u8", 1, 200).item() == 2
+    # Row 1 was freed first, then row 2: the free list, then the keys of rows 0, 3 and 4.
+    assert np.frombuffer(data, "<u4", 2, 208).tolist() == [1, 2]
+    assert np.frombuffer(data, "<u8", 3, 216).tolist() == [0, 2**64 - 1, 77]
+    n_floats = 3 * (4 + 4)
+    assert len(data) == 208 + 2 * 4 + 3 * 28 + n_floats * 4 + 2 * 16 + 2 * 16 + 8
