@@ -91,6 +91,77 @@ def doctor(config: ConfigPath = DEFAULT_CONFIG, as_json: Json = False) -> None:
     run(config, environ=os.environ, as_json=as_json)
 
 
+@app.command()
+def demo(
+    seconds: Annotated[
+        float | None,
+        typer.Option(min=1.0, help="Seconds of audience at full speed; 15 by default."),
+    ] = None,
+    headless: Annotated[
+        bool, typer.Option("--headless", help="End by itself and print the result.")
+    ] = False,
+    as_json: Json = False,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[
+        int | None, typer.Option(min=0, max=65_535, help="Port; 8000, or any free one if headless.")
+    ] = None,
+    data_dir: Annotated[
+        Path | None, typer.Option(help="Keep the data here instead of a temporary directory.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the simulated audience.")] = 1,
+) -> None:
+    """Run the whole loop with a simulated audience and open it to your browser and curl."""
+    from freshrank.commands.demo import run
+
+    run(
+        host=host,
+        port=port,
+        seconds=seconds,
+        headless=headless,
+        as_json=as_json,
+        data_dir=data_dir,
+        seed=seed,
+    )
+
+
+@app.command()
+def serve(
+    config: ConfigPath = DEFAULT_CONFIG,
+    host: Annotated[str | None, typer.Option(help="Instead of service.host.")] = None,
+    port: Annotated[
+        int | None,
+        typer.Option(min=0, max=65_535, help="Instead of service.port; 0: any free one."),
+    ] = None,
+    learn: Annotated[
+        bool | None,
+        typer.Option("--learn/--no-learn", help="Train too; by default when torch is installed."),
+    ] = None,
+    insecure: Annotated[
+        bool, typer.Option("--insecure", help="Listen beyond loopback without API keys.")
+    ] = False,
+) -> None:
+    """Rank over HTTP and learn from what comes back, until stopped."""
+    from freshrank.commands.serve import run
+
+    run(config, host=host, port=port, environ=os.environ, insecure=insecure, learn=learn)
+
+
+@app.command()
+def rank(
+    user: Annotated[str, typer.Option(help="Whom to rank for.")],
+    items: Annotated[list[str], typer.Argument(help="The candidates.")],
+    url: Annotated[str, typer.Option(help="Address of the service.")] = "http://127.0.0.1:8000",
+    key: Annotated[
+        str | None, typer.Option(envvar="FRESHRANK_KEY", help="API key, if the service needs one.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Rank a few items for a user, as a table."""
+    from freshrank.commands.rank import run
+
+    run(url=url, key=key, user=user, items=items, as_json=as_json)
+
+
 def main() -> None:
     """Run the command line of this process."""
     try:

@@ -1,7 +1,8 @@
 """How far each stage of the loop has come, shared by the parts of one process.
 
-Receipts read it: an event is `joined` once the joiner has decided its offset and `trained` once the
-trainer has learned what the joiner made of it. Whether it is `servable` only the applied frame says.
+Receipts read it: an event is `joined` once the joiner has decided its offset and `trained` once
+the trainer has learned what the joiner made of it. Whether it is `servable` only the applied frame
+says.
 """
 
 import threading
@@ -15,7 +16,7 @@ class LoopView(Protocol):
     """What the service may know of a joiner and a trainer that run in its process."""
 
     def accounting(self) -> dict[str, int]:
-        """The joiner's and the trainer's totals, by the names of SEMANTICS: accounting."""
+        """The joiner's and the trainer's totals; `freshrank.accounting` says how they add up."""
 
     def statistics(self) -> dict[str, float]:
         """Gauges such as `auc`, `rows`, `filtered`, `examples_per_second`."""

@@ -1,0 +1,59 @@
+# Two commands for users: `make demo` and `make test`. The rest is for those who change the code.
+# Everything lives in .venv; the first run installs it (see README for minutes and bytes).
+VENV := .venv
+BIN := $(VENV)/bin
+PYTHON ?= python3
+CORE := $(shell find embedding_store/native -name '*.cpp' -o -name '*.hpp' -o -name CMakeLists.txt 2>/dev/null)
+ARGS ?=
+
+.PHONY: demo test check lint types layers fix prove bench browser clean
+
+demo: $(VENV)/ready ## Run the whole loop with a simulated audience; ARGS="--headless --seconds 30 --json"
+	@$(BIN)/freshrank demo $(ARGS)
+
+test: $(VENV)/ready browser ## Run every test
+	$(BIN)/python -m pytest $(ARGS)
+
+check: lint types layers test ## What CI runs
+
+lint: $(VENV)/ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	git ls-files '*.cpp' '*.hpp' | xargs -r $(BIN)/clang-format --dry-run -Werror
+
+types: $(VENV)/ready
+	$(BIN)/mypy freshrank service trainer embedding_store
+	$(BIN)/mypy --explicit-package-bases tests benchmarks
+
+layers: $(VENV)/ready
+	$(BIN)/lint-imports
+
+fix: $(VENV)/ready ## Format everything
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	git ls-files '*.cpp' '*.hpp' | xargs -r $(BIN)/clang-format -i
+
+prove: $(VENV)/ready ## The long proofs, in full; writes docs/proof.md
+	$(BIN)/python -m tests.prove
+
+bench: $(VENV)/ready
+	$(BIN)/python -m benchmarks
+
+# The page is tested in a real browser. Debian's headless Chromium is installed where that is possible;
+# elsewhere the page's tests say why they skip.
+browser:
+	@command -v chromium-headless-shell >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null \
+	  && apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq chromium-headless-shell >/dev/null; } \
+	  || echo "no headless Chromium: the tests of /ui will be skipped (apt-get install chromium-headless-shell)"
+
+$(VENV)/ready: pyproject.toml $(CORE)
+	@command -v $(PYTHON) >/dev/null || { echo "Python 3.11 or newer is needed: install python3, or make PYTHON=/path/to/python"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed, this is $$($(PYTHON) --version): make PYTHON=/path/to/python"; exit 1; }
+	@command -v $${CXX:-c++} >/dev/null || { echo "A C++20 compiler is needed to build the native core: apt-get install g++ (Debian), dnf install gcc-c++ (Fedora), xcode-select --install (macOS)"; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q --upgrade pip
+	$(BIN)/python -m pip install -q -e '.[train,dev]'
+	@touch $@
+
+clean:
+	rm -rf build dist $(VENV)/ready .mypy_cache .ruff_cache .pytest_cache artifacts

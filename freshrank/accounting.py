@@ -1,0 +1,46 @@
+"""The identities that totals of joiner and trainer satisfy at any moment (SEMANTICS: the joiner).
+
+    received           = accepted + rejected                        (events, at the service)
+    accepted actions   = matched + duplicate + unmatched + late + dead letter + pending
+    impression items   = positive + negative + sampled out + pending            (per task)
+    examples written   = learned + reversed + refused               (once the trainer caught up)
+
+A reversal pair is one example written (its row of weight +1) and one reversed.
+"""
+
+from collections.abc import Mapping
+
+from freshrank.settings import Settings
+
+_ACTIONS = ("matched", "duplicate", "unmatched", "late", "dead_letter", "pending")
+_ITEMS = ("positive", "negative", "sampled_out", "pending")
+
+
+def problems(totals: Mapping[str, int], settings: Settings) -> list[str]:
+    """Every identity that does not hold, with its figures; empty when all is accounted for."""
+    found = []
+
+    def check(whole: str, expected: int, parts: Mapping[str, int]) -> None:
+        if expected != sum(parts.values()):
+            listed = " + ".join(f"{name} {n}" for name, n in parts.items())
+            found.append(f"{whole} {expected} != {listed}")
+
+    def given(*names: str) -> dict[str, int]:
+        return {name: totals.get(name, 0) for name in names}
+
+    check("received", totals.get("received", 0), given("accepted", "rejected"))
+    check("accepted_actions", totals.get("accepted_actions", 0), given(*_ACTIONS))
+    for task in settings.tasks:
+        items = totals.get("impression_items", 0)
+        check(
+            f"impression_items ({task.name})", items, given(*(f"{task.name}.{i}" for i in _ITEMS))
+        )
+    learned = given("examples_learned", "examples_reversed", "examples_dead_letter")
+    check("examples_written", totals.get("examples_written", 0), learned)
+    return found
+
+
+def n_open(totals: Mapping[str, int], settings: Settings) -> int:
+    """Actions parked and items whose window is open: what time will still decide."""
+    ruled = [task.name for task in settings.tasks if task.negative is not None]
+    return totals.get("pending", 0) + sum(totals.get(f"{name}.pending", 0) for name in ruled)

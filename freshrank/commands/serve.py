@@ -1,0 +1,60 @@
+"""`freshrank serve`: the loop of a configuration, answering over HTTP until told to stop."""
+
+import logging
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from freshrank import config
+from freshrank.commands.serving import address, listen, served, stopped_by_signal
+from freshrank.embedded import Embedded, can_learn
+from service.auth import check_listen
+
+logger = logging.getLogger(__name__)
+
+
+def run(
+    path: Path,
+    *,
+    host: str | None,
+    port: int | None,
+    environ: Mapping[str, str],
+    insecure: bool,
+    learn: bool | None,
+) -> None:
+    """Serve.
+
+    Args:
+        path: The configuration file.
+        host: Overrides service.host.
+        port: Overrides service.port.
+        environ: Environment, for overrides.
+        insecure: Allow listening beyond loopback without keys.
+        learn: Run joiner and trainer; None means "when the extra `train` is installed".
+
+    Raises:
+        ConfigError: the configuration is wrong, refuses to listen, or cannot learn.
+        TransportError: port taken, data directory in use.
+    """
+    overrides = {"FRESHRANK__SERVICE__HOST": host, "FRESHRANK__SERVICE__PORT": port}
+    given = {name: str(value) for name, value in overrides.items() if value is not None}
+    settings = config.load(path, environ={**environ, **given})
+    check_listen(settings, insecure=insecure)
+    if learn is None:
+        learn = can_learn()
+        if not learn:
+            print("torch is not installed: ranking only, not learning", file=sys.stderr)
+    listener = listen(settings.service.host, settings.service.port)
+    loop = Embedded(settings, learn=learn)
+    with stopped_by_signal() as stop:
+        loop.start()
+        try:
+            with served(loop.app, listener):
+                print(f"freshrank serves on {address(listener)}", flush=True)
+                stop.wait()
+                began_s = time.monotonic()
+        finally:
+            loop.close()
+    saved = "saved a checkpoint and " if learn else ""
+    print(f"{saved}stopped in {time.monotonic() - began_s:.1f} s", file=sys.stderr)

@@ -1,0 +1,89 @@
+"""What `demo` and `serve` share: a listening socket, uvicorn in a thread, a clean end."""
+
+import contextlib
+import socket
+import threading
+from collections.abc import Iterator
+
+import uvicorn
+from fastapi import FastAPI
+
+from freshrank.errors import ConfigError, TransportError
+
+START_TIMEOUT_S = 30.0
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A bound socket; port 0 takes any free one.
+
+    Raises:
+        TransportError: the port is taken (code `port-taken`).
+        ConfigError: the host is not an address of this machine.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+        listener.listen(128)
+    except OSError as error:
+        listener.close()
+        if isinstance(error, socket.gaierror) or error.errno == 99:
+            raise ConfigError(f"cannot listen on {host!r}: {error.strerror}") from error
+        raise TransportError(
+            f"port {port} on {host} is taken or not allowed: {error.strerror}. "
+            "Stop the other program, or choose another port with --port (0 takes any free one)",
+            code="port-taken",
+        ) from error
+    return listener
+
+
+def address(listener: socket.socket) -> str:
+    """The URL that reaches the socket from this machine."""
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+@contextlib.contextmanager
+def served(app: FastAPI, listener: socket.socket) -> Iterator[uvicorn.Server]:
+    """The app answering on the socket while the context lasts."""
+    config = uvicorn.Config(app, log_level="warning", access_log=False, lifespan="on")
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, args=([listener],), name="http", daemon=True)
+    thread.start()
+    deadline = threading.Event()
+    for _ in range(int(START_TIMEOUT_S / 0.02)):
+        if server.started or not thread.is_alive():
+            break
+        deadline.wait(0.02)
+    if not server.started:
+        raise TransportError("the HTTP server did not start; its log lines above say why")
+    try:
+        yield server
+    finally:
+        server.should_exit = True
+        thread.join(START_TIMEOUT_S)
+        listener.close()
+
+
+@contextlib.contextmanager
+def stopped_by_signal() -> Iterator[threading.Event]:
+    """An event that SIGINT and SIGTERM set; a second signal ends the process at once."""
+    import signal
+
+    stop = threading.Event()
+
+    def on_signal(number: int, _frame: object) -> None:
+        if stop.is_set():
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
+        stop.set()
+
+    before = {
+        number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

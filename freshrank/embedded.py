@@ -1,0 +1,233 @@
+"""The whole loop in one process: service, joiner, trainer and replica over local files.
+
+This is a supported deployment, not a toy: the parts are those of the distributed one, only the
+event log, the parameter channel and the feature state are the embedded ones. Everything durable
+lies under `service.data_dir`:
+
+    log/         the event log (segments per topic and partition)
+    joiner/      one SQLite database per partition
+    trainer/     checkpoints
+    parameters/  the parameter channel
+"""
+
+import importlib.util
+import logging
+import threading
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fastapi import FastAPI
+from prometheus_client import CollectorRegistry
+
+from freshrank.clock import Clock, SystemClock
+from freshrank.errors import ConfigError, TransportError
+from freshrank.feature_state import LocalFeatureState
+from freshrank.features import FeatureEncoder
+from freshrank.progress import Progress
+from freshrank.settings import RecentFeature, Settings
+from freshrank.transport.directory import DirectoryChannel
+from freshrank.transport.local import LocalLog
+from service.app import Service, ServiceParts, create_app
+
+if TYPE_CHECKING:
+    from trainer.joiner import Joiner
+    from trainer.loop import Trainer
+
+logger = logging.getLogger(__name__)
+
+# How long a part waits for news before it looks at its clock again. Short enough that a publication
+# that falls due while nothing arrives is at most this late.
+STEP_TIMEOUT_S = 0.05
+# Back-off after a transport error such as a full disk: the first retry soon, later ones each 5 s.
+RETRY_FIRST_S, RETRY_MAX_S = 0.2, 5.0
+CLOSE_TIMEOUT_S = 30.0
+
+
+def can_learn() -> bool:
+    """True when the extra `train` is installed."""
+    return all(importlib.util.find_spec(name) for name in ("torch", "onnx", "pyarrow"))
+
+
+class Worker:
+    """A thread that calls `step` until stopped.
+
+    A `TransportError` (disk full, log unreachable) is retried with back-off; any other error is a
+    bug or damaged state: it is logged, the worker stops, the service goes on with what it has.
+    """
+
+    def __init__(self, name: str, step: Callable[[float], int]) -> None:
+        self._name = name
+        self._step = step
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self.failure: Exception | None = None
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Finish the step under way and end the thread."""
+        self._stop.set()
+        self._thread.join(CLOSE_TIMEOUT_S)
+
+    @property
+    def is_alive(self) -> bool:
+        """True while it works."""
+        return self._thread.is_alive()
+
+    def _run(self) -> None:
+        retry_s = RETRY_FIRST_S
+        while not self._stop.is_set():
+            try:
+                self._step(STEP_TIMEOUT_S)
+                retry_s = RETRY_FIRST_S
+            except TransportError as error:
+                logger.warning(
+                    "worker=%s state=retrying in_s=%.1f error=%s", self._name, retry_s, error
+                )
+                self._stop.wait(retry_s)
+                retry_s = min(2 * retry_s, RETRY_MAX_S)
+            except Exception as error:
+                self.failure = error
+                logger.exception("worker=%s state=stopped", self._name)
+                return
+
+
+class Embedded:
+    """Every part of the loop, composed.
+
+    Args:
+        settings: The configuration.
+        learn: Run joiner and trainer; without them the service ranks with what the channel holds.
+        simulated: A simulated audience uses it; the page says so.
+        clock: Time.
+
+    Raises:
+        ConfigError: `learn` without the extra `train` installed.
+        TransportError: the data directory is in use by another process, or damaged.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        learn: bool,
+        simulated: bool = False,
+        clock: Clock | None = None,
+    ) -> None:
+        if learn and not can_learn():
+            raise ConfigError(
+                "learning needs torch, onnx and pyarrow: pip install 'freshrank[train]', "
+                "or serve without learning: --no-learn"
+            )
+        clock = clock or SystemClock()
+        directory = settings.service.data_dir
+        self.settings = settings
+        self.encoder = FeatureEncoder(settings)
+        self.log = open_log(settings, clock)
+        self.channel = DirectoryChannel(directory / "parameters", clock=clock)
+        self.progress = Progress()
+        recent = [f for f in settings.features if isinstance(f, RecentFeature)]
+        self.state = LocalFeatureState(n_max=max((f.max_len for f in recent), default=1))
+        self.joiners: list[Joiner] = []
+        self.trainer: Trainer | None = None
+        if learn:
+            self._compose_learning(directory, clock)
+        parts = ServiceParts(
+            settings=settings,
+            encoder=self.encoder,
+            log=self.log,
+            channel=self.channel,
+            state=self.state,
+            progress=self.progress if learn else None,
+            loop=self if learn else None,
+            clock=clock,
+            registry=CollectorRegistry(),
+            simulated=simulated,
+        )
+        self.app: FastAPI = create_app(parts)
+        self.service: Service = self.app.state.service
+        self._workers = [Worker(f"joiner-{i}", j.step) for i, j in enumerate(self.joiners)]
+        if self.trainer is not None:
+            self._workers.append(Worker("trainer", self.trainer.step))
+
+    def _compose_learning(self, directory: Path, clock: Clock) -> None:
+        from trainer.joiner import Joiner
+        from trainer.loop import Trainer
+
+        for partition in range(self.settings.log.partitions):
+            database = directory / "joiner" / f"partition-{partition}.sqlite"
+            self.joiners.append(
+                Joiner(
+                    self.settings,
+                    self.encoder,
+                    self.log,
+                    partition=partition,
+                    database=database,
+                    clock=clock,
+                    state=self.state,
+                    progress=self.progress,
+                )
+            )
+        self.trainer = Trainer(
+            self.settings,
+            self.encoder,
+            self.log,
+            self.channel,
+            directory=directory / "trainer",
+            clock=clock,
+            progress=self.progress,
+        )
+
+    def start(self) -> None:
+        """Start joiners and trainer; the replica starts with the app's lifespan."""
+        for worker in self._workers:
+            worker.start()
+
+    def close(self) -> None:
+        """Stop in the order of the stream, save a checkpoint, release the files."""
+        for worker in self._workers:
+            worker.stop()
+        for joiner in self.joiners:
+            joiner.close()
+        if self.trainer is not None:
+            self.trainer.close()
+        self.channel.close()
+        self.log.close()
+
+    @property
+    def failures(self) -> list[Exception]:
+        """Errors that stopped a worker."""
+        return [worker.failure for worker in self._workers if worker.failure is not None]
+
+    def is_learning(self) -> bool:
+        """True while joiners and trainer run."""
+        return bool(self._workers) and all(worker.is_alive for worker in self._workers)
+
+    def accounting(self) -> dict[str, int]:
+        """The joiners' and the trainer's totals; `freshrank.accounting` says how they add up."""
+        total: Counter[str] = Counter()
+        for joiner in self.joiners:
+            total.update(joiner.accounting())
+        if self.trainer is not None:
+            total.update(self.trainer.accounting())
+        return dict(total)
+
+    def statistics(self) -> dict[str, float]:
+        """The trainer's gauges."""
+        return {} if self.trainer is None else self.trainer.statistics()
+
+
+def open_log(settings: Settings, clock: Clock) -> LocalLog:
+    """The event log the configuration names."""
+    retention = settings.log.retention
+    return LocalLog(
+        settings.service.data_dir / "log",
+        clock=clock,
+        n_partitions=settings.log.partitions,
+        fsync=settings.log.fsync,
+        retention_ms=None if retention is None else int(retention.total_seconds() * 1_000),
+    )
