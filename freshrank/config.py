@@ -15,7 +15,7 @@ from ruamel.yaml import YAML
 
 from freshrank.diagnostics import Diagnostic, InvalidConfigError, Position
 from freshrank.pydantic_text import explain
-from freshrank.references import Location, mistakes
+from freshrank.references import Location, mistakes, path_text
 from freshrank.settings import Settings
 from freshrank.yaml_source import Source, parse
 
@@ -154,7 +154,7 @@ class _Document:
 
     def diagnostic(self, location: Location, text: str, *, is_key: bool = False) -> Diagnostic:
         """A mistake at the location, or at the nearest thing around it that is written down."""
-        path = ".".join(map(str, location))
+        path = path_text(location)
         is_secret = location[:2] == ("auth", "keys") and not is_key
         if is_key and location in self._keys:
             return Diagnostic(self._keys[location], path, text)

@@ -25,6 +25,8 @@ LIST_ITEMS_MAX: Final = 256
 # The largest float32: a number beyond it would enter the net as infinity.
 NUMBER_MAX: Final = float(np.finfo(np.float32).max)
 
+_DECIMAL_CHARACTERS_MAX: Final = len(str((1 << 64) - 1))
+
 IdsOf = Callable[[Sequence[Value]], U64]
 
 
@@ -58,7 +60,7 @@ def parse_uint64(value: object) -> int:
         DataError: neither, or not in 0..2^64-1.
     """
     if isinstance(value, str):
-        if not (value.isascii() and value.isdigit() and len(value) <= 20):
+        if not (value.isascii() and value.isdigit() and len(value) <= _DECIMAL_CHARACTERS_MAX):
             raise _bad(f"expected an integer from 0 to 2^64-1, got {shown(value)}")
         if value[0] == "0" and value != "0":
             raise _bad(f"expected an integer without leading zeros, got {shown(value)}")
@@ -136,7 +138,11 @@ def bucket_ids(values: Sequence[Value], boundaries: F64) -> U64:
 
 def uint64_ids(values: Sequence[Value]) -> U64:
     """`uint64[n]` of n uint64 keys: the integers themselves."""
-    return np.array([parse_uint64(value) for value in values], np.uint64)
+    texts = [value for value in values if isinstance(value, str)]
+    integers = _decimals(texts) if len(texts) == len(values) else _integers(values)
+    if integers is None or not 0 <= min(integers, default=0) <= max(integers, default=0) < 1 << 64:
+        integers = [parse_uint64(value) for value in values]
+    return np.array(integers, np.uint64)
 
 
 def numbers(values: Sequence[Value]) -> F64:
@@ -190,6 +196,23 @@ def cross_bags(left: SlotIds, right: SlotIds, seed: int) -> SlotIds:
     lefts = left.ids[left.offsets[rows] + pair // n_right[rows]]
     rights = right.ids[right.offsets[rows] + pair % n_right[rows]]
     return SlotIds(mix_ids(lefts, rights, seed), offsets)
+
+
+def _integers(values: Sequence[Value]) -> list[int] | None:
+    """The values when all are integers."""
+    integers = [value for value in values if type(value) is int]
+    return integers if len(integers) == len(values) else None
+
+
+def _decimals(texts: list[str]) -> list[int] | None:
+    """The integers that the texts spell when each is spelled as `str` does it."""
+    if max(map(len, texts), default=0) > _DECIMAL_CHARACTERS_MAX:
+        return None
+    try:
+        integers = list(map(int, texts))
+    except ValueError:
+        return None
+    return integers if list(map(str, integers)) == texts else None
 
 
 def _offsets(lengths: I64) -> I64:

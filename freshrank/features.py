@@ -90,8 +90,7 @@ class FeatureEncoder:
     def __init__(self, settings: Settings) -> None:
         document = settings.model_dump(mode="json", by_alias=True)
         for mistake in references.mistakes(document):
-            place = ".".join(map(str, mistake.location))
-            raise ConfigError(f"{place}: {mistake.text}")
+            raise ConfigError(f"{references.path_text(mistake.location)}: {mistake.text}")
         self._features = {feature.name: feature for feature in settings.features}
         self._salt = settings.salt
         self._shared = frozenset(

@@ -63,7 +63,7 @@ def _explanation(
         case "extra_forbidden":
             known = _known_keys(schema, location[:-1], document)
             hint = did_you_mean(location[-1], known)
-            return Explanation(location, f"unknown key {location[-1]!r}{hint}", is_key=True)
+            return Explanation(location, f"unknown key {_shown(location[-1])}{hint}", is_key=True)
         case "missing":
             return Explanation(location, "is required")
         case "union_tag_not_found":

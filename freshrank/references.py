@@ -4,6 +4,7 @@ The rules read the raw document, so that `freshrank.config` lists their mistakes
 types: each takes what is well-formed and leaves the rest to the types.
 """
 
+import reprlib
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -34,6 +35,16 @@ class Mistake:
 
     location: Location
     text: str
+
+
+def path_text(location: Location) -> str:
+    r"""`features.1.expire`, on one short line whatever a key contains.
+
+    Example:
+        >>> path_text(("features", 1, "expire")), path_text(("a\nb",))
+        ('features.1.expire', 'a\\nb')
+    """
+    return ".".join(reprlib.repr(str(step))[1:-1] for step in location)
 
 
 def mistakes(document: object) -> Iterator[Mistake]:
@@ -69,8 +80,8 @@ def _repeated(entries: list[Entry], noun: str) -> Iterator[Mistake]:
     for location, entry in entries:
         name = entry["name"]
         if name in first:
-            place = ".".join(map(str, first[name]))
-            yield Mistake((*location, "name"), f"{noun} {name!r} is already declared at {place}")
+            text = f"{noun} {name!r} is already declared at {path_text(first[name])}"
+            yield Mistake((*location, "name"), text)
         first.setdefault(name, location)
 
 

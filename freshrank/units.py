@@ -76,6 +76,13 @@ def _bytes(value: Any) -> int:
     return int(match[1]) * _BYTES_UNITS[match[2]]
 
 
+def _home(path: Path) -> Path:
+    try:
+        return path.expanduser()  # else `~/data` would make a directory of that name
+    except RuntimeError as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
 Duration = Annotated[
     timedelta,
     BeforeValidator(_duration),
@@ -90,7 +97,7 @@ Bytes = Annotated[
     Field(ge=1),
     WithJsonSchema({"type": ["integer", "string"], "pattern": f"^{_BYTES.pattern}$", "minimum": 1}),
 ]
-FilePath = Annotated[Path, Field(strict=False)]  # a string in the file
+FilePath = Annotated[Path, Field(strict=False), AfterValidator(_home)]  # a string in the file
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,63}$")]
 Dim = Annotated[int, Field(ge=1, le=512)]
 Ratio = Annotated[float, Field(gt=0, le=1)]

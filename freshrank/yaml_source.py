@@ -6,6 +6,7 @@ in a value becomes that environment variable, before an unquoted value is read a
 """
 
 import re
+import reprlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final
@@ -15,7 +16,7 @@ from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 from freshrank.diagnostics import Diagnostic, Position
-from freshrank.references import Location
+from freshrank.references import Location, path_text
 
 # Aliases multiply: nine lines of them can stand for a billion values.
 _VALUES_MAX: Final = 20_000
@@ -89,7 +90,7 @@ class _Reader:
         return Position(self._name, line + 1, column + 1, text)
 
     def mistake(self, at: Position, location: Location, text: str) -> None:
-        self.diagnostics.append(Diagnostic(at, ".".join(map(str, location)), text))
+        self.diagnostics.append(Diagnostic(at, path_text(location), text))
 
     def read(self, node: Node, location: Location) -> object:
         """The node's plain value; records where it and its keys stand."""
@@ -114,7 +115,9 @@ class _Reader:
             place = (*location, key)
             if place in self.keys:
                 first = self.keys[place].line
-                self.mistake(at, place, f"key {key!r} stands twice, first in line {first}")
+                self.mistake(
+                    at, place, f"key {reprlib.repr(key)} stands twice, first in line {first}"
+                )
                 continue
             self.keys[place] = at
             value = self.read(value_node, place)

@@ -8,6 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
+
+# Examples have no deadline: a busy machine would fail a test that is right.
+settings.register_profile("freshrank", deadline=None, print_blob=True)
+settings.load_profile("freshrank")
 
 GOLDEN = Path(__file__).parent / "golden"
 Golden = Callable[[str, Any], None]

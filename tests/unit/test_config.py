@@ -380,6 +380,18 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     assert load(latin, environ={}).service.data_dir == Path("data")
 
 
+def test_a_path_may_begin_at_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/h")
+    assert settings(BASE + "service: {data_dir: ~/x}").service.data_dir == Path("/h/x")
+
+
+def test_a_key_cannot_break_the_line() -> None:
+    (one,) = found(BASE + '"a\\nb:1:1: error: c": 1')
+    assert len(str(one).splitlines()) == 1
+    (one,) = found(BASE + f"{'k' * 1_000}: 1")
+    assert len(str(one)) < 200
+
+
 @given(st.integers(0, 10**15))
 def test_durations_are_written_as_they_are_read(microseconds: int) -> None:
     duration = timedelta(microseconds=microseconds - microseconds % 1_000)

@@ -128,10 +128,14 @@ def test_uint64_ids_are_the_numbers_themselves() -> None:
 
 
 def test_uint64_features_take_integers_and_their_decimal_text() -> None:
-    request = RequestValues(
-        items=["a", "b", "c"], columns={"shop": [7, "7", "18446744073709551615"]}
-    )
-    assert ids(encoder(ITEM, SHOP), "shop", request) == [[7], [7], [2**64 - 1]]
+    columns: list[list[Value]] = [
+        [7, "7", "18446744073709551615"],
+        [7, 7, 2**64 - 1],
+        ["7", "7", "18446744073709551615"],
+    ]
+    for column in columns:
+        request = RequestValues(items=["a", "b", "c"], columns={"shop": column})
+        assert ids(encoder(ITEM, SHOP), "shop", request) == [[7], [7], [2**64 - 1]]
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,14 @@ ROOT = Path(__file__).parents[2]
 PACKAGES = ("embedding_store", "freshrank", "service", "trainer")
 
 
-LINT = "from importlinter.cli import lint_imports_command as lint; lint()"
+# An editable install finds our packages before any path does: without its finder a copy is looked
+# at, not the checkout.
+LINT = """
+import sys
+sys.meta_path[:] = [one for one in sys.meta_path if one.__module__.startswith("_frozen_importlib")]
+from importlinter.cli import lint_imports_command as lint
+lint()
+"""
 
 
 def lint(directory: Path) -> subprocess.CompletedProcess[str]:
