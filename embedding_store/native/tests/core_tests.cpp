@@ -11,12 +11,11 @@
 #include "core/index.hpp"
 #include "core/pipeline.hpp"
 #include "core/serving.hpp"
+#include "core/snapshot_layout.hpp"
 #include "core/table.hpp"
 #include "tests/check.hpp"
 
 namespace freshrank {
-
-std::uint64_t snapshot_checksum(std::span<const std::uint8_t> covered);
 
 namespace {
 
@@ -235,7 +234,7 @@ void forged_snapshots_never_crash() {
         const std::size_t at = 8 + random() % (end - 8);
         const std::uint64_t value = i % 3 == 0 ? random() : odd_values[random() % 7];
         std::memcpy(forged.data() + at, &value, 1 + random() % 8);
-        const std::uint64_t checksum = snapshot_checksum({forged.data(), n_covered});
+        const std::uint64_t checksum = siphash24(forged.data(), n_covered, checksum_key);
         std::memcpy(forged.data() + n_covered, &checksum, 8);
         std::unique_ptr<Table> opened;
         if (!refusal([&] { opened = Table::restore(forged); }).empty()) {

@@ -1,0 +1,123 @@
+// What leaves a table and what changed in it: expiry, erasure, deltas, tombstones.
+#include <algorithm>
+#include <cstring>
+#include <utility>
+
+#include "table.hpp"
+
+namespace freshrank {
+
+bool Table::is_stale(std::uint32_t last_seen_s) const {
+    return std::uint64_t{last_seen_s} + config_.ttl_s < counters_.clock_s;
+}
+
+std::uint64_t Table::expire(std::uint32_t now_s, std::uint64_t max_rows) {
+    const std::lock_guard lock(mutex_);
+    counters_.clock_s = std::max<std::uint64_t>(counters_.clock_s, now_s);
+    if (config_.ttl_s == 0) {
+        return 0;
+    }
+    // At most once around, so that one call never visits a row twice.
+    const auto slice = [&](std::uint32_t high_water, std::uint32_t& cursor, auto&& visit) {
+        const std::uint64_t n = std::min<std::uint64_t>(max_rows, high_water);
+        for (std::uint64_t i = 0; i < n; ++i) {
+            visit(cursor);
+            cursor = cursor + 1 >= high_water ? 0 : cursor + 1;
+        }
+    };
+    std::uint64_t n_removed = 0;
+    slice(numbers_.high_water(), counters_.row_cursor, [&](std::uint32_t row) {
+        if (metadata_.version(row) != 0 && is_stale(metadata_.last_seen_s(row))) {
+            remove_row(metadata_.key(row));
+            ++n_removed;
+        }
+    });
+    slice(pending_.numbers().high_water(), counters_.pending_cursor, [&](std::uint32_t n) {
+        const Pending& waiting = pending_.at(n);
+        if (!waiting.is_free() && is_stale(waiting.last_seen_s)) {
+            pending_.erase(waiting.key);
+        }
+    });
+    counters_.n_expired += n_removed;
+    return n_removed;
+}
+
+// Zeroes what it frees: the next tenant inherits nothing, and a forgotten person leaves nothing.
+void Table::remove_row(std::uint64_t id) {
+    tombstones_.insert({id, counters_.version});  // first: it alone may fail for want of memory
+    const std::uint32_t row = index_.erase(id);
+    expects(row != no_row, "a row to remove is not in the index");
+    std::memset(slabs_.at(row), 0, std::size_t{slabs_.stride()} * sizeof(float));
+    metadata_.key(row) = 0;
+    metadata_.version(row) = 0;
+    metadata_.last_seen_s(row) = 0;
+    metadata_.born_s(row) = 0;
+    metadata_.frequency(row) = 0;
+    numbers_.give_back(row);
+}
+
+std::uint64_t Table::erase(Ids ids) {
+    const std::lock_guard lock(mutex_);
+    std::uint64_t n_removed = 0;
+    for (const std::uint64_t id : ids) {
+        pending_.erase(id);
+        if (index_.find(id) != no_row) {
+            remove_row(id);
+            ++n_removed;
+        }
+    }
+    counters_.n_erased += n_removed;
+    return n_removed;
+}
+
+std::uint64_t Table::version() const {
+    const std::shared_lock lock(mutex_);
+    return counters_.version;
+}
+
+std::uint64_t Table::advance() {
+    const std::lock_guard lock(mutex_);
+    return counters_.version++;
+}
+
+Delta Table::delta(std::uint64_t since) const {
+    const std::shared_lock lock(mutex_);
+    std::vector<std::pair<std::uint64_t, std::uint32_t>> changed;
+    for (std::uint32_t row = 0; row < numbers_.high_water(); ++row) {
+        if (metadata_.version(row) > since) {
+            changed.emplace_back(metadata_.key(row), row);
+        }
+    }
+    std::sort(changed.begin(), changed.end());
+    Delta delta;
+    const std::uint32_t width = config_.width();
+    delta.keys.reserve(changed.size());
+    delta.rows.resize(changed.size() * width);
+    float* to = delta.rows.data();
+    for (const auto& [key, row] : changed) {
+        delta.keys.push_back(key);
+        std::memcpy(to, slabs_.at(row), width * sizeof(float));
+        to += width;
+    }
+    for (std::uint32_t n = 0; n < tombstones_.numbers().high_water(); ++n) {
+        if (tombstones_.at(n).version > since) {
+            delta.tombstones.push_back(tombstones_.at(n).key);
+        }
+    }
+    std::sort(delta.tombstones.begin(), delta.tombstones.end());
+    return delta;
+}
+
+std::uint64_t Table::trim_tombstones(std::uint64_t through) {
+    const std::lock_guard lock(mutex_);
+    std::uint64_t n_removed = 0;
+    for (std::uint32_t n = 0; n < tombstones_.numbers().high_water(); ++n) {
+        const Tombstone& tombstone = tombstones_.at(n);
+        if (!tombstone.is_free() && tombstone.version <= through) {
+            n_removed += tombstones_.erase(tombstone.key);
+        }
+    }
+    return n_removed;
+}
+
+}  // namespace freshrank

@@ -1,0 +1,76 @@
+// Format v1 of a table, byte for byte as in FORMAT.md: header, section sizes, checksum.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <type_traits>
+
+#include "hash.hpp"
+
+namespace freshrank {
+
+inline constexpr char snapshot_magic[8] = {'F', 'R', 'T', 'A', 'B', 'L', 'E', '\n'};
+inline constexpr SipKey checksum_key{0, 0};
+inline constexpr std::size_t checksum_bytes = 8;
+
+// Written to disk as it lies in memory: little-endian, no padding, every field at its own offset.
+struct SnapshotHeader {
+    char magic[8];
+    std::uint32_t version;
+    std::uint32_t flags;
+    std::uint64_t n_bytes;
+
+    std::uint32_t dim;
+    std::uint32_t first_order;
+    std::uint32_t optimizer;
+    std::uint32_t slot;
+    double lr;
+    double l2;
+    double eps;
+    double beta1;
+    double beta2;
+    double initial_accumulator;
+    double init_scale;
+    double probability;
+    std::uint64_t seed;
+    std::uint32_t min_count;
+    std::uint32_t ttl_s;
+
+    std::uint64_t table_version;
+    std::uint64_t clock_s;
+    std::uint64_t n_draws;
+    std::uint64_t n_admitted;
+    std::uint64_t n_filtered;
+    std::uint64_t n_expired;
+    std::uint64_t n_erased;
+    std::uint32_t row_cursor;
+    std::uint32_t pending_cursor;
+
+    std::uint32_t row_high_water;
+    std::uint32_t n_row_free;
+    std::uint32_t pending_high_water;
+    std::uint32_t n_pending_free;
+    std::uint64_t n_tombstones;
+};
+static_assert(sizeof(SnapshotHeader) == 208 && std::is_trivially_copyable_v<SnapshotHeader> &&
+                  offsetof(SnapshotHeader, dim) == 24 && offsetof(SnapshotHeader, lr) == 40 &&
+                  offsetof(SnapshotHeader, table_version) == 120 &&
+                  offsetof(SnapshotHeader, row_cursor) == 176 &&
+                  offsetof(SnapshotHeader, n_tombstones) == 200,
+              "the header's layout is the file format");
+
+inline constexpr std::uint64_t row_metadata_bytes = 8 + 8 + 4 + 4 + 4;
+inline constexpr std::uint64_t pending_bytes = 8 + 4 + 4;
+inline constexpr std::uint64_t tombstone_bytes = 8 + 8;
+
+// 128 bits are not needed: every factor is below 2^32, and max_dim keeps a row below 2^18 bytes.
+inline std::uint64_t body_bytes(const SnapshotHeader& header, std::uint64_t row_floats) {
+    const std::uint64_t n_rows = std::uint64_t{header.row_high_water} - header.n_row_free;
+    const std::uint64_t n_pending =
+        std::uint64_t{header.pending_high_water} - header.n_pending_free;
+    return std::uint64_t{header.n_row_free} * 4 + n_rows * (row_metadata_bytes + row_floats * 4) +
+           std::uint64_t{header.n_pending_free} * 4 + n_pending * pending_bytes +
+           header.n_tombstones * tombstone_bytes;
+}
+
+}  // namespace freshrank

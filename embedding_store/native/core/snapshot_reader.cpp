@@ -1,0 +1,219 @@
+#include <cstring>
+#include <string>
+#include <utility>
+
+#include "snapshot_layout.hpp"
+#include "table.hpp"
+
+namespace freshrank {
+
+namespace {
+
+// The sizes were checked as a whole before the first read; this checks each read all the same.
+class Source {
+  public:
+    explicit Source(std::span<const std::uint8_t> bytes) : bytes_(bytes) {}
+    template <class T>
+    std::vector<T> take(std::uint64_t n) {
+        expects(n <= bytes_.size() / sizeof(T), "a section ends behind the snapshot's end");
+        std::vector<T> values(static_cast<std::size_t>(n));
+        if (n > 0) {
+            std::memcpy(values.data(), bytes_.data(), values.size() * sizeof(T));
+            bytes_ = bytes_.subspan(values.size() * sizeof(T));
+        }
+        return values;
+    }
+
+  private:
+    std::span<const std::uint8_t> bytes_;
+};
+
+std::vector<bool> occupied(std::uint32_t high_water, const std::vector<std::uint32_t>& free,
+                           const char* what) {
+    std::vector<bool> is_live(high_water, true);
+    for (const std::uint32_t number : free) {
+        require(number < high_water && is_live[number],
+                std::string("snapshot is damaged: free ") + what + " number " +
+                    std::to_string(number) + " is out of range or listed twice");
+        is_live[number] = false;
+    }
+    return is_live;
+}
+
+}  // namespace
+
+class SnapshotReader {
+  public:
+    static std::unique_ptr<Table> read(std::span<const std::uint8_t> bytes) {
+        const SnapshotHeader header = checked_header(bytes);
+        const TableConfig config = config_of(header);
+        validate(config);
+        const std::uint64_t row_floats = config.width() + config.n_state();
+        check_counts(header, row_floats);
+        auto table = std::make_unique<Table>(config, 0);
+        restore_counters(header, *table);
+        Source source(bytes.subspan(sizeof(SnapshotHeader)));
+        read_rows(header, source, static_cast<std::uint32_t>(row_floats), *table);
+        read_pending(header, source, *table);
+        read_tombstones(header, source, *table);
+        return table;
+    }
+
+  private:
+    static SnapshotHeader checked_header(std::span<const std::uint8_t> bytes) {
+        require(bytes.size() >= sizeof(SnapshotHeader) + checksum_bytes,
+                "snapshot has " + std::to_string(bytes.size()) +
+                    " bytes, less than its header: it is truncated or no snapshot");
+        SnapshotHeader header;
+        std::memcpy(&header, bytes.data(), sizeof header);
+        require(std::memcmp(header.magic, snapshot_magic, sizeof snapshot_magic) == 0,
+                "these bytes are not a table's snapshot: they do not start with FRTABLE");
+        require(header.version == format_version,
+                "snapshot has format version " + std::to_string(header.version) +
+                    "; this build reads version " + std::to_string(format_version));
+        require(header.n_bytes == bytes.size(),
+                "snapshot has " + std::to_string(bytes.size()) + " bytes, its header says " +
+                    std::to_string(header.n_bytes) + ": it is truncated or damaged");
+        std::uint64_t stored;
+        const std::size_t n_covered = bytes.size() - checksum_bytes;
+        std::memcpy(&stored, bytes.data() + n_covered, sizeof stored);
+        require(stored == siphash24(bytes.data(), n_covered, checksum_key),
+                "snapshot is damaged: its checksum does not match its " +
+                    std::to_string(n_covered) + " bytes; take an older one");
+        return header;
+    }
+
+    static TableConfig config_of(const SnapshotHeader& header) {
+        require(header.flags == 0 && header.first_order <= 1 && header.optimizer < n_optimizers,
+                "snapshot is damaged: flags, first_order or optimizer hold unknown values");
+        TableConfig config;
+        config.dim = header.dim;
+        config.first_order = header.first_order == 1;
+        config.optimizer = static_cast<Optimizer>(header.optimizer);
+        config.slot = header.slot;
+        config.lr = header.lr;
+        config.l2 = header.l2;
+        config.eps = header.eps;
+        config.beta1 = header.beta1;
+        config.beta2 = header.beta2;
+        config.initial_accumulator = header.initial_accumulator;
+        config.init_scale = header.init_scale;
+        config.probability = header.probability;
+        config.seed = header.seed;
+        config.min_count = header.min_count;
+        config.ttl_s = header.ttl_s;
+        return config;
+    }
+
+    static void check_counts(const SnapshotHeader& header, std::uint64_t row_floats) {
+        const auto cursor_fits = [](std::uint32_t cursor, std::uint32_t high_water) {
+            return cursor < high_water || cursor == 0;
+        };
+        require(header.n_row_free <= header.row_high_water &&
+                    header.n_pending_free <= header.pending_high_water &&
+                    header.n_tombstones <= header.n_bytes / tombstone_bytes &&
+                    header.n_bytes ==
+                        sizeof(SnapshotHeader) + body_bytes(header, row_floats) + checksum_bytes,
+                "snapshot is damaged: its counts do not add up to its length");
+        require(header.row_high_water < no_row && header.pending_high_water < no_row &&
+                    header.table_version > 0 && header.clock_s <= ~std::uint32_t{0} &&
+                    cursor_fits(header.row_cursor, header.row_high_water) &&
+                    cursor_fits(header.pending_cursor, header.pending_high_water),
+                "snapshot is damaged: version, clock or a cursor is out of range");
+    }
+
+    static void restore_counters(const SnapshotHeader& header, Table& table) {
+        Table::Counters& counters = table.counters_;
+        counters.version = header.table_version;
+        counters.clock_s = header.clock_s;
+        counters.n_draws = header.n_draws;
+        counters.n_admitted = header.n_admitted;
+        counters.n_filtered = header.n_filtered;
+        counters.n_expired = header.n_expired;
+        counters.n_erased = header.n_erased;
+        counters.row_cursor = header.row_cursor;
+        counters.pending_cursor = header.pending_cursor;
+    }
+
+    static void read_rows(const SnapshotHeader& header, Source& source, std::uint32_t row_floats,
+                          Table& table) {
+        const std::uint64_t n_rows = header.row_high_water - header.n_row_free;
+        auto free = source.take<std::uint32_t>(header.n_row_free);
+        const auto is_live = occupied(header.row_high_water, free, "row");
+        const auto keys = source.take<std::uint64_t>(n_rows);
+        const auto versions = source.take<std::uint64_t>(n_rows);
+        const auto last_seen_s = source.take<std::uint32_t>(n_rows);
+        const auto born_s = source.take<std::uint32_t>(n_rows);
+        const auto frequencies = source.take<std::uint32_t>(n_rows);
+        table.numbers_.assign(header.row_high_water, std::move(free));
+        table.index_.reserve(n_rows);
+        std::size_t i = 0;
+        for (std::uint32_t row = 0; row < header.row_high_water; ++row) {
+            table.slabs_.ensure(row);
+            table.metadata_.ensure(row);
+            if (!is_live[row]) {
+                continue;
+            }
+            const auto values = source.take<float>(row_floats);
+            require(versions[i] > 0 && versions[i] <= header.table_version,
+                    "snapshot is damaged: a row's version lies beyond the table's");
+            refuse_twice(table.index_.find(keys[i]) == no_row, keys[i]);
+            table.index_.insert(keys[i], row);
+            std::memcpy(table.slabs_.at(row), values.data(), row_floats * sizeof(float));
+            table.metadata_.key(row) = keys[i];
+            table.metadata_.version(row) = versions[i];
+            table.metadata_.last_seen_s(row) = last_seen_s[i];
+            table.metadata_.born_s(row) = born_s[i];
+            table.metadata_.frequency(row) = frequencies[i];
+            ++i;
+        }
+    }
+
+    static void read_pending(const SnapshotHeader& header, Source& source, Table& table) {
+        const std::uint64_t n = header.pending_high_water - header.n_pending_free;
+        auto free = source.take<std::uint32_t>(header.n_pending_free);
+        const auto is_live = occupied(header.pending_high_water, free, "pending");
+        const auto keys = source.take<std::uint64_t>(n);
+        const auto counts = source.take<std::uint32_t>(n);
+        const auto last_seen_s = source.take<std::uint32_t>(n);
+        Numbers numbers;
+        numbers.assign(header.pending_high_water, std::move(free));
+        table.pending_.assign_numbers(std::move(numbers));
+        std::size_t i = 0;
+        for (std::uint32_t number = 0; number < header.pending_high_water; ++number) {
+            if (!is_live[number]) {
+                continue;
+            }
+            require(counts[i] > 0 && counts[i] < header.min_count,
+                    "snapshot is damaged: a pending count is 0 or at least min_count");
+            refuse_twice(
+                table.index_.find(keys[i]) == no_row && table.pending_.find(keys[i]) == nullptr,
+                keys[i]);
+            table.pending_.put(number, {keys[i], counts[i], last_seen_s[i]});
+            ++i;
+        }
+    }
+
+    static void read_tombstones(const SnapshotHeader& header, Source& source, Table& table) {
+        const auto keys = source.take<std::uint64_t>(header.n_tombstones);
+        const auto versions = source.take<std::uint64_t>(header.n_tombstones);
+        for (std::size_t i = 0; i < keys.size(); ++i) {
+            require(versions[i] > 0 && versions[i] <= header.table_version,
+                    "snapshot is damaged: a tombstone's version lies beyond the table's");
+            refuse_twice(
+                table.index_.find(keys[i]) == no_row && table.tombstones_.find(keys[i]) == nullptr,
+                keys[i]);
+            table.tombstones_.insert({keys[i], versions[i]});
+        }
+    }
+
+    static void refuse_twice(bool is_new, std::uint64_t key) {
+        require(is_new, "snapshot is damaged: key " + std::to_string(key) + " occurs twice");
+    }
+};
+
+std::unique_ptr<Table> Table::restore(std::span<const std::uint8_t> bytes) {
+    return SnapshotReader::read(bytes);
+}
+
+}  // namespace freshrank
