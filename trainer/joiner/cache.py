@@ -36,7 +36,7 @@ class Cache:
                 if isinstance(head.message, Action):
                     event_ids.add(head.message.event_id)
         self.prefetch_requests(request_ids)
-        self._seen = dict.fromkeys(event_ids, -1) | self._state.seen(list(event_ids))
+        self._seen = self._state.seen(list(event_ids))
 
     def prefetch_requests(self, request_ids: Iterable[str]) -> None:
         """Read requests that are not here yet."""
@@ -63,11 +63,10 @@ class Cache:
         self._changed.pop(request_id, None)
         self._gone.add(request_id)
 
-    def seen_until_ms(self, event_id: str) -> int:
-        """When the event id expires; -1 when it is new."""
-        if event_id in self.new_seen:
-            return self.new_seen[event_id]
-        return self._seen[event_id]
+    def has_seen(self, event_id: str, watermark_ms: int) -> bool:
+        """True when the event id is known and has not expired."""
+        expires_at_ms = self.new_seen.get(event_id, self._seen.get(event_id))
+        return expires_at_ms is not None and expires_at_ms > watermark_ms
 
     def see(self, event_id: str, expires_at_ms: int) -> None:
         """Remember an event id."""

@@ -171,7 +171,7 @@ class Decider:
 
     def _action(self, head: Head, action: Action, watermark_ms: int) -> None:
         offset = head.record.offset
-        if self._cache.seen_until_ms(action.event_id) > watermark_ms:
+        if self._cache.has_seen(action.event_id, watermark_ms):
             self._totals["duplicate"] += 1
             self._tell(ACTIONS, offset, "duplicate")
             return

@@ -120,8 +120,11 @@ def releasing_ticks(drained: Source, other: Source, now_ms: int) -> list[int]:
     # At the same time a tick of the topic that sorts first would be processed first and be no help.
     ahead_ms = 0 if drained.topic > other.topic else 1
     times_ms: list[int] = []
+    n_released = 0  # ticks that only wait behind the last record need no help
     for head in other.heads:
         needed_ms = head.time_ms + ahead_ms
-        if not head.is_tick and (not times_ms or needed_ms > times_ms[-1]):
+        if not times_ms or needed_ms > times_ms[-1]:
             times_ms.append(max(now_ms, needed_ms))
-    return times_ms
+        if not head.is_tick:
+            n_released = len(times_ms)
+    return times_ms[:n_released]

@@ -1,7 +1,7 @@
 """Which rows leave for an item, by the state of its tasks. Pure but for the request it changes.
 
-An item's tasks have one status each (`requests`). Weights of a (request, item, task) sum to 1, or to
-0 when it was sampled out.
+An item's tasks have one status each (`requests`). Weights of a (request, item, task) sum to 1, or
+to 0 when it was sampled out.
 """
 
 import hashlib
