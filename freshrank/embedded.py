@@ -71,7 +71,8 @@ class Worker:
     def stop(self) -> None:
         """Finish the step under way and end the thread."""
         self._stop.set()
-        self._thread.join(CLOSE_TIMEOUT_S)
+        if self._thread.ident is not None:
+            self._thread.join(CLOSE_TIMEOUT_S)
 
     @property
     def is_alive(self) -> bool:

@@ -1,0 +1,79 @@
+"""Joiner and trainer over a recorded log in a process of their own, to be killed at any moment.
+
+    python learner_process.py CONFIG DATA_DIR RESULT
+
+Prints the number of examples learned after every step. Once nothing is left it learns the remainder
+of the last batch and writes a digest of all parameters to RESULT.
+"""
+
+import hashlib
+import json
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from freshrank import accounting, config
+from freshrank.embedded import Embedded
+from freshrank.transport.base import ACTIONS, EXAMPLES, IMPRESSIONS
+
+
+def main(config_path: str, data_dir: str, result: str) -> None:
+    environ = {**os.environ, "FRESHRANK__SERVICE__DATA_DIR": data_dir}
+    loop = Embedded(config.load(Path(config_path), environ=environ), learn=True)
+    assert loop.trainer is not None
+    [joiner] = loop.joiners
+    while True:
+        n_joined = joiner.step(0.0)
+        n_learned = loop.trainer.step(0.0)
+        print(loop.accounting().get("examples_learned", 0), flush=True)
+        if n_joined == n_learned == 0 and is_drained(loop):
+            break
+    loop.trainer.drain()
+    Path(result).write_text(json.dumps(describe(loop)))
+    loop.close()
+
+
+def is_drained(loop: Embedded) -> bool:
+    """Everything recorded is joined and no window is open."""
+    totals = loop.accounting()
+    joined = totals["accepted_impressions"] + totals["accepted_actions"]
+    recorded = json.loads((loop.settings.service.data_dir / "recorded.json").read_text())
+    return joined == recorded and accounting.n_open(totals, loop.settings) == 0
+
+
+def describe(loop: Embedded) -> dict[str, object]:
+    """Totals, and digests of examples, rows, optimizer state and the dense net."""
+    assert loop.trainer is not None
+    learner = loop.trainer._learner
+    digests = {}
+    for name, table in sorted(learner.sparse.tables.items()):
+        keys = table.keys()
+        digest = hashlib.sha256(keys.tobytes())
+        digest.update(table.lookup(keys).tobytes())
+        digest.update(table.last_seen_s(keys).tobytes())
+        # Optimizer state shows in what one more equal step does to every row.
+        table.apply(keys, np.full((len(keys), table.width), 0.5, np.float32))
+        digest.update(table.lookup(keys).tobytes())
+        digests[name] = digest.hexdigest()
+    dense = hashlib.sha256()
+    for parameter in learner.net.state_dict().values():
+        dense.update(parameter.detach().numpy().tobytes())
+    totals = loop.accounting()
+    names = ("examples_written", "reversals", "examples_learned", "click.positive")
+    return {
+        "tables": digests,
+        "dense": dense.hexdigest(),
+        "totals": {name: totals.get(name, 0) for name in names},
+        "accounting_problems": accounting.problems(
+            {**totals, "received": 0, "accepted": 0, "rejected": 0}, loop.settings
+        ),
+        "records": {
+            topic: loop.log.end_offset(topic, 0) for topic in (IMPRESSIONS, ACTIONS, EXAMPLES)
+        },
+    }
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
