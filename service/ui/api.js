@@ -74,31 +74,3 @@ export function receiptTimes({ queued_at, trained_at, event_to_servable_seconds 
   const trained = trained_at && Math.max(0, Date.parse(trained_at) - Date.parse(queued_at)) / 1000;
   return { trained, servable: event_to_servable_seconds };
 }
-
-const firstOf = (raw, ...paths) => {
-  for (const path of paths) {
-    const value = path.split(".").reduce((part, key) => part?.[key], raw);
-    if (value !== undefined && value !== null) return value;
-  }
-  return null;
-};
-
-/** What the page shows of /v1/stats; whatever a server leaves out is null. */
-export function readStats(raw) {
-  return {
-    simulated: raw.simulated === true,
-    version: firstOf(raw, "model.version", "version"),
-    sparseSeq: firstOf(raw, "freshness.sparse_seq", "model.sparse_seq", "sparse_seq"),
-    ageSeconds: firstOf(raw, "freshness.sparse_age_seconds", "sparse_age_seconds"),
-    p50: firstOf(raw, "freshness.p50_seconds", "freshness_p50_seconds"),
-    p99: firstOf(raw, "freshness.p99_seconds", "freshness_p99_seconds"),
-    auc: firstOf(raw, "auc", "statistics.auc", "trainer.auc"),
-    events: firstOf(raw, "events", "accounting.accepted"),
-    rows: firstOf(raw, "rows", "statistics.rows", "trainer.rows"),
-    filtered: firstOf(raw, "filtered", "statistics.filtered", "trainer.filtered"),
-    degraded: firstOf(raw, "degraded", "freshness.degraded"),
-    paused: firstOf(raw, "trainer.paused", "paused") === true,
-    users: firstOf(raw, "sample.users") ?? [],
-    items: firstOf(raw, "sample.items") ?? [],
-  };
-}

@@ -1,6 +1,6 @@
 // The page: asks, shows, and follows each click until the served parameters have learned it.
 
-import { asCurl, createApi, readStats, receiptTimes } from "./api.js";
+import { asCurl, createApi, receiptTimes } from "./api.js";
 import { createCards, servableText, showChips } from "./cards.js";
 import { createChart } from "./chart.js";
 
@@ -10,6 +10,7 @@ const TICK_MS = 100;
 const ITEMS_MAX = 12;
 const AGING_S = 5; // Parameters are published about once a second; five missed ones are worth a look.
 const STALE_S = 20;
+const BEGIN_TRIES_MAX = 5; // The sample fills while a demo starts.
 const RETRY_STATUSES = [0, 429, 503, 504];
 
 const $ = (id) => document.getElementById(id);
@@ -18,6 +19,7 @@ const state = {
   users: new Map(), // id -> features
   items: new Map(), // id -> {id, features}
   requestId: null, // of the ranking on screen; a click refers to it
+  nTries: 0, // at finding a full sample
   turn: 0, // of the newest rank request: an older answer is not shown
   clicks: new Map(), // item id -> {startedAt, stage} until the click is in the ranking
   leaving: new AbortController(), // ends the receipts of a user who is left
@@ -52,6 +54,7 @@ async function rank(compare) {
     state.requestId = answer.request_id;
     const ranked = answer.items.map((entry) => ({ ...entry, item: String(entry.item) }));
     cards.show(ranked, state.items, compare);
+    $("cards").dataset.user = state.user;
     setProblem("rank", null);
   } catch (error) {
     if (turn !== state.turn) return;
@@ -123,8 +126,8 @@ function chooseUser(user) {
 }
 
 function addUser(user, features) {
+  if (!state.users.has(user)) $("user").add(new Option(user));
   state.users.set(user, features);
-  $("user").add(new Option(user));
 }
 
 async function addItem(id) {
@@ -140,10 +143,15 @@ async function addItem(id) {
   return say(`${id} joined at place ${card.rank}.`);
 }
 
-function begin({ users, items }) {
+function begin({ sample: { users, items } }) {
+  const full = items.length >= ITEMS_MAX && users.length > 0;
+  if (!full && ++state.nTries < BEGIN_TRIES_MAX) {
+    say("Waiting for users and items…");
+    return;
+  }
   const named = users.length > 0 && items.length > 0;
   const ids = (n) => Array.from({ length: n }, (_, index) => ({ id: index + 1, features: null }));
-  for (const { id, features } of named ? users : ids(3)) addUser(String(id), features);
+  for (const { id, features } of named ? [] : ids(3)) addUser(String(id), features);
   for (const { id, features } of (named ? items : ids(ITEMS_MAX)).slice(0, ITEMS_MAX)) {
     state.items.set(String(id), { id: String(id), features });
   }
@@ -156,23 +164,24 @@ const inSeconds = (value) => (typeof value === "number" ? `${value.toFixed(value
 
 function showStats(stats) {
   $("simulated").hidden = !stats.simulated;
-  setText("p50", inSeconds(stats.p50));
-  setText("p99", inSeconds(stats.p99));
-  setText("version", stats.version ?? "–");
-  setText("sparse-seq", String(stats.sparseSeq ?? "–"));
+  for (const { id, features } of stats.sample.users) addUser(id, features);
+  setText("p50", inSeconds(stats.freshness.p50_seconds));
+  setText("p99", inSeconds(stats.freshness.p99_seconds));
+  setText("version", stats.model?.version ?? "–");
+  setText("sparse-seq", String(stats.freshness.sparse_seq ?? "–"));
   for (const name of ["events", "rows", "filtered"]) setText(name, count(stats[name]));
-  const flags = stats.degraded ?? [];
-  setText("degraded", flags.length ? flags.join(", ").replaceAll("_", " ") : "no");
-  $("degraded").classList.toggle("bad", flags.length > 0);
+  setText("degraded", stats.degraded.join(", ").replaceAll("_", " ") || "no");
+  $("degraded").classList.toggle("bad", stats.degraded.length > 0);
   if (typeof stats.auc === "number") {
     setText("auc", stats.auc.toFixed(3));
     chart.add(stats.auc);
   }
-  showTrainer(stats);
+  state.paused = stats.trainer.paused === true;
+  showTrainer(stats.freshness.sparse_age_seconds);
 }
 
-function showTrainer({ ageSeconds, paused }) {
-  state.paused = paused;
+function showTrainer(ageSeconds) {
+  const { paused } = state;
   setText("trainer", paused ? "Resume trainer" : "Pause trainer");
   $("trainer").classList.toggle("primary", paused);
   const known = typeof ageSeconds === "number";
@@ -184,7 +193,7 @@ function showTrainer({ ageSeconds, paused }) {
 
 async function watch() {
   try {
-    const stats = readStats(await api.stats());
+    const stats = await api.stats();
     setProblem("stats", null);
     $("aside").classList.remove("away");
     showStats(stats);
@@ -193,7 +202,7 @@ async function watch() {
   } catch (error) {
     setProblem("stats", error);
     $("aside").classList.add("away");
-    showTrainer({ ageSeconds: null, paused: state.paused });
+    showTrainer(null);
   }
   setTimeout(watch, document.hidden ? STATS_HIDDEN_MS : STATS_MS);
 }

@@ -1,9 +1,12 @@
 """The live page in a real browser against the real demo: click, receipt, the list reorders."""
 
+import itertools
+import math
 import os
 import re
 import shutil
 import signal
+import statistics
 import subprocess
 import sys
 import time
@@ -28,11 +31,16 @@ BROWSER_ARGS = [
     "--disable-component-update",
     "--disable-sync",
 ]
-READY = re.compile(rb"http://127\.0\.0\.1:(\d+)/ui")
+PAGE = re.compile(rb"http://127\.0\.0\.1:(\d+)/ui")
+# Full speed moves every score by itself; the demo prints its curls when that is over.
+WARM_UP_S = "8"
+WARM = b"curl "
 # A prepared environment answers within 15 s; the rest is for two shared, busy cores.
 START_TIMEOUT_S = 90.0
 STOP_TIMEOUT_S = 30.0
 N_CARDS = 12
+# The page waits up to five statistics for a full sample before it ranks.
+RANKED_TIMEOUT_MS = 15_000
 SERVABLE_TIMEOUT_MS = 5_000
 CLIMB_TIMEOUT_S = 10.0
 WIDE: ViewportSize = {"width": 1280, "height": 960}
@@ -56,12 +64,26 @@ class Visit:
     def rank_of(self, item: str) -> int:
         return int(attribute(self.card(item), "data-rank"))
 
-    def score_of(self, item: str) -> float:
-        return float(attribute(self.card(item), "data-score"))
-
-    def scores(self) -> list[float]:
+    def scores(self) -> dict[str, float]:
+        """Score per item, in the order shown."""
         cards = self.page.locator(".card").all()
-        return [float(attribute(card, "data-score")) for card in cards]
+        return {
+            attribute(card, "data-item"): float(attribute(card, "data-score")) for card in cards
+        }
+
+    def lead_of(self, item: str) -> float:
+        """Log odds of an item over the mean of the others.
+
+        The bare score, and a little of the lead after one click, also moves with what was shown
+        before and not clicked: that reaches the model when the join window closes.
+        """
+        log_odds = {name: math.log(score / (1 - score)) for name, score in self.scores().items()}
+        return log_odds.pop(item) - statistics.mean(log_odds.values())
+
+    def choose(self, user: str) -> None:
+        self.page.fill("#user-text", user)
+        self.page.press("#user-text", "Enter")
+        expect(self.page.locator("#cards")).to_have_attribute("data-user", user)
 
     def wait_until_reordered(self, item: str) -> None:
         """The news of an item comes after the ranking that follows its receipt."""
@@ -103,7 +125,8 @@ def browser() -> Iterator[Browser]:
 def demo(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Address of the page of a running demo; depends on `browser` so that none starts in vain."""
     directory = tmp_path_factory.mktemp("demo")
-    command = [str(Path(sys.executable).with_name("freshrank")), "demo", "--port", "0"]
+    command = [str(Path(sys.executable).with_name("freshrank")), "demo"]
+    command += ["--port", "0", "--seconds", WARM_UP_S]
     log = directory / "demo.log"
     with log.open("wb") as output:
         process = subprocess.Popen(command, cwd=directory, stdout=output, stderr=subprocess.STDOUT)
@@ -121,15 +144,22 @@ def demo(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 def wait_for_address(process: subprocess.Popen[bytes], log: Path) -> str:
     deadline = time.monotonic() + START_TIMEOUT_S
     while time.monotonic() < deadline and process.poll() is None:
-        if match := READY.search(log.read_bytes()):
+        text = log.read_bytes()
+        if (match := PAGE.search(text)) and WARM in text:
             return f"http://127.0.0.1:{int(match[1])}/ui/"
         time.sleep(0.1)
     tail = log.read_text("utf-8", errors="replace")[-4_000:]
-    pytest.fail(f"the demo did not name its page (exit code {process.poll()}):\n{tail}")
+    pytest.fail(f"the demo did not get ready (exit code {process.poll()}):\n{tail}")
+
+
+@pytest.fixture(scope="module")
+def users() -> Iterator[str]:
+    """Users of the audience, each for one test: what a test teaches stays with its user."""
+    return (f"user-{number}" for number in itertools.count(100))
 
 
 @pytest.fixture
-def visit(browser: Browser, demo: str) -> Iterator[Visit]:
+def visit(browser: Browser, demo: str, users: Iterator[str]) -> Iterator[Visit]:
     """The page, ranked; at the end, nothing may have gone wrong on it."""
     with browser.new_context(viewport=WIDE) as context:
         visit = Visit(context.new_page())
@@ -137,7 +167,8 @@ def visit(browser: Browser, demo: str) -> Iterator[Visit]:
         visit.page.on("pageerror", lambda error: visit.errors.append(str(error)))
         visit.page.on("console", lambda message: note(message.type, message.text, visit.errors))
         visit.page.goto(demo)
-        expect(visit.page.locator(".card")).to_have_count(N_CARDS, timeout=SERVABLE_TIMEOUT_MS)
+        expect(visit.page.locator(".card")).to_have_count(N_CARDS, timeout=RANKED_TIMEOUT_MS)
+        visit.choose(next(users))
         yield visit
         assert visit.errors == []
         origins = {urlsplit(url)[:2] for url in visit.requests}
@@ -150,33 +181,36 @@ def note(kind: str, text: str, errors: list[str]) -> None:
 
 
 def test_items_are_ranked_by_descending_score(visit: Visit) -> None:
-    scores = visit.scores()
+    scores = list(visit.scores().values())
 
     assert len(scores) == N_CARDS
     assert scores == sorted(scores, reverse=True)
 
 
-def test_a_click_is_servable_soon_and_raises_the_score(visit: Visit) -> None:
+def test_a_click_is_servable_soon_and_changes_the_score(visit: Visit) -> None:
     item = visit.item_at(8)
-    before = visit.score_of(item)
+    before = visit.scores()[item]
 
     visit.card(item).click()
 
     receipt = visit.card(item).locator(".receipt")
     expect(receipt).to_contain_text(re.compile(r"servable \d"), timeout=SERVABLE_TIMEOUT_MS)
     visit.wait_until_reordered(item)
-    assert visit.score_of(item) > before
-    assert visit.scores() == sorted(visit.scores(), reverse=True)
+    assert abs(visit.scores()[item] - before) > 1e-4
+    scores = list(visit.scores().values())
+    assert scores == sorted(scores, reverse=True)
 
 
 def test_four_clicks_lift_an_item_into_the_first_three(visit: Visit) -> None:
     item = visit.item_at(8)
+    before = visit.lead_of(item)
     started = time.monotonic()
 
     for _ in range(4):
         visit.click(item)
 
     assert visit.rank_of(item) <= 3
+    assert visit.lead_of(item) > before
     assert time.monotonic() - started < CLIMB_TIMEOUT_S
 
 
@@ -231,8 +265,7 @@ def test_an_unseen_item_joins_and_its_id_is_text(visit: Visit) -> None:
 
 
 def test_another_user_has_a_ranking_too(visit: Visit) -> None:
-    visit.page.fill("#user-text", "somebody-new")
-    visit.page.press("#user-text", "Enter")
+    visit.choose("somebody-new")
 
     expect(visit.page.locator("#user")).to_have_value("somebody-new")
     expect(visit.page.locator("#curl")).to_contain_text('"user":"somebody-new"')
