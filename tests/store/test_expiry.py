@@ -72,6 +72,16 @@ def test_pending_counts_expire_too() -> None:
     assert table.contains(ids_of(1, 2)).tolist() == [0, 1]
 
 
+def test_pending_count_lives_from_its_latest_occurrence() -> None:
+    table = make(ttl_s=10, min_count=5)
+    for now_s in (100, 109, 104):
+        admit(table, ids_of(1), now_s=now_s)
+    table.expire(119, ALL)
+    assert table.pending(ids_of(1)).item() == 3
+    table.expire(120, ALL)
+    assert table.pending(ids_of(1)).item() == 0
+
+
 def test_memory_of_expired_rows_is_used_again() -> None:
     table = make(ttl_s=10)
     bytes_after = []

@@ -32,32 +32,35 @@ def run_together(*works: Callable[[], None]) -> None:
 
 def test_reader_never_sees_a_torn_row_while_deltas_arrive() -> None:
     table = ServingTable(width=WIDTH, initial_rows=0)
-    stop = threading.Event()
-    n_present = 0
+    written = 0
+    versions_seen: list[set[float]] = []
 
     def write() -> None:
-        try:
-            for version in range(300):
-                table.upsert(KEYS, np.full((500, WIDTH), version, np.float32))
-                if version % 10 == 0:
-                    table.remove(KEYS[::7])
-        finally:
-            stop.set()
+        nonlocal written
+        while len(versions_seen) < 2:  # until both readers have read enough
+            written += 1
+            table.upsert(KEYS, np.full((500, WIDTH), written, np.float32))
+            if written % 10 == 0:
+                table.remove(KEYS[::7])
 
     def read() -> None:
-        nonlocal n_present
         last = np.zeros(500, np.float32)
-        while not stop.is_set():
-            rows, found = table.lookup(KEYS)
-            assert (rows == rows[:, :1]).all()
-            current = np.where(found == 1, rows[:, 0], last)
-            assert (current >= last).all()  # never an older version again
-            last = current
-            n_present += int(found.sum())
+        seen: set[float] = set()
+        try:
+            while len(seen) < 20:
+                rows, found = table.lookup(KEYS)
+                assert (rows == rows[:, :1]).all()
+                current = np.where(found == 1, rows[:, 0], last)
+                assert (current >= last).all()  # never an older version again
+                last = current
+                seen.add(float(current.max()))
+        finally:
+            versions_seen.append(seen)
 
     run_together(write, read, read)
-    assert n_present > 0
-    assert (table.lookup(KEYS)[0] == 299).all()
+    assert [len(seen) for seen in versions_seen] == [20, 20]
+    rows, found = table.lookup(KEYS)
+    assert (rows[found == 1] == written).all()
 
 
 def test_no_update_of_concurrent_writers_is_lost() -> None:
