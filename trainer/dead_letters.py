@@ -3,6 +3,7 @@
 import logging
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Final
 
 import msgspec
@@ -10,7 +11,7 @@ import numpy as np
 
 from freshrank import examples
 from freshrank.errors import TransportError
-from freshrank.examples import ExampleBatch
+from freshrank.examples import BatchInfo, ExampleBatch
 from freshrank.transport.base import (
     DEAD_LETTER_SUFFIX,
     RECORD_BYTES_MAX,
@@ -60,7 +61,7 @@ class DeadLetterBox:
     Args:
         log: The event log.
         tasks: Task names, for encoding rows.
-        counts: `<topic>_dead_letter`, and the same by reason, in rows or whole records.
+        counts: `<topic>_dead_letter`, and the same by reason: in examples, or whole records.
     """
 
     def __init__(self, log: EventLog, tasks: Sequence[str], counts: Counter[str]) -> None:
@@ -78,13 +79,18 @@ class DeadLetterBox:
         """Keep rows, or a whole record, for the next `flush`."""
         record = refused.record
         name = f"{record.topic.rpartition('.')[2]}_dead_letter"
-        n = 1 if refused.rows is None else refused.rows.n_rows
+        # A reversal pair is one example of two rows.
+        rows = refused.rows
+        n = 1 if rows is None else rows.n_rows - int(rows.is_reversal.sum()) // 2
         self._counts[name] += n
         self._counts[f"{name}:{refused.reason}"] += n
-        if refused.rows is None:
+        if rows is None:
             self._keep(record, refused.reason, record.value)
         else:
-            for value in self._encode(refused.rows):
+            # Without its offsets and outcomes: those of the record are in force whatever became
+            # of these rows.
+            rows = replace(rows, info=BatchInfo(rows.info.schema_hash))
+            for value in self._encode(rows):
                 self._keep(record, refused.reason, value)
 
     def flush(self) -> None:

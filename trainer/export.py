@@ -110,7 +110,7 @@ def _trace(net: Net) -> bytes:
         torch.onnx.export(
             net,
             tuple(inputs.values()),
-            buffer,
+            buffer,  # type: ignore[arg-type]  # the tracing exporter writes to files too
             dynamo=False,
             do_constant_folding=False,
             opset_version=OPSET,

@@ -37,8 +37,9 @@ class Gauges:
         return dict(self._values)
 
     def tick(self, *, is_idle: bool) -> None:
-        """Refresh once a second, and when examples stop arriving."""
+        """Refresh once a second, and when examples stop arriving or a command came."""
         is_behind = self._rows_learned != self._state.counts["rows_learned"]
+        is_behind |= self._values["paused"] != self._state.is_paused
         if self._clock.monotonic_s() - self._at_s >= 1.0 or (is_idle and is_behind):
             self.refresh()
 

@@ -187,8 +187,8 @@ class Trainer:
         """Totals along this lineage.
 
         `rows_learned` = `examples_learned` + 2 x `examples_reversed`. `examples_dead_letter` are
-        rows (or whole records) refused, `control_dead_letter` commands; each also by reason, behind
-        a colon.
+        examples (or whole records) refused, `control_dead_letter` commands; each also by reason,
+        behind a colon.
         """
         return dict(self._state.counts)
 

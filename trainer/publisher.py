@@ -206,10 +206,15 @@ class Publisher:
     def _changes(
         self, *, since: dict[str, int], is_base: bool
     ) -> tuple[dict[str, int], dict[str, TableRows]]:
-        """Close the version of every table; what changed since the given ones."""
+        """What changed in every table since the given versions, and the version it leads to.
+
+        A delta closes the current version. A base does not: rows of the current version are in the
+        base and once more in the first delta. So a restart, which begins with a base, leaves the
+        tables' bytes as a run without it would.
+        """
         marks, changes = {}, {}
         for name, table in self._learner.sparse.tables.items():
-            marks[name] = table.advance()
+            marks[name] = table.version - 1 if is_base else table.advance()
             keys, rows, tombstones = table.delta(since[name])
             # A base is swapped in whole: there is nothing that its tombstones could remove.
             changes[name] = TableRows(keys, rows, tombstones[:0] if is_base else tombstones)

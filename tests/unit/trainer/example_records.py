@@ -71,7 +71,7 @@ def make_batch(
         columns: Fields of `ExampleBatch`, `dense`, `offsets` and `outcomes`.
     """
     matrix = np.array(labels, np.float32)
-    matrix = matrix.reshape(len(matrix), -1)
+    matrix = matrix if matrix.ndim == 2 else matrix[:, None]
     n, shape = len(matrix), matrix.shape
     dense = np.array(columns.pop("dense", np.zeros((n, len(encoder.dense_names)))), np.float32)
     info = BatchInfo(
@@ -119,7 +119,7 @@ def random_batch(
         "request_ids": [f"{rng.integers(1 << 40)}-{r}" for r in requests],
         "is_first": np.diff(requests, prepend=-1) > 0,
     }
-    slots = {"user_id": users[:, None], "item_id": items[:, None], "tags": tags}
+    slots = {"user_id": users[:, None].tolist(), "item_id": items[:, None].tolist(), "tags": tags}
     return make_batch(encoder, slots, labels, **{**defaults, **columns})
 
 

@@ -1,0 +1,187 @@
+"""Restarting from a checkpoint, and refusing a damaged one."""
+
+import json
+import logging
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from freshrank.errors import Error, SchemaError
+from tests.unit.trainer.conftest import MakeBench
+from tests.unit.trainer.example_records import Bench, random_batch
+from trainer.loop import Trainer
+
+# No publication after the first base, so that two runs close the same versions of their tables.
+NEVER = {"every": "365d", "keep": 3}
+QUIET = {"sync": {"sparse_every": "365d"}, "checkpoint": NEVER}
+OFTEN = {**QUIET, "checkpoint": {"every": "1s", "keep": 3}}
+RARE = {
+    "features": [
+        {"name": "user_id", "type": "id", "scope": "user", "dim": 4, "admission": {"min_count": 3}},
+        {"name": "item_id", "type": "id", "scope": "item", "key": "uint64", "dim": 4},
+        {"name": "tags", "type": "id_list", "scope": "item", "dim": 4, "expire": "2s"},
+        {"name": "price", "type": "dense", "scope": "candidate"},
+    ]
+}
+
+
+def _fill(bench: Bench, n_records: int = 12) -> None:
+    rng = np.random.default_rng(4)
+    for n in range(n_records):
+        batch = random_batch(bench.encoder, rng, 50, offsets={"freshrank.actions:0": n})
+        batch.ts_ms[:] += 700 * n  # rows expire on the way
+        bench.append(batch)
+
+
+def _run(bench: Bench, trainer: Trainer, n_steps: int | None = None) -> None:
+    while n_steps != 0 and trainer.step(0.0):
+        bench.manual.advance(ms=300)
+        n_steps = None if n_steps is None else n_steps - 1
+
+
+def _content(trainer: Trainer) -> dict[str, bytes]:
+    """Everything that learning changed, as bytes."""
+    learner = trainer._learner
+    adam = learner.adam
+    content = {name: table.snapshot() for name, table in learner.sparse.tables.items()}
+    for name in ("parameters", "moment1", "moment2"):
+        content[name] = getattr(adam, name).numpy().tobytes()
+    content |= {n: v.tobytes() for n, v in trainer._evaluation.state().items()}
+    state = trainer._state.to_json()
+    counts = {n: c for n, c in state.pop("counts").items() if n.endswith("learned")}
+    for lineage in ("epoch", "seq", "dense_version", "outcomes", "actions", "impressions"):
+        state.pop(lineage)
+    return content | {"state": json.dumps([state, counts], sort_keys=True).encode()}
+
+
+def _paths(bench: Bench) -> list[Path]:
+    return sorted((bench.directory / "trainer").glob("checkpoint-*"))
+
+
+@pytest.mark.parametrize("n_steps", [1, 4, 7, 11])
+def test_restarted_trainer_equals_an_undisturbed_one_bit_for_bit(
+    make_bench: MakeBench, n_steps: int
+) -> None:
+    calm, shaken = make_bench(**OFTEN, **RARE), make_bench(**OFTEN, **RARE)
+    contents = []
+    for bench in (calm, shaken):
+        _fill(bench)
+        trainer = bench.trainer()
+        if bench is shaken:
+            _run(bench, trainer, n_steps)  # abandoned as it is: what is not in a checkpoint is lost
+            trainer = bench.trainer()
+        _run(bench, trainer)
+        contents.append(_content(trainer))
+    assert contents[0] == contents[1]
+
+
+def test_checkpoint_holds_what_is_not_published_yet(make_bench: MakeBench) -> None:
+    bench = make_bench(**QUIET)
+    _fill(bench, 3)
+    trainer = bench.trainer()
+    _run(bench, trainer)
+    trainer._saver.save()
+    bench.manual.advance(ms=1)
+    bench.trainer().start()
+    info = bench.frames()[0].info
+    assert info.kind == "base"
+    assert info.offsets == {"freshrank.actions:0": 1}
+    assert len(info.action_appended_at_ms) + len(info.impression_appended_at_ms) == 128
+
+
+def test_files_are_those_of_the_manifest_and_none_can_run_code(make_bench: MakeBench) -> None:
+    bench = make_bench(**QUIET)
+    _fill(bench)
+    bench.trainer().close()
+    [path] = _paths(bench)
+    manifest = json.loads((path / "MANIFEST.json").read_bytes())
+    expected = ["dense.safetensors", "state.json", "windows.safetensors"]
+    expected += [f"table-{name}.bin" for name in ("item_id", "tags", "user_id")]
+    assert sorted(manifest["files"]) == sorted(expected)
+    assert sorted(p.name for p in path.iterdir()) == sorted([*expected, "MANIFEST.json"])
+
+
+def test_only_the_newest_are_kept(make_bench: MakeBench) -> None:
+    bench = make_bench(**QUIET)
+    _fill(bench)
+    trainer = bench.trainer()
+    for _ in range(5):
+        trainer._saver.save()
+    assert [p.name[-2:] for p in _paths(bench)] == ["03", "04", "05"]
+
+
+def _two_checkpoints(bench: Bench) -> tuple[list[Path], int]:
+    """Their paths, and the rows learned at the first."""
+    _fill(bench)
+    trainer = bench.trainer()
+    _run(bench, trainer, 3)
+    trainer._saver.save()
+    n_rows = trainer.accounting()["rows_learned"]
+    _run(bench, trainer, 3)
+    trainer._saver.save()
+    paths = _paths(bench)
+    return paths, n_rows
+
+
+FILES = ["MANIFEST.json", "state.json", "dense.safetensors", "table-item_id.bin"]
+
+
+def _damage(path: Path, how: str) -> None:
+    data = bytearray(path.read_bytes())
+    if how == "truncated":
+        del data[len(data) // 2 :]
+    elif how == "flipped":
+        # In the manifest a flip must hit something that is read: a digest near its end.
+        data[len(data) - 20 if path.suffix == ".json" else len(data) // 2] ^= 1
+    path.write_bytes(bytes(data))
+    if how == "missing":
+        path.unlink()
+
+
+@pytest.mark.parametrize("file", FILES)
+@pytest.mark.parametrize("how", ["truncated", "flipped", "missing"])
+def test_damaged_checkpoint_is_refused_and_the_one_before_is_used(
+    make_bench: MakeBench, caplog: pytest.LogCaptureFixture, file: str, how: str
+) -> None:
+    bench = make_bench(**QUIET)
+    paths, n_rows = _two_checkpoints(bench)
+    _damage(paths[1] / file, how)
+    with caplog.at_level(logging.ERROR):
+        trainer = bench.trainer()
+    assert trainer.accounting()["rows_learned"] == n_rows
+    assert trainer.accounting()["checkpoints_refused"] == 1
+    assert f"checkpoint=refused path={paths[1]}" in caplog.text
+    trainer._saver.save()
+    names = [p.name[-2:] for p in _paths(bench)]
+    assert paths[1].name[-2:] not in names  # the damaged one does not count among those kept
+    assert len(names) == 2
+
+
+def test_trainer_never_starts_afresh_beside_damaged_checkpoints(make_bench: MakeBench) -> None:
+    bench = make_bench(**QUIET)
+    for path in _two_checkpoints(bench)[0]:
+        _damage(path / "state.json", "truncated")
+    for _ in range(2):
+        with pytest.raises(Error, match="none of the 2 checkpoints") as caught:
+            bench.trainer()
+        assert caught.value.code == "checkpoint-damaged"
+
+
+def test_checkpoint_of_another_schema_is_refused(make_bench: MakeBench) -> None:
+    bench, other = make_bench(**QUIET), make_bench(model={"hidden": [3]})
+    _two_checkpoints(bench)
+    shutil.copytree(bench.directory / "trainer", other.directory / "trainer")
+    with pytest.raises(SchemaError, match="features, tasks, model and salt"):
+        other.trainer()
+
+
+def test_half_written_checkpoint_of_a_killed_trainer_is_swept_away(make_bench: MakeBench) -> None:
+    bench = make_bench(**QUIET)
+    leftover = bench.directory / "trainer" / "checkpoint-000000000009.tmp"
+    leftover.mkdir(parents=True)
+    (leftover / "state.json").write_text("{")
+    trainer = bench.trainer()
+    assert trainer.accounting().get("rows_learned", 0) == 0
+    assert not leftover.exists()

@@ -1,0 +1,158 @@
+"""Counting rules, admission, pooling and the way back of gradients."""
+
+import numpy as np
+import numpy.typing as npt
+
+from freshrank.examples import ExampleBatch
+from freshrank.features import FeatureEncoder
+from freshrank.settings import Settings
+from tests.unit.trainer.example_records import NOW_MS, make_batch, make_settings
+from trainer.tables import SparseTables, create_tables, keep_one_per_request
+
+NOW_S = NOW_MS // 1_000
+
+
+def _tables(min_count: int = 100) -> tuple[Settings, FeatureEncoder, SparseTables]:
+    admission = {"min_count": min_count}
+    settings = make_settings(
+        features=[
+            {"name": "user_id", "type": "id", "scope": "user", "dim": 2, "admission": admission},
+            {"name": "item_id", "type": "id", "scope": "item", "dim": 2, "admission": admission},
+            {"name": "tags", "type": "id_list", "scope": "item", "dim": 2, "pooling": "sum"},
+            {"name": "last", "type": "recent", "event": "click", "max_len": 3},
+        ]
+    )
+    encoder = FeatureEncoder(settings)
+    return settings, encoder, SparseTables(encoder.slots, create_tables(settings, encoder))
+
+
+def _pending(sparse: SparseTables, table: str, ids: list[int]) -> list[int]:
+    return [int(n) for n in sparse.tables[table].pending(np.array(ids, np.uint64))]
+
+
+def _read(sparse: SparseTables, batch: ExampleBatch) -> None:
+    sparse.read(batch, NOW_S)
+
+
+def test_id_of_an_item_counts_once_per_request() -> None:
+    _, encoder, sparse = _tables()
+    batch = make_batch(
+        encoder,
+        {"item_id": [[7], [7], [8], [7]]},
+        [1, 0, 0, 0],
+        request_ids=["a", "a", "a", "b"],
+        is_first=[True, False, False, True],
+    )
+    _read(sparse, batch)
+    assert _pending(sparse, "item_id", [7, 8, 9]) == [2, 1, 0]
+
+
+def test_id_of_a_user_counts_only_in_the_first_row_of_its_request() -> None:
+    _, encoder, sparse = _tables()
+    batch = make_batch(
+        encoder,
+        {"user_id": [[5], [5], [5]]},
+        [1, 0, 0],
+        request_ids=["a", "a", "b"],
+        is_first=[True, False, False],
+    )
+    _read(sparse, batch)
+    assert _pending(sparse, "user_id", [5]) == [1]
+
+
+def test_only_rows_of_positive_weight_count() -> None:
+    _, encoder, sparse = _tables()
+    batch = make_batch(
+        encoder,
+        {"item_id": [[1], [2], [3], [3]]},
+        [1, 0, 1, 0],
+        request_ids=["a", "b", "c", "c"],
+        weights=[[1], [0], [1], [-1]],
+        is_reversal=[False, False, True, True],
+    )
+    _read(sparse, batch)
+    assert _pending(sparse, "item_id", [1, 2, 3]) == [1, 0, 0]
+
+
+def test_slots_that_share_a_table_count_a_pair_once() -> None:
+    _, encoder, sparse = _tables()
+    batch = make_batch(encoder, {"item_id": [[4]], "last": [[4, 6]]}, [1])
+    _read(sparse, batch)
+    assert _pending(sparse, "item_id", [4, 6]) == [1, 1]
+
+
+def test_row_is_born_and_trained_in_the_batch_of_its_nth_occurrence() -> None:
+    _, encoder, sparse = _tables(min_count=3)
+    table = sparse.tables["item_id"]
+    key = np.array([9], np.uint64)
+    for n in range(2):
+        lookup = sparse.read(make_batch(encoder, {"item_id": [[9]]}, [1], request_ids=[str(n)]), 1)
+        sparse.apply(lookup, np.ones((1, 4, 3), np.float32))
+    assert not table.contains(key)[0]  # the gradients before the third occurrence are dropped
+    lookup = sparse.read(
+        make_batch(encoder, {"item_id": [[9], [9]]}, [1, 0], request_ids=["3", "4"]), 1
+    )
+    born = table.lookup(key)[0]
+    np.testing.assert_array_equal(lookup.rows[:, 1], [born, born])
+    sparse.apply(lookup, np.ones((2, 4, 3), np.float32))
+    # Adagrad from 0.1, one step with the sum of both rows' gradients: 2.
+    moved = born - 0.05 * 2 / (np.sqrt(0.1 + 4) + 1e-8)
+    np.testing.assert_allclose(table.lookup(key)[0], moved, rtol=1e-6)
+
+
+def test_bag_is_pooled_and_its_gradient_reaches_every_id() -> None:
+    _, encoder, sparse = _tables()
+    batch = make_batch(encoder, {"tags": [[1, 2], [], [2]]}, [1, 0, 0])
+    lookup = sparse.read(batch, NOW_S)
+    rows = sparse.tables["tags"].lookup(np.array([1, 2], np.uint64))
+    np.testing.assert_allclose(lookup.rows[:, 2], [rows[0] + rows[1], rows[0] * 0, rows[1]])
+    gradients = np.zeros((3, 4, 3), np.float32)
+    gradients[0, 2], gradients[2, 2] = 1.0, 0.5
+    sparse.apply(lookup, gradients)
+    moved = sparse.tables["tags"].lookup(np.array([1, 2], np.uint64))
+    step = np.array([[1.0], [1.5]])
+    np.testing.assert_allclose(moved, rows - 0.05 * step / np.sqrt(0.1 + step**2), rtol=1e-5)
+
+
+def test_age_of_an_item_counts_from_the_birth_of_its_row() -> None:
+    _, encoder, sparse = _tables(min_count=1)
+    _read(sparse, make_batch(encoder, {"item_id": [[3]]}, [1]))
+    born_s = sparse.item_born_s(make_batch(encoder, {"item_id": [[3], [], [4]]}, [0, 0, 0]))
+    assert born_s.tolist() == [NOW_S, 0, 0]
+
+
+def test_idle_rows_expire_step_by_step() -> None:
+    settings = make_settings(
+        features=[{"name": "item_id", "type": "id", "scope": "item", "dim": 2, "expire": "60s"}]
+    )
+    encoder = FeatureEncoder(settings)
+    sparse = SparseTables(encoder.slots, create_tables(settings, encoder))
+    _read(sparse, make_batch(encoder, {"item_id": [[3]]}, [1]))
+    sparse.expire(NOW_S + 60)
+    assert len(sparse.tables["item_id"]) == 1
+    sparse.expire(NOW_S + 61)
+    assert len(sparse.tables["item_id"]) == 0
+
+
+def _slow_counts(
+    counts: npt.NDArray[np.uint32], requests: npt.NDArray[np.uint64], ids: npt.NDArray[np.uint64]
+) -> list[int]:
+    seen: set[tuple[int, int]] = set()
+    kept = []
+    for count, request, key in zip(counts.tolist(), requests.tolist(), ids.tolist(), strict=True):
+        kept.append(int(bool(count) and (request, key) not in seen))
+        if count:
+            seen.add((request, key))
+    return kept
+
+
+def test_one_per_request_equals_a_set_of_pairs() -> None:
+    rng = np.random.default_rng(5)
+    for _ in range(50):
+        n = int(rng.integers(0, 60))
+        counts = rng.integers(0, 2, n).astype(np.uint32)
+        requests = rng.integers(0, 4, n).astype(np.uint64)
+        ids = rng.choice(np.array([0, 1, 2, 2**63, 2**64 - 1], np.uint64), n)
+        expected = _slow_counts(counts, requests, ids)
+        keep_one_per_request(counts, requests, ids)
+        assert counts.tolist() == expected
