@@ -64,9 +64,10 @@ class Inputs:
         self.fill(n_max)
 
     def tick(self, time_ms: int) -> None:
-        """Append a tick to both topics."""
+        """Append a tick to both topics, unless one that is left there says the same."""
         for source in (self.actions, self.impressions):
-            source.tick([time_ms])
+            if not source.heads or source.heads[-1].time_ms < time_ms:
+                source.tick([time_ms])
 
     def next(self) -> Source | None:
         """The source whose head is processed next; None when one of them has none."""

@@ -171,9 +171,9 @@ def test_bad_action_goes_to_the_dead_letter_and_the_stream_goes_on(
     world = make_world()
 
     bad = {"item": "1", "ts": 2_000, **change}
-    offset = world.feed(
-        impression("r", ["1"], 1_000), action("r", **bad), action("r", "1", 2_000)
-    )[1]
+    offset = world.feed(impression("r", ["1"], 1_000), action("r", **bad), action("r", "1", 2_000))[
+        1
+    ]
 
     assert world.said() == [("r", "1", (1.0,), (1.0,))]
     assert world.outcomes() == {offset: ["dead_letter"]}

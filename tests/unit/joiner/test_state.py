@@ -1,0 +1,253 @@
+"""What a restart, a full disk and a wrong database do."""
+
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from freshrank.errors import SchemaError, TransportError
+from freshrank.messages import Message
+from freshrank.transport.base import ACTIONS, EXAMPLES, IMPRESSIONS, NewRecord
+from tests.unit.joiner import world as worlds
+from tests.unit.joiner.conftest import MakeWorld
+from tests.unit.joiner.world import (
+    BUY,
+    CLICK,
+    LIKE,
+    World,
+    action,
+    append,
+    append_ticks,
+    impression,
+)
+from trainer.joiner import Joiner, cache
+
+
+def story() -> list[Message]:
+    """Some of everything."""
+    return [
+        impression("r", ["1", "2", "3"], 1_000),
+        action("r", "1", 2_000),
+        action("p", "1", 2_000),
+        action("r", "1", 2_000),
+        impression("p", ["1"], 2_500),
+        action("r", "2", 13_500),
+        action("orphan", "1", 14_000),
+        impression("late", ["1"], 15_000),
+        action("r", "-", 15_000),
+        action("r", "3", 15_000, event="dance"),
+    ]
+
+
+def test_restart_after_every_round_changes_nothing(make_world: MakeWorld) -> None:
+    undisturbed, restarted = make_world(CLICK, BUY), make_world(CLICK, BUY)
+    for record in story():
+        undisturbed.feed(record)
+        restarted.feed(record)
+        restarted.restart()
+    undisturbed.drain()
+    restarted.drain()
+
+    assert restarted.rows() == undisturbed.rows()
+    assert restarted.outcomes() == undisturbed.outcomes()
+    assert restarted.joiner.accounting() == undisturbed.joiner.accounting()
+    assert restarted.letters(ACTIONS) == undisturbed.letters(ACTIONS)
+    assert len(undisturbed.letters(ACTIONS)) == 1
+
+
+def test_requests_that_do_not_fit_the_cache_are_read_back(
+    make_world: MakeWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    undisturbed = make_world()
+    undisturbed.feed(*story())
+    undisturbed.drain()
+    monkeypatch.setattr(cache, "REQUESTS_MAX", 0)
+    world = make_world()
+    world.feed(*story())
+    world.drain()
+
+    assert world.rows() == undisturbed.rows()
+
+
+class Unplugged(Joiner):
+    """Commits, but never gets to appending: as if killed in between."""
+
+    def _relay(self) -> None:
+        if self._position.watermark_ms < 0:
+            super()._relay()
+
+
+def test_what_was_committed_but_not_appended_is_appended_at_start(make_world: MakeWorld) -> None:
+    undisturbed = make_world()
+    undisturbed.feed(*story())
+    world = make_world()
+    world.kind = Unplugged
+    world.restart()
+    append(world.log, *story())
+    while world.joiner.step(0.0):
+        pass
+    assert world.rows() == []
+    assert world.letters(ACTIONS) == []
+
+    world.kind = Joiner
+    world.restart()
+    world.settle()
+
+    assert world.rows() == undisturbed.rows()
+    assert len(world.letters(ACTIONS)) == 1
+    assert world.progress.offset("joined", IMPRESSIONS, 0) >= 3
+
+
+class Forgetful(Joiner):
+    """Appends everything twice: as if killed after the append, before the next commit."""
+
+    def _relay(self) -> None:
+        super()._relay()
+        self._outbox._unsent = self._state._db.execute(
+            "SELECT topic, sequence, key, value FROM outbox ORDER BY topic, sequence"
+        ).fetchall()
+
+
+def test_append_that_is_done_again_adds_nothing(make_world: MakeWorld) -> None:
+    undisturbed = make_world()
+    undisturbed.feed(*story())
+    world = make_world()
+    world.kind = Forgetful
+    world.restart()
+
+    world.feed(*story())
+
+    assert world.rows() == undisturbed.rows()
+    assert world.log.end_offset(EXAMPLES, 0) == undisturbed.log.end_offset(EXAMPLES, 0)
+
+
+def test_full_disk_commits_nothing_and_goes_on_when_space_is_free(make_world: MakeWorld) -> None:
+    undisturbed, world = make_world(), make_world()
+    database: sqlite3.Connection = world.joiner._state._db
+    pages = database.execute("PRAGMA page_count").fetchone()[0]
+    database.execute(f"PRAGMA max_page_count = {pages}")
+    big: dict[str, worlds.Value] = {"not_a_feature_any_more": "x" * 100_000}
+    records = [impression("r", ["1"], 1_000, shared=big), action("r", "1", 2_000)]
+    append(world.log, *records)
+    append_ticks(world.log, 2_500)
+    for _ in range(2):
+        with pytest.raises(TransportError, match="no space left") as caught:
+            world.joiner.step(0.0)
+        assert caught.value.code == "disk-full"
+        assert set(world.joiner.accounting().values()) == {0}
+        assert world.log.end_offset(EXAMPLES, 0) == 0
+
+    database.execute("PRAGMA max_page_count = 1000000")
+    world.settle()
+    undisturbed.feed(*records)
+
+    assert world.rows() == undisturbed.rows()
+    assert len(world.rows()) == 1
+
+
+def test_log_that_fails_after_the_commit_gets_the_records_with_the_next_step(
+    make_world: MakeWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = make_world()
+    append(world.log, impression("r", ["1"], 1_000), action("r", "1", 2_000))
+    append_ticks(world.log, 2_500)
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise TransportError("full", code="disk-full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(world.log, "append", refuse)
+        with pytest.raises(TransportError):
+            world.joiner.step(0.0)
+    assert world.progress.offset("joined", ACTIONS, 0) == 0
+    world.settle()
+
+    assert world.said() == [("r", "1", (1.0,), (1.0,))]
+    assert world.progress.offset("joined", ACTIONS, 0) >= 1
+
+
+def test_database_older_than_the_log_is_refused(make_world: MakeWorld) -> None:
+    world = make_world()
+    world.feed(*story())
+    world.joiner.close()
+    for path in world.directory.glob("joiner.sqlite*"):
+        path.unlink()
+
+    with pytest.raises(TransportError, match="older than the log") as caught:
+        world.start()
+
+    assert caught.value.code == "joiner-state"
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        worlds.settings(CLICK, LIKE),
+        worlds.settings(CLICK, BUY, emit="at_close"),
+        worlds.settings(CLICK, BUY, impressions="reported"),
+    ],
+)
+def test_database_of_other_tasks_is_refused(make_world: MakeWorld, changed: Any) -> None:
+    world = make_world(CLICK, BUY)
+    world.feed(*story())
+
+    world.config = changed
+    with pytest.raises(SchemaError, match="start with the earlier ones"):
+        world.restart()
+
+
+def test_file_that_is_no_database_is_refused(make_world: MakeWorld) -> None:
+    world = make_world()
+    world.joiner.close()
+    (world.directory / "joiner.sqlite").write_bytes(b"not a database" * 100)
+
+    with pytest.raises(TransportError, match="not a database"):
+        world.start()
+
+
+def test_state_of_past_requests_leaves_the_database(make_world: MakeWorld) -> None:
+    world = make_world()
+    for i in range(20):
+        world.feed(impression(f"r{i}", ["1"], 1_000), action(f"r{i}", "1", 2_000))
+    counts = _table_counts(world)
+    assert (counts["requests"], counts["parts"], counts["seen"]) == (20, 20, 20)
+
+    append_ticks(world.log, 40_000)
+    world.feed(impression("later", ["1"], 40_000))
+    counts = _table_counts(world)
+    assert (counts["requests"], counts["parts"], counts["seen"]) == (21, 1, 20)
+    append_ticks(world.log, 200_000)
+    world.feed(impression("last", ["1"], 200_000))
+    counts = _table_counts(world)
+
+    assert (counts["requests"], counts["parts"], counts["seen"]) == (1, 1, 0)
+    assert counts["outbox"] <= 1
+
+
+def test_second_joiner_on_another_partition_keeps_to_itself(tmp_path: Path) -> None:
+    world = World(tmp_path, worlds.settings())
+    world.log.append(IMPRESSIONS, [NewRecord(b"", b"bad")], partition=0)
+    world.settle()
+    assert world.letters(IMPRESSIONS)[0]["partition"] == 0
+    assert world.log.last_sequence(EXAMPLES, 0, "joiner-0") == 0
+    world.close()
+
+
+def test_joiner_starts_without_torch() -> None:
+    code = (
+        "import sys, trainer.joiner; "
+        "sys.exit(any(name.split('.')[0] == 'torch' for name in sys.modules))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def _table_counts(world: World) -> dict[str, int]:
+    database: sqlite3.Connection = world.joiner._state._db
+    tables = ("requests", "parts", "seen", "outbox")
+    return {
+        table: database.execute(f"SELECT count(*) FROM {table}").fetchone()[0]  # noqa: S608
+        for table in tables
+    }
