@@ -71,8 +71,10 @@ class Service:
 
     def stop(self) -> None:
         """End the threads; what the composer gave stays open."""
-        self.replica.stop()
-        self.entities.stop()
+        for part in (self.replica, self.entities):
+            part.stop()
+        for part in (self.replica, self.entities):
+            part.join()
 
     async def wait_servable(self, receipt: Receipt, timeout_s: float) -> None:
         """Return when the receipt's events are in the parameters, or when time ran out."""

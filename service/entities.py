@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 # About 1 KiB each: a gigabyte per scope. Beyond it the longest unchanged leave, counted.
 ENTITIES_MAX: Final = 1_000_000
-STEP_TIMEOUT_S: Final = 0.2
+STEP_TIMEOUT_S: Final = 0.1
 RETRY_S: Final = 1.0
 STOP_TIMEOUT_S: Final = 10.0
 _NONE: Final[Mapping[str, Value]] = {}
@@ -95,8 +95,11 @@ class EntityView:
             self._thread.start()
 
     def stop(self) -> None:
-        """End the thread."""
+        """Tell the thread to end."""
         self._stop.set()
+
+    def join(self) -> None:
+        """Wait until it has ended."""
         if self._thread is not None:
             self._thread.join(STOP_TIMEOUT_S)
 

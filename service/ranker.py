@@ -1,5 +1,6 @@
 """One rank request, from values to an ordered answer and its impression. No HTTP here."""
 
+import math
 import time
 from dataclasses import dataclass
 from typing import Final
@@ -178,9 +179,9 @@ class Ranker:
     ) -> list[RankedItem]:
         if scores is None:
             return []
-        predictions = scores.predictions[order]
+        predictions = scores.predictions[order].tolist()
         known = scores.is_known[order].tolist()
-        is_scored = np.isfinite(predictions).all(axis=1).tolist()
+        is_scored = [all(map(math.isfinite, row)) for row in predictions]
         return [
             RankedItem(
                 item=values.items[row],
@@ -190,7 +191,7 @@ class Ranker:
                 known=is_known,
             )
             for rank, (row, predicted, scored, is_known) in enumerate(
-                zip(order, predictions.tolist(), is_scored, known, strict=True), start=1
+                zip(order, predictions, is_scored, known, strict=True), start=1
             )
         ]
 

@@ -5,12 +5,11 @@ configuration did not issue is not found.
 """
 
 import base64
-import binascii
 import hashlib
 import hmac
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Annotated, Final, Literal
 
 import msgspec
 
@@ -51,9 +50,13 @@ class Receipt:
     spans: tuple[Span, ...]
 
 
+_Count = Annotated[int, msgspec.Meta(ge=0)]
+_Moment = Annotated[int, msgspec.Meta(ge=0, le=253_402_300_799_999)]  # the end of year 9999
+
+
 class _Content(msgspec.Struct, array_like=True):
-    queued_at_ms: int
-    spans: list[tuple[int, int, int, int]]
+    queued_at_ms: _Moment
+    spans: list[tuple[_Count, _Count, _Count, _Count]]
 
 
 class Receipts:
@@ -103,7 +106,7 @@ class Receipts:
         """
         try:
             return self._read(text)
-        except (ValueError, binascii.Error, msgspec.MsgspecError) as error:
+        except (ValueError, LookupError, msgspec.MsgspecError) as error:
             raise DataError("no such receipt", code="receipt") from error
 
     def is_servable(self, receipt: Receipt, offsets: Mapping[str, int] | None = None) -> bool:
@@ -149,11 +152,11 @@ class Receipts:
 
     def _is_in_log(self, span: Span) -> bool:
         """False for another log's receipt, as after the data directory was emptied."""
-        if not 0 <= span.partition < self._log.n_partitions(span.topic):
+        if span.partition >= self._log.n_partitions(span.topic):
             return False
         if span.last - span.first >= _SPAN_RECORDS_MAX:
             return False
-        return 0 <= span.first <= span.last < self._log.end_offset(span.topic, span.partition)
+        return span.first <= span.last < self._log.end_offset(span.topic, span.partition)
 
     def _digest(self, data: bytes) -> bytes:
         return hashlib.blake2b(data, key=self._key, digest_size=_DIGEST_BYTES).digest()

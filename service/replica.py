@@ -25,7 +25,7 @@ from service.signal import Signal
 logger = logging.getLogger(__name__)
 
 # How long the thread sleeps without news before it sees that it shall stop.
-STEP_TIMEOUT_S: Final = 0.2
+STEP_TIMEOUT_S: Final = 0.1
 # After an error of the channel: long enough not to spin, short against any staleness limit.
 RETRY_S: Final = 1.0
 STOP_TIMEOUT_S: Final = 10.0
@@ -95,8 +95,11 @@ class Replica:
             self._thread.start()
 
     def stop(self) -> None:
-        """End the thread; what is loaded keeps answering."""
+        """Tell the thread to end; what is loaded keeps answering."""
         self._stop.set()
+
+    def join(self) -> None:
+        """Wait until it has ended."""
         if self._thread is not None:
             self._thread.join(STOP_TIMEOUT_S)
 

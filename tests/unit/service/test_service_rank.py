@@ -1,0 +1,327 @@
+"""POST /v1/rank: what is scored, ordered, said and logged."""
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+
+from freshrank.feature_state import Did
+from freshrank.messages import Impression
+from freshrank.transport.base import ACTIONS, IMPRESSIONS
+from tests.unit.service.conftest import MakeClient, MakeWorld
+from tests.unit.service.support import (
+    DIM,
+    NOW_MS,
+    TestClient,
+    World,
+    linear_net,
+    make_settings,
+    service_of,
+    table_rows,
+    until,
+)
+
+
+def sigmoid(z: float) -> float:
+    return 1.0 / (1.0 + math.exp(-z))
+
+
+def rank(client: TestClient, **body: Any) -> dict[str, Any]:
+    items = body.pop("items", None)
+    if items is not None:
+        body["candidates"] = [{"item": item} for item in items]
+    answer = client.post("/v1/rank", json={"user": "u", **body})
+    assert answer.status_code == 200, answer.text
+    document: dict[str, Any] = answer.json()
+    return document
+
+
+def impressions(world: World) -> list[Impression]:
+    return [one for one in world.records(IMPRESSIONS) if isinstance(one, Impression)]
+
+
+def test_scores_are_what_numpy_says(world: World, make_client: MakeClient) -> None:
+    """Every kind of feature: pooled mean, bucket, transformed dense, default, recent clicks."""
+    encoder = world.encoder
+    rng = np.random.default_rng(7)
+    width = DIM + 1
+    n_slots = len(encoder.slots)
+    weights = rng.normal(size=(n_slots * width, 2)).astype(np.float32)
+    dense_weights = rng.normal(size=(2, 2)).astype(np.float32)
+    vector: dict[str, dict[int, np.ndarray]] = {}
+    for table, raw in (
+        ("user_id", ["u"]),
+        ("item_id", ["a", "b", "seen"]),
+        ("tags", ["x", "y"]),
+        ("hour", [7]),
+    ):
+        vector[table] = {k: rng.normal(size=width) for k in world.ids(table, raw)}
+    world.base(
+        {
+            name: table_rows({k: v.tolist() for k, v in rows.items()})
+            for name, rows in vector.items()
+        },
+        dense=linear_net(world.settings, weights, dense_weights),
+    )
+    world.state.update("click", "u", [Did(NOW_MS - 5, "e", "seen"), Did(NOW_MS, "f", "too late")])
+    client = make_client(world)
+
+    answer = rank(
+        client,
+        candidates=[
+            {"item": "a", "features": {"tags": ["x", "y"], "price": 3.0}},
+            {"item": "b", "features": {"tags": ["x", "unknown"]}},
+        ],
+        context={"hour": 7},
+    )
+
+    def row(table: str, raw: Any) -> np.ndarray:
+        return vector[table].get(world.ids(table, [raw])[0], np.zeros(width))
+
+    expected = {}
+    for item, tags, price in (("a", ["x", "y"], 3.0), ("b", ["x", "unknown"], 0.0)):
+        by_slot = {
+            "user_id": row("user_id", "u"),
+            "item_id": row("item_id", item),
+            "tags": np.mean([row("tags", tag) for tag in tags], axis=0),
+            "hour": row("hour", 7),
+            "last_clicks": row("item_id", "seen"),
+        }
+        flat = np.concatenate([by_slot[slot.name] for slot in encoder.slots])
+        z = flat @ weights + np.array([np.log1p(price), 30.0]) @ dense_weights
+        expected[item] = (sigmoid(z[0]), z[1])
+    assert encoder.dense_names == ("price", "age")
+    for item in answer["items"]:
+        click, dwell = expected[item["item"]]
+        assert item["score"] == pytest.approx(click, rel=1e-4)
+        assert item["task_scores"] == pytest.approx({"click": click, "dwell": dwell}, rel=1e-4)
+    scores = [item["score"] for item in answer["items"]]
+    assert scores == sorted(scores, reverse=True)
+    assert answer["missing"] == {"user": False, "items": [], "features": ["age", "price"]}
+
+
+def test_a_logistic_model_reads_one_weight_per_id(
+    make_world: MakeWorld, make_client: MakeClient
+) -> None:
+    features = [
+        {"name": "item_id", "type": "id", "scope": "item"},
+        {"name": "user_id", "type": "id", "scope": "user"},
+    ]
+    world = make_world(settings=make_settings(features=features, model={"kind": "logistic"}))
+    [a], [u] = world.ids("item_id", ["a"]), world.ids("user_id", ["u"])
+    world.base({"item_id": table_rows({a: [1.5]}), "user_id": table_rows({u: [-1.0]})})
+    answer = rank(make_client(world), items=["b", "a"])
+    assert [(i["item"], i["known"]) for i in answer["items"]] == [("a", True), ("b", False)]
+    assert answer["items"][0]["score"] == pytest.approx(sigmoid(0.5))
+    assert answer["items"][1]["score"] == pytest.approx(sigmoid(-1.0))
+
+
+def test_equal_scores_go_by_item_id_every_time(client: TestClient) -> None:
+    body = {"user": "u", "candidates": [{"item": i} for i in ("c", "a", "b")], "request_id": "r"}
+    orders = {
+        tuple(item["item"] for item in client.post("/v1/rank", json=body).json()["items"])
+        for _ in range(100)
+    }
+    assert orders == {("a", "b", "c")}
+
+
+def test_unknown_user_and_items_get_an_answer_that_says_so(client: TestClient) -> None:
+    answer = rank(client, items=["i9"])
+    assert answer["items"][0]["known"] is False
+    assert answer["missing"]["user"] is True
+    assert answer["missing"]["items"] == ["i9"]
+    assert set(answer["missing"]["features"]) == {"hour", "age", "tags", "price"}
+
+
+def test_top_k_and_exclude_shape_the_answer_and_the_impression(
+    world: World, client: TestClient
+) -> None:
+    answer = rank(client, items=["d", "c", "b", "a"], top_k=2, exclude=["a"])
+    assert [(item["item"], item["rank"]) for item in answer["items"]] == [("b", 1), ("c", 2)]
+    [impression] = impressions(world)
+    assert impression.items == ["b", "c"]
+    assert impression.positions == [1, 2]
+
+
+def test_the_impression_holds_the_values_that_scored(world: World, make_client: MakeClient) -> None:
+    [a] = world.ids("item_id", ["a"])
+    world.base({"item_id": table_rows({a: [0.5] * 5})}, seq=3, dense_version=2)
+    world.state.update("click", "u", [Did(NOW_MS - 5, "e", "seen")])
+    client = make_client(world)
+    events = [
+        {"kind": "item", "item": "a", "features": {"tags": ["jazz"]}},
+        {"kind": "item", "item": "b", "features": {"tags": ["chess"]}},
+        {"kind": "user", "user": "u", "features": {"age": 40}},
+    ]
+    client.post("/v1/events", json={"events": events})
+    until(lambda: len(service_of(client).entities) == 3)
+    answer = rank(
+        client,
+        request_id="r1",
+        candidates=[
+            {"item": "b", "features": {"price": 2}},
+            {"item": "a", "features": {"tags": ["rock"], "price": None}},
+        ],
+        context={"hour": 9},
+    )
+    [impression] = impressions(world)
+    assert impression.request_id == answer["request_id"] == "r1"
+    assert (impression.user, impression.source) == ("u", "rank")
+    assert impression.version == answer["model"]["version"] == "d2-s3"
+    assert impression.items == ["a", "b"]
+    assert impression.shared == {"age": 40, "hour": 9, "last_clicks": ["seen"]}
+    assert impression.columns == {"tags": [["rock"], ["chess"]], "price": [None, 2]}
+    assert impression.served["click"] == [item["score"] for item in answer["items"]]
+    assert impression.ts_ms == impression.received_at_ms == NOW_MS
+
+
+def test_explicit_user_features_win_over_sent_ones(world: World, client: TestClient) -> None:
+    client.post("/v1/events", json={"events": [
+        {"kind": "user", "user": "u", "features": {"age": 40}}
+    ]})  # fmt: skip
+    until(lambda: len(service_of(client).entities) == 1)
+    rank(client, items=["a"], user_features={"age": 41})
+    rank(client, items=["a"])
+    first, second = impressions(world)
+    assert (first.shared["age"], second.shared["age"]) == (41, 40)
+
+
+def test_log_impression_false_leaves_no_trace(world: World, client: TestClient) -> None:
+    rank(client, items=["a"], log_impression=False)
+    assert impressions(world) == []
+
+
+@pytest.mark.parametrize("body", [{"items": []}, {"items": ["a"], "exclude": ["a"]}])
+def test_nothing_to_rank_is_an_empty_answer(
+    world: World, client: TestClient, body: dict[str, Any]
+) -> None:
+    answer = rank(client, **body)
+    assert answer["items"] == []
+    assert answer["model"]["version"] == "d0-s0"
+    assert impressions(world) == []
+
+
+def test_a_large_impression_is_split_below_the_record_limit(
+    world: World, client: TestClient
+) -> None:
+    tags = [f"{i:0>200}" for i in range(32)]
+    items = [f"i{i:03}" for i in range(200)]
+    answer = rank(
+        client,
+        request_id="big",
+        candidates=[{"item": item, "features": {"tags": tags}} for item in items],
+    )
+    parts = impressions(world)
+    assert len(parts) > 1
+    assert [(one.part, one.parts) for one in parts] == [(i, len(parts)) for i in range(len(parts))]
+    assert [item for one in parts for item in one.items] == items
+    assert [p for one in parts for p in one.positions] == list(range(1, 201))
+    assert len({one.event_id for one in parts}) == 1
+    served = [p for one in parts for p in one.served["click"]]
+    assert served == [item["score"] for item in answer["items"]]
+
+
+def test_a_full_disk_degrades_the_answer_and_nothing_else(world: World, client: TestClient) -> None:
+    world.log.is_full = True
+    answer = rank(client, items=["a"])
+    assert answer["degraded"] == ["broker"]
+    assert [item["item"] for item in answer["items"]] == ["a"]
+
+
+def test_an_untrained_base_says_so(world: World, make_client: MakeClient) -> None:
+    world.base(untrained=True)
+    assert rank(make_client(world), items=["a"])["degraded"] == ["untrained"]
+
+
+def test_an_idle_stream_is_never_stale(world: World, client: TestClient) -> None:
+    world.clock.advance(ms=3_600_000)
+    answer = rank(client, items=["a"], log_impression=False)
+    assert answer["degraded"] == []
+    assert answer["freshness"]["sparse_age_seconds"] == 3_600.0
+
+
+def test_unlearned_events_without_frames_mean_that_the_trainer_is_away(
+    world: World, client: TestClient
+) -> None:
+    rank(client, items=["a"])
+    assert rank(client, items=["a"], log_impression=False)["degraded"] == []
+    world.clock.advance(ms=10_001)
+    assert rank(client, items=["a"])["degraded"] == ["trainer_away"]
+    world.clock.advance(ms=300_000)
+    assert rank(client, items=["a"])["degraded"] == ["stale_sparse", "trainer_away"]
+    ends = {f"{topic}:0": world.log.end_offset(topic, 0) for topic in (ACTIONS, IMPRESSIONS)}
+    world.delta(offsets=ends)
+    until(lambda: rank(client, items=["a"], log_impression=False)["degraded"] == [])
+
+
+def test_freshness_tells_ages_and_sequence(world: World, make_client: MakeClient) -> None:
+    world.base(watermark_ms=NOW_MS - 1_500)
+    client = make_client(world)
+    world.clock.advance(ms=2_000)
+    world.delta(watermark_ms=NOW_MS + 1_000)
+    until(lambda: rank(client, items=["a"])["freshness"]["sparse_seq"] == 1)
+    assert rank(client, items=["a"])["freshness"] == {
+        "sparse_age_seconds": 0.0,
+        "dense_age_seconds": 2.0,
+        "newest_event_age_seconds": 1.0,
+        "sparse_seq": 1,
+        "after_satisfied": None,
+    }
+
+
+def test_a_deadline_leaves_the_rest_unscored_and_last(
+    world: World, client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The net takes 10 ms per piece of 256: with 15 ms two pieces of 600 items are scored."""
+    model = service_of(client).replica.model
+    assert model is not None
+    net = model.current.net
+    real = net.predict
+
+    def slow(rows: Any, dense: Any) -> Any:
+        world.clock.advance(ms=10)
+        return real(rows, dense)
+
+    monkeypatch.setattr(net, "predict", slow)
+    items = [f"i{i:03}" for i in range(600)]
+    answer = rank(client, items=items, deadline_ms=15)
+    scores = [item["score"] for item in answer["items"]]
+    assert scores == [0.5] * 512 + [None] * 88
+    assert answer["items"][599]["task_scores"] == {}
+    assert answer["degraded"] == ["deadline"]
+
+
+def test_nothing_scored_in_time_is_504(
+    world: World, client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service = service_of(client)
+    model = service.replica.model
+    assert model is not None
+    real = model.read
+
+    def slow(ids: Any) -> Any:
+        world.clock.advance(ms=60)
+        return real(ids)
+
+    monkeypatch.setattr(model, "read", slow)
+    body = {"user": "u", "candidates": [{"item": "a"}], "deadline_ms": 50}
+    answer = client.post("/v1/rank", json=body)
+    assert answer.status_code == 504
+    assert answer.json()["type"] == "/problems/deadline"
+    assert impressions(world) == []
+
+
+def test_without_a_base_the_answer_is_503(world: World, make_client: MakeClient) -> None:
+    client = make_client(world, wait=False)
+    answer = client.post("/v1/rank", json={"user": "u", "candidates": []})
+    assert answer.status_code == 503
+    assert answer.json()["type"] == "/problems/model-not-ready"
+    assert "Retry-After" in answer.headers
+
+
+def test_server_timing_names_the_stages(client: TestClient) -> None:
+    answer = client.post("/v1/rank", json={"user": "u", "candidates": [{"item": "a"}]})
+    stages = dict(part.split(";dur=") for part in answer.headers["Server-Timing"].split(", "))
+    assert set(stages) == {"parse", "lookup", "forward"}
+    assert all(float(duration) > 0 for duration in stages.values())
