@@ -40,9 +40,10 @@ function pendingText(stage, elapsedSeconds, paused) {
 /** "sent 0.0 s → trained 0.7 s → servable 0.9 s" of a receipt that has arrived. */
 export function servableText(answer) {
   const { trained, servable } = receiptTimes(answer);
-  const parts = ["sent 0.0 s"];
-  if (trained !== null) parts.push(`trained ${trained.toFixed(1)} s`);
-  parts.push(servable === null ? "servable" : `servable ${servable.toFixed(1)} s`);
+  const after = (time) => `${time.toFixed(1)}\u00a0s`; // A number stays with its unit.
+  const parts = [`sent ${after(0)}`];
+  if (trained !== null) parts.push(`trained ${after(trained)}`);
+  parts.push(servable === null ? "servable" : `servable ${after(servable)}`);
   return parts.join(" → ");
 }
 
