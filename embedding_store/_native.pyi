@@ -51,6 +51,22 @@ class Table:
     @property
     def width(self) -> int:
         """Floats a lookup returns per id: dim, plus one when first_order."""
+    @property
+    def dim(self) -> int:
+        """Length of a row's vector."""
+    @property
+    def optimizer(self) -> str:
+        """Name of the optimizer whose state stands in the rows."""
+    def configure(
+        self, *, lr: float, l2: float, min_count: int, probability: float, ttl_s: int
+    ) -> None:
+        """Change, from the next call on, what decides about the future and not what rows mean.
+
+        Rows that a new `ttl_s` finds too old go at the next sweep; pending counts are kept.
+
+        Raises:
+            StoreError: a value out of range; nothing has changed.
+        """
     def lookup(self, ids: U64, out: F32 | None = None) -> F32:
         """Read rows without touching anything; absent ids read zeros. `float32[n, width]`."""
     def lookup_or_admit(self, ids: U64, counts: U32, now_s: int, out: F32 | None = None) -> F32:

@@ -310,6 +310,23 @@ void bind_table(nb::module_& m) {
             "beta1"_a, "beta2"_a, "initial_accumulator"_a, "init_scale"_a, "seed"_a, "slot"_a,
             "min_count"_a, "probability"_a, "ttl_s"_a, "initial_rows"_a)
         .def_prop_ro("width", [](const Table& table) { return table.config().width(); })
+        .def_prop_ro("dim", [](const Table& table) { return table.config().dim; })
+        .def_prop_ro("optimizer",
+                     [](const Table& table) { return name_of(table.config().optimizer); })
+        .def(
+            "configure",
+            [](Table& table, double lr, double l2, std::int64_t min_count, double probability,
+               std::int64_t ttl_s) {
+                const Policy policy{
+                    .lr = lr,
+                    .l2 = l2,
+                    .probability = probability,
+                    .min_count = in_range("min_count", min_count, 1, max_min_count),
+                    .ttl_s = in_range("ttl_s", ttl_s, 0, 0xffffffffLL)};
+                const nb::gil_scoped_release release;
+                table.configure(policy);
+            },
+            nb::kw_only(), "lr"_a, "l2"_a, "min_count"_a, "probability"_a, "ttl_s"_a)
         .def(
             "lookup",
             [](const Table& table, const AnyArray& ids, const nb::object& out) {

@@ -14,6 +14,15 @@ namespace freshrank {
 enum class Optimizer : std::uint32_t { sgd = 0, adagrad = 1, rowwise_adagrad = 2, adam = 3 };
 inline constexpr std::uint32_t n_optimizers = 4;
 
+// What may change while a table lives: it decides what happens next, not what rows mean.
+struct Policy {
+    double lr = 0;
+    double l2 = 0;
+    double probability = 1;
+    std::uint32_t min_count = 1;
+    std::uint32_t ttl_s = 0;
+};
+
 struct TableConfig {
     std::uint32_t dim = 0;
     bool first_order = false;
@@ -52,10 +61,15 @@ struct TableConfig {
 inline constexpr std::uint32_t max_dim = 16384;
 inline constexpr std::uint32_t max_min_count = 65536;
 
+inline constexpr const char* optimizer_names[] = {"sgd", "adagrad", "rowwise_adagrad", "adam"};
+
+inline const char* name_of(Optimizer optimizer) {
+    return optimizer_names[static_cast<std::uint32_t>(optimizer)];
+}
+
 inline Optimizer optimizer_named(std::string_view name) {
-    constexpr std::string_view names[] = {"sgd", "adagrad", "rowwise_adagrad", "adam"};
     for (std::uint32_t i = 0; i < n_optimizers; ++i) {
-        if (names[i] == name) {
+        if (optimizer_names[i] == name) {
             return static_cast<Optimizer>(i);
         }
     }

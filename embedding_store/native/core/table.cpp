@@ -38,6 +38,18 @@ Table::Table(const TableConfig& config, std::uint64_t initial_rows)
     }
 }
 
+void Table::configure(const Policy& policy) {
+    const std::lock_guard lock(mutex_);
+    TableConfig changed = config_;
+    changed.lr = policy.lr;
+    changed.l2 = policy.l2;
+    changed.probability = policy.probability;
+    changed.min_count = policy.min_count;
+    changed.ttl_s = policy.ttl_s;
+    config_ = checked(changed);
+    parameters_ = StepParameters(config_);
+}
+
 void Table::lookup(Ids ids, float* out) const {
     const std::shared_lock lock(mutex_);
     gather(index_, slabs_, ids, config_.width(), out, nullptr);

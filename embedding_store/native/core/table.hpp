@@ -37,6 +37,7 @@ class Table {
     Table(const TableConfig& config, std::uint64_t initial_rows);
 
     const TableConfig& config() const { return config_; }
+    void configure(const Policy& policy);
 
     void lookup(Ids ids, float* out) const;
     void lookup_or_admit(Ids ids, std::span<const std::uint32_t> counts, std::uint32_t now_s,
