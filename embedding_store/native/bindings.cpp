@@ -317,12 +317,11 @@ void bind_table(nb::module_& m) {
             "configure",
             [](Table& table, double lr, double l2, std::int64_t min_count, double probability,
                std::int64_t ttl_s) {
-                const Policy policy{
-                    .lr = lr,
-                    .l2 = l2,
-                    .probability = probability,
-                    .min_count = in_range("min_count", min_count, 1, max_min_count),
-                    .ttl_s = in_range("ttl_s", ttl_s, 0, 0xffffffffLL)};
+                const Policy policy{.lr = lr,
+                                    .l2 = l2,
+                                    .probability = probability,
+                                    .min_count = in_range("min_count", min_count, 1, max_min_count),
+                                    .ttl_s = in_range("ttl_s", ttl_s, 0, 0xffffffffLL)};
                 const nb::gil_scoped_release release;
                 table.configure(policy);
             },
