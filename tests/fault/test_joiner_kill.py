@@ -1,7 +1,7 @@
 """kill -9 of a joiner over a recorded log: the examples equal an undisturbed run's, row for row.
 
-Run as a program, this file is the joiner that is killed: it joins the log in the directory it is given
-and dies by itself where `JOINER_CRASH` says, `<point>:<number of commits before it>`.
+Run as a program, this file is the joiner that is killed: it joins the log in the directory it is
+given and dies by itself where `JOINER_CRASH` says, `<point>:<number of times it survives it>`.
 """
 
 import os

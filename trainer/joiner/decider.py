@@ -1,65 +1,24 @@
 """What becomes of each record, in merged order; nothing is visible before the round commits."""
 
-from collections import Counter
-from typing import Final
+from datetime import timedelta
 
-import msgspec
-
-from freshrank.errors import DataError
 from freshrank.feature_state import Did
-from freshrank.frames import Outcome
 from freshrank.messages import Action, Impression
 from freshrank.settings import RecentFeature, Settings
-from freshrank.transport.base import (
-    ACTIONS,
-    DEAD_LETTER_SUFFIX,
-    IMPRESSIONS,
-    RECORD_BYTES_MAX,
-    Record,
-)
+from freshrank.transport.base import ACTIONS, IMPRESSIONS
 from trainer.joiner.cache import Cache
+from trainer.joiner.ledger import Ledger, item_totals
 from trainer.joiner.merge import Head
-from trainer.joiner.requests import (
-    HELD,
-    NEGATIVE,
-    PENDING,
-    POSITIVE,
-    SAMPLED_OUT,
-    Accepted,
-    Parked,
-    Part,
-    Request,
-)
+from trainer.joiner.requests import Accepted, Parked, Part, Request
 from trainer.joiner.rows import EncodedParts
-from trainer.joiner.rules import Row, Rules
-
-# Names, reason and overhead of a dead letter; a longer value is cut (it stays in its topic).
-_LETTER_BYTES_MAX: Final = 8_192
-_REASON_LENGTH_MAX: Final = 1_000
-
-_TOTALS: Final = (
-    "accepted_actions",
-    "matched",
-    "duplicate",
-    "unmatched",
-    "late",
-    "dead_letter",
-    "pending",
-    "accepted_impressions",
-    "impressions_joined",
-    "impressions_duplicate",
-    "impressions_dead_letter",
-    "impression_items",
-    "examples_written",
-    "reversals",
-)
+from trainer.joiner.rules import Rules
 
 
 def milliseconds(settings: Settings) -> tuple[int, int, int, int]:
     """Window, max_out_of_order, allowed_lateness and dedup_window."""
     join = settings.join
     durations = (join.window, join.max_out_of_order, join.allowed_lateness, join.dedup_window)
-    window, out_of_order, lateness, dedup = (int(d.total_seconds() * 1_000) for d in durations)
+    window, out_of_order, lateness, dedup = (d // timedelta(milliseconds=1) for d in durations)
     return window, out_of_order, lateness, dedup
 
 
@@ -74,12 +33,7 @@ class Decider:
         partition: Of both input topics.
 
     Attributes:
-        rows: Rows that leave, in order.
-        outcomes: Decisions that are not simply `trained`.
-        did: Feature state updates.
-        letters: Dead letters: topic and value.
-        parts: New impression records by (request, part).
-        total_names: Every total that `round_totals` may name.
+        ledger: The results of the round.
     """
 
     def __init__(
@@ -100,42 +54,28 @@ class Decider:
         self._recent_events = frozenset(
             feature.event for feature in settings.features if isinstance(feature, RecentFeature)
         )
-        self.begin()
-        self.total_names = (*_TOTALS, *self._item_totals())
+        self.ledger = Ledger(partition)
 
     def begin(self) -> None:
         """Start a round."""
-        self.rows: list[Row] = []
-        self.outcomes: list[Outcome] = []
-        self._totals: Counter[str] = Counter()
-        self.did: list[tuple[str, str, Did]] = []
-        self.letters: list[tuple[str, bytes]] = []
-        self.parts: dict[tuple[str, int], bytes] = {}
-        self._scheduled: list[tuple[int, str]] = []
-        self._rules.counts = self._rules.no_counts()
+        self.ledger = Ledger(self._partition)
+        self._rules.take_counts()
 
-    def round_totals(self) -> dict[str, int]:
-        """By how much each total changes."""
-        n_reversals = sum(row.is_reversal for row in self.rows) // 2
-        self._totals["examples_written"] = len(self.rows) - n_reversals
-        self._totals["reversals"] = n_reversals
-        return {**self._totals, **self._item_totals()}
-
-    def take_scheduled(self) -> list[tuple[int, str]]:
-        """(due time, request) of those whose due time was set since the last call."""
-        scheduled, self._scheduled = self._scheduled, []
-        return scheduled
+    def finish(self) -> Ledger:
+        """The round with its totals complete."""
+        self.ledger.count_rows()
+        self.ledger.totals.update(item_totals(self._rules.tasks, self._rules.take_counts()))
+        return self.ledger
 
     def process(self, head: Head, watermark_ms: int) -> None:
         """Decide on a record; the watermark already counts it."""
         if head.is_tick:
             return
         is_action = head.record.topic == ACTIONS
-        self._totals["accepted_actions" if is_action else "accepted_impressions"] += 1
+        self.ledger.totals["accepted_actions" if is_action else "accepted_impressions"] += 1
         if head.error is not None:
-            self._totals["dead_letter" if is_action else "impressions_dead_letter"] += 1
-            self._tell(head.record.topic, head.record.offset, "dead_letter")
-            self._bury(head.record, head.error)
+            self.ledger.totals["dead_letter" if is_action else "impressions_dead_letter"] += 1
+            self.ledger.bury(head.record, head.error)
         elif isinstance(head.message, Action):
             self._action(head, head.message, watermark_ms)
         elif isinstance(head.message, Impression):
@@ -149,31 +89,22 @@ class Decider:
         if request.is_armed and request.close_at_ms <= due_at_ms:
             request.is_armed = False
             for held in request.held:
-                self._tell(ACTIONS, held.offset, "trained")
-            self.rows += self._rules.close(request)
+                self.ledger.tell(ACTIONS, held.offset, "trained")
+            self.ledger.rows += self._rules.close(request)
         while request.parked and request.parked[0][0] <= due_at_ms:
             _, action = request.parked.pop(0)
-            self._totals["pending"] -= 1
+            self.ledger.totals["pending"] -= 1
             self._settle(action, "unmatched")
         if request.parked or request.accepted or request.purge_at_ms:
             self._put(request)
         else:
             self._cache.drop(request_id)
 
-    def _item_totals(self) -> dict[str, int]:
-        totals = {}
-        for task, counts in zip(self._rules.tasks, self._rules.counts, strict=True):
-            totals[f"{task}.positive"] = counts[POSITIVE] + counts[HELD]
-            totals[f"{task}.negative"] = counts[NEGATIVE]
-            totals[f"{task}.sampled_out"] = counts[SAMPLED_OUT]
-            totals[f"{task}.pending"] = counts[PENDING]
-        return totals
-
     def _action(self, head: Head, action: Action, watermark_ms: int) -> None:
         offset = head.record.offset
         if self._cache.has_seen(action.event_id, watermark_ms):
-            self._totals["duplicate"] += 1
-            self._tell(ACTIONS, offset, "duplicate")
+            self.ledger.totals["duplicate"] += 1
+            self.ledger.tell(ACTIONS, offset, "duplicate")
             return
         self._cache.see(action.event_id, head.time_ms + self._dedup_ms)
         parked = Parked(
@@ -195,8 +126,8 @@ class Decider:
         # impression may come after its action. Then the action is an orphan.
         request = request or Request(action.request_id)
         request.park(parked, head.time_ms + self._window_ms + self._lateness_ms)
-        self._totals["pending"] += 1
-        self._tell(ACTIONS, offset, "pending")
+        self.ledger.totals["pending"] += 1
+        self.ledger.tell(ACTIONS, offset, "pending")
         self._put(request)
 
     def _decide(self, request: Request | None, action: Parked, watermark_ms: int) -> str | None:
@@ -215,37 +146,37 @@ class Decider:
             rows = self._rules.label(request, row, action)
             if rows is None:
                 return "duplicate"
-            self.rows += rows
+            self.ledger.rows += rows
             self._put(request)
             if not rows:
                 outcome = "pending"
         user = action.user or request.user
         if user and action.event in self._recent_events:
             did = Did(action.time_ms, action.event_id, action.item)
-            self.did.append((action.event, user, did))
+            self.ledger.did.append((action.event, user, did))
         return outcome
 
     def _settle(self, action: Parked, outcome: str, *, was_parked: bool = False) -> None:
         is_matched = outcome in ("trained", "recorded", "pending")
-        self._totals["matched" if is_matched else outcome] += 1
+        self.ledger.totals["matched" if is_matched else outcome] += 1
         if outcome != "trained" or was_parked:
-            self._tell(ACTIONS, action.offset, outcome)
+            self.ledger.tell(ACTIONS, action.offset, outcome)
 
     def _impression(self, head: Head, impression: Impression, watermark_ms: int) -> None:
         request = self._known(impression.request_id, watermark_ms) or Request(impression.request_id)
         role = impression.source if self._is_reported else "served"
         if not self._accept(request, role, impression, watermark_ms):
-            self._totals["impressions_duplicate"] += 1
-            self._tell(IMPRESSIONS, head.record.offset, "duplicate")
+            self.ledger.totals["impressions_duplicate"] += 1
+            self.ledger.tell(IMPRESSIONS, head.record.offset, "duplicate")
             return
-        self._totals["impressions_joined"] += 1
+        self.ledger.totals["impressions_joined"] += 1
         if role == "client":
             request.named += impression.items
         else:
             number = len(request.parts)
             served = self._served(impression)
             request.parts.append(Part(impression.items, served, head.record.appended_at_ms))
-            self.parts[request.request_id, number] = head.record.value
+            self.ledger.parts[request.request_id, number] = head.record.value
             self._encoded.put(request.request_id, number, head.first_row)
         request.user = request.user or impression.user
         if role != "rank" and not request.close_at_ms:
@@ -270,7 +201,7 @@ class Decider:
             if not self._is_reported or item in named
         )
         n_new = request.make_live(candidates, len(self._rules.tasks))
-        self._totals["impression_items"] += n_new
+        self.ledger.totals["impression_items"] += n_new
         waiting, request.parked = request.parked, []
         # They expire in order of event time, but the first to arrive is the first to be decided.
         for expires_at_ms, action in sorted(waiting, key=lambda entry: entry[1].offset):
@@ -278,9 +209,9 @@ class Decider:
             if outcome is None:
                 request.park(action, expires_at_ms)
                 continue
-            self._totals["pending"] -= 1
+            self.ledger.totals["pending"] -= 1
             self._settle(action, outcome, was_parked=True)
-        self.rows += self._rules.opened(request, n_new)
+        self.ledger.rows += self._rules.opened(request, n_new)
         return n_new
 
     def _accept(
@@ -329,20 +260,4 @@ class Decider:
         self._cache.put(request)
         due_at_ms = request.due_at_ms
         if due_at_ms is not None:
-            self._scheduled.append((due_at_ms, request.request_id))
-
-    def _tell(self, topic: str, offset: int, outcome: str) -> None:
-        self.outcomes.append(Outcome(topic, self._partition, offset, outcome))
-
-    def _bury(self, record: Record, error: DataError) -> None:
-        value = record.value[: RECORD_BYTES_MAX - _LETTER_BYTES_MAX]
-        letter = {
-            "topic": record.topic,
-            "partition": record.partition,
-            "offset": record.offset,
-            "code": error.code,
-            "reason": str(error)[:_REASON_LENGTH_MAX],
-            "value": value,
-            "v": 1,
-        }
-        self.letters.append((record.topic + DEAD_LETTER_SUFFIX, msgspec.msgpack.encode(letter)))
+            self.ledger.schedule(due_at_ms, request.request_id)

@@ -2,7 +2,6 @@
 
 import logging
 import threading
-from collections import Counter
 from pathlib import Path
 from typing import Final
 
@@ -18,6 +17,7 @@ from trainer.joiner.cache import Cache
 from trainer.joiner.decider import Decider, milliseconds
 from trainer.joiner.inputs import TICK_EVERY_MS, Inputs
 from trainer.joiner.judge import Judge
+from trainer.joiner.ledger import TOTALS, item_totals
 from trainer.joiner.merge import Head
 from trainer.joiner.outbox import OUTGOING_TOPICS, Outbox
 from trainer.joiner.rows import EncodedParts, Packer, Position
@@ -78,6 +78,7 @@ class Joiner:
         self._closing = threading.Event()
         self._is_short_round = False
         rules = Rules(settings)
+        self._total_names = [*TOTALS, *item_totals(rules.tasks, rules.take_counts())]
         self._state = State(
             database,
             is_durable=settings.log.fsync != "never",
@@ -180,7 +181,7 @@ class Joiner:
         }
         self._inputs = Inputs(self._log, self._partition, self._clock, offsets, self._judge)
         self._outbox = Outbox(self._log, self._partition, self._state, sequences)
-        self._totals = dict.fromkeys(self._decider.total_names, 0) | meta
+        self._totals = dict.fromkeys(self._total_names, 0) | meta
         self._position = self._here()
         self._cache.reset()
         self._decider.begin()
@@ -200,7 +201,7 @@ class Joiner:
         while True:
             try:
                 n_processed, n_news = self._merge()
-                has_changed = bool(n_news or self._decider.outcomes or self._cache.changed)
+                has_changed = bool(n_news or self._decider.ledger.outcomes or self._cache.changed)
                 if has_changed:
                     self._commit()
             except BaseException:
@@ -218,7 +219,7 @@ class Joiner:
             return 0, 0
         timers = self._load(heads)
         n_processed = n_news = 0
-        while (source := self._inputs.next()) and len(self._decider.rows) < self.n_rows_max:
+        while (source := self._inputs.next()) and len(self._decider.ledger.rows) < self.n_rows_max:
             newest_ms = max(self._newest_ms, source.heads[0].time_ms)
             watermark_ms = newest_ms - self._out_of_order_ms
             if not self._fire(timers, watermark_ms):
@@ -226,7 +227,7 @@ class Joiner:
             head = source.pop()
             self._newest_ms = newest_ms
             self._decider.process(head, watermark_ms)
-            timers.push(self._decider.take_scheduled())
+            timers.push(self._decider.ledger.take_scheduled())
             n_processed += 1
             n_news += not head.is_tick
         return n_processed, n_news
@@ -241,43 +242,42 @@ class Joiner:
 
     def _fire(self, timers: Timers, watermark_ms: int) -> bool:
         """Let time pass up to the watermark; False when the rest has to wait for the next round."""
-        while len(self._decider.rows) < self.n_rows_max:
+        while len(self._decider.ledger.rows) < self.n_rows_max:
             due = timers.pop(watermark_ms)
             if due is None:
                 return timers.reaches(watermark_ms)
             self._decider.fire(*due)
-            timers.push(self._decider.take_scheduled())
+            timers.push(self._decider.ledger.take_scheduled())
         return False
 
     def _commit(self) -> None:
         """Write the round: what it read, changed and sends, all or nothing."""
-        decider, cache, here = self._decider, self._cache, self._here()
-        totals = Counter(self._totals)
-        totals.update(decider.round_totals())
+        ledger, cache, here = self._decider.finish(), self._cache, self._here()
+        totals = {name: total + ledger.totals[name] for name, total in self._totals.items()}
         changes = Changes(
             meta={**totals, **here.offsets, "newest_ms": self._newest_ms},
             requests=cache.changed,
             gone=cache.gone,
-            parts=decider.parts,
+            parts=ledger.parts,
             seen=cache.new_seen,
-            did=decider.did,
+            did=ledger.did,
             watermark_ms=here.watermark_ms,
         )
-        numbers = self._encoded.numbers(decider.rows, decider.parts)
+        numbers = self._encoded.numbers(ledger.rows, ledger.parts)
         for record in self._packer.pack(
-            decider.rows, numbers, decider.outcomes, self._position, here
+            ledger.rows, numbers, ledger.outcomes, self._position, here
         ):
             self._outbox.put(EXAMPLES, record, changes)
-        for topic, value in decider.letters:
-            self._outbox.put(topic, value, changes)
+        for topic, letter in ledger.letters:
+            self._outbox.put(topic, letter, changes)
         self._state.commit(changes)
         self._outbox.committed(changes)
-        self._totals = dict(totals)
+        self._totals = totals
         self._position = here
-        for event, user, did in decider.did:
+        for event, user, did in ledger.did:
             self._feature_state.update(event, user, [did])
         cache.settle()
-        decider.begin()
+        self._decider.begin()
         self._encoded.trim()
 
     def _relay(self) -> None:

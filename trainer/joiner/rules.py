@@ -48,7 +48,6 @@ class Rules:
         keep_rates: Per task, the share of negatives that is kept; 1 without sampling.
         by_event: Event -> the tasks it labels.
         fingerprint: What stored requests depend on; others cannot be continued.
-        counts: Per task, how many items are in each status; the change since it was last taken.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -71,15 +70,16 @@ class Rules:
         ] = {}
         # What the statuses of a stored request mean.
         self.fingerprint = f"{settings.join.impressions} {self._emit} {' '.join(self.tasks)}"
-        self.counts = self.no_counts()
+        self._counts = [[0] * N_STATUSES for _ in self.tasks]
 
-    def no_counts(self) -> list[list[int]]:
-        """Zeros in the shape of `counts`."""
-        return [[0] * N_STATUSES for _ in self.tasks]
+    def take_counts(self) -> list[list[int]]:
+        """Per task, by how many the items in each status changed since the last call."""
+        counts, self._counts = self._counts, [[0] * N_STATUSES for _ in self.tasks]
+        return counts
 
     def opened(self, request: Request, n_new: int) -> list[Row]:
         """Rows that leave because the last `n_new` items of `request` became live."""
-        for counts in self.counts:
+        for counts in self._counts:
             counts[PENDING] += n_new
         if self._emit != "at_once":
             return []
@@ -156,7 +156,7 @@ class Rules:
             if after == before:
                 continue
             request.status[start : start + n_tasks] = after
-            for counts, old, new in zip(self.counts, before, after, strict=True):
+            for counts, old, new in zip(self._counts, before, after, strict=True):
                 counts[old] -= 1
                 counts[new] += 1
             if weights is not None:
@@ -227,6 +227,6 @@ class Rules:
 
     def _move(self, request: Request, row: int, t: int, status: int) -> None:
         place = row * len(self.tasks) + t
-        self.counts[t][request.status[place]] -= 1
-        self.counts[t][status] += 1
+        self._counts[t][request.status[place]] -= 1
+        self._counts[t][status] += 1
         request.status[place] = status

@@ -1,5 +1,6 @@
 """Which items are live: SEMANTICS, what is an impression."""
 
+from freshrank.messages import Value
 from freshrank.transport.base import IMPRESSIONS
 from tests.unit.joiner.conftest import MakeWorld
 from tests.unit.joiner.world import CLICK, action, append_ticks, impression
@@ -51,10 +52,10 @@ def test_impression_repeated_after_lateness_is_still_a_duplicate(make_world: Mak
 
 def test_parts_of_an_impression_are_accepted_once_each(make_world: MakeWorld) -> None:
     world = make_world()
-    price = {"price": [5.0]}
+    price: dict[str, list[Value]] = {"price": [5.0]}
 
     world.feed(
-        impression("r", ["2"], 1_000, part=1, parts=2, columns=dict(price)),
+        impression("r", ["2"], 1_000, part=1, parts=2, columns=price),
         impression("r", ["2"], 1_000, part=1, parts=2),
     )
     parked = world.feed(action("r", "1", 1_500))[0]
@@ -94,8 +95,7 @@ def test_item_named_twice_counts_once(make_world: MakeWorld) -> None:
 
 
 def test_only_reported_items_are_live_in_either_order_of_arrival(make_world: MakeWorld) -> None:
-    served = {"served": {"click": [0.1, 0.2, 0.3]}, "columns": {"price": [1.0, 2.0, 3.0]}}
-    rank = impression("r", ["1", "2", "3"], 1_000, served=served["served"])
+    rank = impression("r", ["1", "2", "3"], 1_000, served={"click": [0.1, 0.2, 0.3]})
     client = impression("r", ["3", "1", "77"], 1_500, source="client", user=None)
     for records in ((rank, client), (client, rank)):
         world = make_world(impressions="reported")

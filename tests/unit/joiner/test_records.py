@@ -2,10 +2,11 @@
 
 import pytest
 
+from freshrank import messages
 from freshrank.features import FeatureEncoder
 from freshrank.frames import Outcome
+from freshrank.messages import Value
 from freshrank.transport.base import ACTIONS, EXAMPLES, IMPRESSIONS, RECORD_BYTES_MAX, NewRecord
-from tests.unit.joiner import world as worlds
 from tests.unit.joiner.conftest import MakeWorld
 from tests.unit.joiner.world import BUY, CLICK, action, append, append_ticks, impression
 from trainer.joiner import rows
@@ -51,11 +52,11 @@ def test_progress_is_joined_once_the_examples_are_in_the_log(make_world: MakeWor
 def test_rows_of_one_round_are_cut_into_records_below_the_limit(make_world: MakeWorld) -> None:
     world = make_world(CLICK, BUY)
     items = [str(i) for i in range(400)]
-    tags: dict[str, list[worlds.Value]] = {"tags": [[f"{i}-{k}" for k in range(32)] for i in items]}
+    tags: dict[str, list[Value]] = {"tags": [[f"{i}-{k}" for k in range(32)] for i in items]}
     for name in ("a", "b", "c", "d", "e", "f"):
         for part in range(4):
             some = slice(100 * part, 100 * part + 100)
-            columns: dict[str, list[worlds.Value]] = {"tags": tags["tags"][some]}
+            columns: dict[str, list[Value]] = {"tags": tags["tags"][some]}
             append(
                 world.log,
                 impression(name, items[some], 1_000, columns=columns, part=part, parts=4),
@@ -118,10 +119,7 @@ def test_reversal_pair_is_never_split_over_records(
 def test_more_outcomes_than_fit_into_a_record_are_spread(make_world: MakeWorld) -> None:
     world = make_world()
     n_orphans = 4_000
-    many = [
-        NewRecord(b"", worlds.messages.encode(action(f"r{i}", "1", 1_000)))
-        for i in range(n_orphans)
-    ]
+    many = [NewRecord(b"", messages.encode(action(f"r{i}", "1", 1_000))) for i in range(n_orphans)]
     world.log.append(ACTIONS, many, partition=0)
     append_ticks(world.log, 100_000)
     world.settle()

@@ -8,9 +8,16 @@ from typing import Any
 
 import pytest
 
+from freshrank import examples, messages
+from freshrank.clock import ManualClock
 from freshrank.errors import SchemaError, TransportError
-from freshrank.messages import Message
+from freshrank.feature_state import LocalFeatureState
+from freshrank.features import FeatureEncoder
+from freshrank.frames import Outcome
+from freshrank.messages import Message, Value
+from freshrank.progress import Progress
 from freshrank.transport.base import ACTIONS, EXAMPLES, IMPRESSIONS, NewRecord
+from freshrank.transport.local import LocalLog
 from tests.unit.joiner import world as worlds
 from tests.unit.joiner.conftest import MakeWorld
 from tests.unit.joiner.world import (
@@ -129,8 +136,8 @@ def test_full_disk_commits_nothing_and_goes_on_when_space_is_free(make_world: Ma
     database: sqlite3.Connection = world.joiner._state._db
     pages = database.execute("PRAGMA page_count").fetchone()[0]
     database.execute(f"PRAGMA max_page_count = {pages}")
-    big: dict[str, worlds.Value] = {"not_a_feature_any_more": "x" * 100_000}
-    records = [impression("r", ["1"], 1_000, shared=big), action("r", "1", 2_000)]
+    big: dict[str, Value] = {"not_a_feature_any_more": "x" * 100_000}
+    records: list[Message] = [impression("r", ["1"], 1_000, shared=big), action("r", "1", 2_000)]
     append(world.log, *records)
     append_ticks(world.log, 2_500)
     for _ in range(2):
@@ -227,13 +234,42 @@ def test_state_of_past_requests_leaves_the_database(make_world: MakeWorld) -> No
     assert counts["outbox"] <= 1
 
 
-def test_second_joiner_on_another_partition_keeps_to_itself(tmp_path: Path) -> None:
-    world = World(tmp_path, worlds.settings())
-    world.log.append(IMPRESSIONS, [NewRecord(b"", b"bad")], partition=0)
-    world.settle()
-    assert world.letters(IMPRESSIONS)[0]["partition"] == 0
-    assert world.log.last_sequence(EXAMPLES, 0, "joiner-0") == 0
-    world.close()
+def test_joiners_of_two_partitions_keep_to_their_own(tmp_path: Path) -> None:
+    clock = ManualClock()
+    log = LocalLog(tmp_path / "log", clock=clock, n_partitions=2, fsync="never")
+    config = worlds.settings()
+    progress = Progress()
+    for partition in (0, 1):
+        name = f"r{partition}"
+        for record in (impression(name, ["1"], 1_000), action(name, "1", 2_000)):
+            topic = worlds.topic_of(record)
+            log.append(topic, [NewRecord(b"", messages.encode(record))], partition=partition)
+        log.append(ACTIONS, [NewRecord(b"", b"bad")], partition=partition)
+    for partition in (0, 1):
+        joiner = Joiner(
+            config,
+            FeatureEncoder(config),
+            log,
+            partition=partition,
+            database=tmp_path / f"{partition}.sqlite",
+            clock=clock,
+            state=LocalFeatureState(n_max=3),
+            progress=progress,
+        )
+        while joiner.step(0.0):
+            pass
+        joiner.close()
+
+    slots = [slot.name for slot in FeatureEncoder(config).slots]
+    for partition in (0, 1):
+        read = log.read(EXAMPLES, partition, 0)
+        batches = [examples.decode(record.value, ["click"], slots) for record in read]
+        assert [one for batch in batches for one in batch.request_ids] == [f"r{partition}"]
+        assert batches[-1].info.offsets[f"{ACTIONS}:{partition}"] >= 2
+        assert batches[-1].info.outcomes == [Outcome(ACTIONS, partition, 1, "dead_letter")]
+        assert log.last_sequence(f"{ACTIONS}.dlq", partition, f"joiner-{partition}") == 0
+        assert progress.offset("joined", IMPRESSIONS, partition) == 1
+    log.close()
 
 
 def test_joiner_starts_without_torch() -> None:

@@ -1,0 +1,110 @@
+"""What one round decides, collected until it is committed."""
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Final
+
+import msgspec
+
+from freshrank.errors import DataError
+from freshrank.feature_state import Did
+from freshrank.frames import Outcome
+from freshrank.transport.base import DEAD_LETTER_SUFFIX, RECORD_BYTES_MAX, Record
+from trainer.joiner.requests import HELD, NEGATIVE, PENDING, POSITIVE, SAMPLED_OUT
+from trainer.joiner.rules import Row
+
+# Names, reason and overhead of a dead letter; a longer value is cut (it stays in its topic).
+_LETTER_BYTES_MAX: Final = 8_192
+_REASON_LENGTH_MAX: Final = 1_000
+
+TOTALS: Final = (
+    "accepted_actions",
+    "matched",
+    "duplicate",
+    "unmatched",
+    "late",
+    "dead_letter",
+    "pending",
+    "accepted_impressions",
+    "impressions_joined",
+    "impressions_duplicate",
+    "impressions_dead_letter",
+    "impression_items",
+    "examples_written",
+    "reversals",
+)
+
+
+class Ledger:
+    """The results of one round.
+
+    Args:
+        partition: Of the input topics.
+
+    Attributes:
+        rows: Rows that leave, in order.
+        outcomes: Decisions that are not simply `trained`.
+        totals: By how much each total changes.
+        did: Event, user and action, for feature state.
+        letters: Dead letters: topic and value.
+        parts: New impression records by (request, part).
+    """
+
+    def __init__(self, partition: int) -> None:
+        self._partition = partition
+        self._scheduled: list[tuple[int, str]] = []
+        self.rows: list[Row] = []
+        self.outcomes: list[Outcome] = []
+        self.totals: Counter[str] = Counter()
+        self.did: list[tuple[str, str, Did]] = []
+        self.letters: list[tuple[str, bytes]] = []
+        self.parts: dict[tuple[str, int], bytes] = {}
+
+    def tell(self, topic: str, offset: int, outcome: str) -> None:
+        """Note what became of a record."""
+        self.outcomes.append(Outcome(topic, self._partition, offset, outcome))
+
+    def bury(self, record: Record, error: DataError) -> None:
+        """Send a record to the dead letter."""
+        letter = {
+            "topic": record.topic,
+            "partition": record.partition,
+            "offset": record.offset,
+            "code": error.code,
+            "reason": str(error)[:_REASON_LENGTH_MAX],
+            "value": record.value[: RECORD_BYTES_MAX - _LETTER_BYTES_MAX],
+            "v": 1,
+        }
+        self.tell(record.topic, record.offset, "dead_letter")
+        self.letters.append((record.topic + DEAD_LETTER_SUFFIX, msgspec.msgpack.encode(letter)))
+
+    def schedule(self, due_at_ms: int, request_id: str) -> None:
+        """Note when a request falls due."""
+        self._scheduled.append((due_at_ms, request_id))
+
+    def take_scheduled(self) -> list[tuple[int, str]]:
+        """What was scheduled since the last call."""
+        scheduled, self._scheduled = self._scheduled, []
+        return scheduled
+
+    def count_rows(self) -> None:
+        """Enter the rows into the totals."""
+        n_reversals = sum(row.is_reversal for row in self.rows) // 2
+        self.totals["examples_written"] += len(self.rows) - n_reversals
+        self.totals["reversals"] += n_reversals
+
+
+def item_totals(tasks: Sequence[str], counts: Sequence[Sequence[int]]) -> dict[str, int]:
+    """Items by task and status, under the names of SEMANTICS: accounting.
+
+    Args:
+        tasks: Task names.
+        counts: Per task, items in each status.
+    """
+    totals = {}
+    for task, of_task in zip(tasks, counts, strict=True):
+        totals[f"{task}.positive"] = of_task[POSITIVE] + of_task[HELD]
+        totals[f"{task}.negative"] = of_task[NEGATIVE]
+        totals[f"{task}.sampled_out"] = of_task[SAMPLED_OUT]
+        totals[f"{task}.pending"] = of_task[PENDING]
+    return totals
