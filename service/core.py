@@ -63,6 +63,7 @@ class Service:
         register_process(parts.registry, version=__version__)
         parts.registry.register(ReadingCollector(self._readings))
         self.started_at_ms = clock.now_ms()
+        self._is_stopping = False
 
     def start(self) -> None:
         """Follow parameters and entities; a second call changes nothing."""
@@ -70,7 +71,12 @@ class Service:
         self.entities.start()
 
     def stop(self) -> None:
-        """End the threads; what the composer gave stays open."""
+        """End the threads and the waiting; what the composer gave stays open.
+
+        Called before the server is told to exit, no client's wait holds that up.
+        """
+        self._is_stopping = True
+        self._changed.notify()
         for part in (self.replica, self.entities):
             part.stop()
         for part in (self.replica, self.entities):
@@ -82,7 +88,8 @@ class Service:
             return
         async with self.gate.waiting():
             await self._changed.wait_for_async(
-                lambda: self.receipts.is_servable(receipt), timeout_s=timeout_s
+                lambda: self._is_stopping or self.receipts.is_servable(receipt),
+                timeout_s=timeout_s,
             )
 
     def _readings(self) -> list[Reading]:

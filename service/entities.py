@@ -124,6 +124,10 @@ class EntityView:
             except TransportError as error:
                 logger.warning("entities=retrying error=%s", error)
                 self._stop.wait(RETRY_S)
+            except Exception:
+                # A bug here must not stop the ranking: it goes on with the features it has.
+                logger.exception("entities=retrying reason=internal")
+                self._stop.wait(RETRY_S)
 
     def _read(self, partition: int) -> int:
         # Retention may have removed what was not read yet.

@@ -1,6 +1,7 @@
 """What is not as it should be: `degraded` of answers, components of readiness."""
 
 import threading
+from datetime import timedelta
 from typing import Final
 
 import msgspec
@@ -44,9 +45,11 @@ class Health:
         self._replica = replica
         self._entities = entities
         self._clock = clock
-        sync_ms = round(settings.sync.sparse_every.total_seconds() * 1_000)
-        self._away_ms = max(AWAY_FRAMES * sync_ms, AWAY_MIN_MS)
-        self._stale_ms = round(settings.serving.max_staleness.total_seconds() * 1_000)
+        sync, join = settings.sync, settings.join
+        # An open window is no sign of absence: nobody can decide it before it closes.
+        window_ms = _ms(join.window + join.max_out_of_order)
+        self._away_ms = window_ms + max(AWAY_FRAMES * _ms(sync.sparse_every), AWAY_MIN_MS)
+        self._stale_ms = _ms(settings.serving.max_staleness)
         self._lock = threading.Lock()
         self._backlog: tuple[int, str | None] = (-BACKLOG_VALID_MS, None)
 
@@ -103,3 +106,7 @@ class Health:
         except TransportError:
             return None
         return ""
+
+
+def _ms(duration: timedelta) -> int:
+    return round(duration.total_seconds() * 1_000)

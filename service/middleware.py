@@ -6,6 +6,7 @@ import time
 from typing import Final
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from freshrank.clock import Clock
@@ -64,9 +65,10 @@ class Guard:
 
         try:
             await self._guarded(scope, receive, send_with_id)
+        except ClientDisconnect:
+            pass  # nobody is left to answer
         except ProblemError as problem:
-            if not status:
-                await problem_response(problem, request_id)(scope, receive, send_with_id)
+            await problem_response(problem, request_id)(scope, receive, send_with_id)
         except Exception:
             logger.exception("request=failed id=%s", request_id)
             if status:
@@ -87,8 +89,7 @@ class Guard:
             raise
         self._metrics.http_in_flight.set(self._gate.n_working)
         try:
-            length = Headers(scope=scope).get("content-length", "0")
-            if length.isascii() and length.isdigit() and int(length) > self._body_bytes_max:
+            if _told_length(scope) > self._body_bytes_max:
                 raise self._too_large()
             await self._app(scope, self._counted(receive), send)
         finally:
@@ -121,6 +122,14 @@ class Guard:
             route = "/ui" if scope["path"].startswith("/ui") else "unmatched"
         self._metrics.http_requests.labels(route, _method(scope), str(status or 499)).inc()
         self._metrics.http_duration.labels(route).observe(seconds)
+
+
+def _told_length(scope: Scope) -> int:
+    """What Content-Length says; 0 when it is absent, and counting decides."""
+    text = Headers(scope=scope).get("content-length", "")
+    if not (text.isascii() and text.isdigit()):
+        return 0
+    return int(text[:19])  # whatever is longer is too large already
 
 
 def _method(scope: Scope) -> str:

@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -102,12 +103,13 @@ class Ranker:
                 "no base is loaded yet: the trainer publishes one when it starts",
                 headers={"Retry-After": "1"},
             )
+        is_late = self._deadline(request)
         now_ms = self._clock.now_ms()
         request_id = request.request_id or new_request_id(self._clock)
         after = self._after(request)
         values = self._reader.read(request, before_ms=now_ms)
         self._see(values)
-        scores, order = self._scored(model, values, request)
+        scores, order = self._scored(model, values, request, is_late)
         current = scores.current if scores else model.current
         degraded = self._health.degraded(current)
         items = self._items(values, scores, order)
@@ -140,8 +142,14 @@ class Ranker:
     def _see(self, values: RequestValues) -> None:
         for scope, ids in (("user", [values.user]), ("item", values.items)):
             seen = self._first_seen[scope]
-            for identity in ids[: FIRST_SEEN_MAX - len(seen)]:
+            for identity in ids[: max(FIRST_SEEN_MAX - len(seen), 0)]:
                 seen[str(identity)] = None
+
+    def _deadline(self, request: RankRequest) -> Callable[[], bool] | None:
+        if request.deadline_ms is None:
+            return None
+        end_s = self._clock.monotonic_s() + request.deadline_ms / 1_000
+        return lambda: self._clock.monotonic_s() >= end_s
 
     def _after(self, request: RankRequest) -> Receipt | None:
         if request.after is None:
@@ -152,7 +160,11 @@ class Ranker:
             raise validation([FieldError("#/after", str(error))]) from error
 
     def _scored(
-        self, model: Model, values: RequestValues, request: RankRequest
+        self,
+        model: Model,
+        values: RequestValues,
+        request: RankRequest,
+        is_late: Callable[[], bool] | None,
     ) -> tuple[Scores | None, list[int]]:
         """Scores of all items, and the rows of those returned, best first."""
         if not values.items:
@@ -161,10 +173,6 @@ class Ranker:
             encoded = self._encoder.encode([values])
         except DataError as error:  # explicit values were checked, so feature state is to blame
             raise validation([FieldError("#", str(error))]) from error
-        is_late = None
-        if request.deadline_ms is not None:
-            end_s = self._clock.monotonic_s() + request.deadline_ms / 1_000
-            is_late = lambda: self._clock.monotonic_s() >= end_s  # noqa: E731
         scores = self._scorer.score(model, encoded, is_late)
         first = scores.predictions[:, 0]
         if not np.isfinite(first).any():

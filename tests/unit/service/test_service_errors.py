@@ -97,6 +97,46 @@ def test_a_failure_of_ours_is_a_problem_too_and_in_the_log(
     assert client.get("/health/live").status_code == 200
 
 
+def test_a_client_that_leaves_is_no_failure(
+    client: TestClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    messages = [
+        {"type": "http.request", "body": b"{", "more_body": True},
+        {"type": "http.disconnect"},
+    ]
+    sent: list[Any] = []
+
+    async def receive() -> Any:
+        return messages.pop(0)
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": "/v1/rank",
+        "query_string": b"",
+        "headers": [(b"content-type", b"application/json")],
+    }
+
+    async def call() -> None:
+        await client.app(scope, receive, send)
+
+    asyncio.run(call())
+    assert sent == []
+    assert caplog.text == ""
+    assert service_of(client).gate.n_working == 0
+
+
+@pytest.mark.parametrize("length", ["9" * 5_000, "2097153"])
+def test_a_length_beyond_the_limit_is_413_before_the_body(
+    shared_client: TestClient, length: str
+) -> None:
+    headers = {"Content-Type": "application/json", "Content-Length": length}
+    check_problem(shared_client.post("/v1/rank", content=b"{}", headers=headers), "too-large")
+
+
 def test_a_request_id_is_kept_if_it_is_one(shared_client: TestClient) -> None:
     def echoed(sent: str) -> str:
         answer = shared_client.get("/health/live", headers={"X-Request-Id": sent})

@@ -172,6 +172,16 @@ def test_many_waiters_cost_no_threads(world: World, client: TestClient) -> None:
     assert time.monotonic() - start_s < 10
 
 
+def test_stopping_ends_all_waits(client: TestClient) -> None:
+    """A server that shall exit waits for its requests, so these must not wait on."""
+    receipt = click(client)
+    service = service_of(client)
+    threading.Timer(0.2, service.stop).start()
+    start_s = time.monotonic()
+    assert status(client, receipt, "?wait=20s")["state"] == "queued"
+    assert time.monotonic() - start_s < 10
+
+
 def test_waiting_ends_in_time(client: TestClient) -> None:
     receipt = click(client)
     start_s = time.monotonic()
