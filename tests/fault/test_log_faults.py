@@ -17,6 +17,7 @@ import pytest
 from freshrank.clock import SystemClock
 from freshrank.errors import TransportError
 from freshrank.transport.base import ACTIONS, EXAMPLES, NewRecord, Record, TopicPartition
+from freshrank.transport.end_mark import EndMark
 from freshrank.transport.local import LocalLog
 from freshrank.transport.tail import Tail
 
@@ -136,6 +137,16 @@ class TestTornTail:
         with opened(torn[0]) as log:
             assert values(log) == expected(6)
 
+    def test_kept_record_is_synced_before_it_is_seen(
+        self, torn: tuple[Path, int, int], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        ends: list[int | None] = []
+        monkeypatch.setattr(
+            Tail, "sync", lambda tail: ends.append(EndMark(torn[0] / PARTITION).read())
+        )
+        with opened(torn[0]):
+            assert ends == [5]
+
     def test_garbage_behind_the_tail_is_cut(self, torn: tuple[Path, int, int]) -> None:
         directory, _, end = torn
         for garbage in (bytes(100), b"\xff" * 100, os.urandom(1000)):
@@ -230,6 +241,7 @@ import sys, threading
 from pathlib import Path
 from freshrank.clock import SystemClock
 from freshrank.transport.base import ACTIONS, EXAMPLES, NewRecord
+from freshrank.transport.end_mark import EndMark
 from freshrank.transport.local import LocalLog
 
 log = LocalLog(Path(sys.argv[1]), clock=SystemClock(), segment_bytes=20_000)
@@ -285,6 +297,7 @@ from pathlib import Path
 from freshrank.clock import SystemClock
 from freshrank.errors import TransportError
 from freshrank.transport.base import ACTIONS, NewRecord
+from freshrank.transport.end_mark import EndMark
 from freshrank.transport.local import LocalLog
 
 UNLIMITED = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
@@ -421,17 +434,29 @@ class TestSecondProcess:
         follower = LocalLog(tmp_path, clock=SystemClock(), writable=False)
         assert follower.read(ACTIONS, 0, 0) == []
         process = run_script(_WRITER, str(tmp_path))
+        begun_s = time.monotonic()
         seen: list[Record] = []
         place = TopicPartition(ACTIONS, 0)
         while len(seen) < 2_000:  # over several segments of 20 kB
             assert follower.wait({place: len(seen)}, timeout_s=DEADLINE_S)
             seen += follower.read(ACTIONS, 0, len(seen))
+        assert time.monotonic() - begun_s < DEADLINE_S / 2
         process.kill()
         process.communicate(timeout=DEADLINE_S)
         follower.close()
         with opened(tmp_path) as log:
             assert read_all(log)[: len(seen)] == seen
         assert len(segments(tmp_path)) > 2
+
+    def test_follower_outlives_a_restart_of_the_writer(self, tmp_path: Path) -> None:
+        with opened(tmp_path) as log:
+            append(log, 0, 1)
+            follower = LocalLog(tmp_path, clock=SystemClock(), writable=False)
+            assert values(follower) == expected(1)
+        with opened(tmp_path) as log:
+            append(log, 1, 1)
+            assert values(follower) == expected(2)
+        follower.close()
 
     def test_follower_cannot_append(self, tmp_path: Path) -> None:
         with opened(tmp_path):

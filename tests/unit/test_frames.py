@@ -287,6 +287,13 @@ def test_bytes_left_over_are_refused() -> None:
     assert code_of(with_header(header, sections=bytes(8))) == "malformed"
 
 
+def test_table_without_columns_is_refused() -> None:
+    header = header_of(small_frame())
+    header["tables"] = [header["tables"][0] | {"width": 0, "n_tombstones": 0}]
+    header["dense_bytes"] = None
+    assert code_of(with_header(header, sections=ids(1, 2).tobytes())) == "malformed"
+
+
 def test_table_named_twice_is_refused() -> None:
     header = header_of(small_frame())
     header["tables"] = [header["tables"][1]] * 2

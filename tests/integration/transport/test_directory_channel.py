@@ -76,6 +76,24 @@ def test_damaged_state_is_named(name: str, content: str, tmp_path: Path) -> None
     assert damaged.value.code == "channel-damaged"
 
 
+def test_delta_whose_writer_died_before_the_head_is_not_read(tmp_path: Path) -> None:
+    channel = DirectoryChannel(tmp_path, clock=SystemClock())
+    epoch = channel.open_epoch()
+    publish(channel, epoch, 0, 1)
+    (tmp_path / "delta-1-2.frame").write_bytes(b"never published")
+    assert channel.delta(epoch, 2) is None
+    channel.publish_delta(epoch, 2, b"published")
+    assert channel.delta(epoch, 2) == b"published"
+
+
+def test_lost_epoch_file_does_not_bring_an_epoch_back(tmp_path: Path) -> None:
+    channel = DirectoryChannel(tmp_path, clock=SystemClock())
+    for _ in range(3):
+        channel.publish_base(channel.open_epoch(), 0, b"base")
+    (tmp_path / "EPOCH").unlink()
+    assert channel.open_epoch() == 4
+
+
 def test_base_that_is_missing_is_named(tmp_path: Path) -> None:
     channel = DirectoryChannel(tmp_path, clock=SystemClock())
     channel.publish_base(channel.open_epoch(), 0, b"base")

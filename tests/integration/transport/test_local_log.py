@@ -1,6 +1,8 @@
 """The local log passes the checks of all logs, and keeps what only it promises."""
 
 import json
+import struct
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +13,7 @@ from freshrank.errors import TransportError
 from freshrank.transport.base import ACTIONS, EXAMPLES, NewRecord, TopicPartition
 from freshrank.transport.local import LocalLog
 from freshrank.transport.partition_writer import Fsync
-from freshrank.transport.partitioner import murmur2
+from freshrank.transport.partitioner import murmur2, partition_of_key
 from tests.integration.transport.idempotence_checks import IDEMPOTENCE_CHECKS
 from tests.integration.transport.log_checks import (
     LOG_CHECKS,
@@ -68,6 +70,10 @@ def test_murmur2_agrees_with_kafka() -> None:
     assert {key: murmur2(key) for key in known} == {
         key: signed & 0xFFFFFFFF for key, signed in known.items()
     }
+    # Kafka takes the sign bit away, then the remainder; 3 partitions show it where 4 do not.
+    assert {key: partition_of_key(key, 3) for key in known} == {
+        key: (signed + 2**31 if signed < 0 else signed) % 3 for key, signed in known.items()
+    }
 
 
 def test_append_time_stays_when_the_clock_steps_back(tmp_path: Path) -> None:
@@ -86,6 +92,42 @@ def test_append_time_stays_when_the_clock_steps_back(tmp_path: Path) -> None:
         log.append(ACTIONS, new_records(3, 1))
         times_ms = [record.appended_at_ms for record in read_all(log, ACTIONS, 0)]
     assert times_ms == [5_000, 5_000, 5_000, 6_000]
+
+
+def test_append_time_stays_over_a_restart_with_an_empty_segment(tmp_path: Path) -> None:
+    clock = ManualClock(now_ms=100_000)
+
+    def open_log() -> LocalLog:
+        return LocalLog(tmp_path, clock=clock, retention_ms=100_000)
+
+    with opened(open_log) as log:
+        log.append(ACTIONS, new_records(0, 1))
+        clock.advance(ms=60_000)  # more than a quarter of the retention: a segment begins
+        log.wait({TopicPartition(ACTIONS, 0): 1}, timeout_s=0.0)
+    assert len(list((tmp_path / ACTIONS / "0").glob("*.log"))) == 2
+    clock.advance(ms=-100_000)
+    with opened(open_log) as log:
+        log.append(ACTIONS, new_records(1, 1))
+        assert [record.appended_at_ms for record in read_all(log, ACTIONS, 0)] == [100_000] * 2
+
+
+def test_segment_is_as_documented(tmp_path: Path) -> None:
+    """Logs outlive programs: a change of these bytes needs a new format version."""
+    with opened(lambda: LocalLog(tmp_path, clock=ManualClock(now_ms=0x0102030405))) as log:
+        log.append(EXAMPLES, [NewRecord(b"key", b"value")])
+        log.append(
+            EXAMPLES, [NewRecord(b"", b"v")], partition=0, producer="joiner", first_sequence=0
+        )
+    start = b"\x83\xabbase_offset\x00\xb3last_appended_at_ms\x00\xa9producers\x80"
+    data = b"FRSEGM" + struct.pack("<HII", 1, len(start), zlib.crc32(start)) + start
+    for sequence, producer, key, value in ((-1, b"", b"key", b"value"), (0, b"joiner", b"", b"v")):
+        length = 28 + len(producer + key + value)
+        body = struct.pack("<IqqHBB", length, 0x0102030405, sequence, len(key), len(producer), 0xF5)
+        body += producer + key + value
+        data += struct.pack("<I", zlib.crc32(body)) + body
+    directory = tmp_path / EXAMPLES / "0"
+    assert (directory / "00000000000000000000.log").read_bytes() == data
+    assert (directory / "END").read_bytes() == struct.pack("<QQ", 2, 2**64 - 3)
 
 
 def test_another_number_of_partitions_is_refused(tmp_path: Path) -> None:
