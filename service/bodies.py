@@ -152,7 +152,8 @@ class RankedItem(msgspec.Struct, frozen=True):
     Attributes:
         item: Canonical text of its id.
         rank: From 1.
-        score: Prediction of the first task; null when it was not scored.
+        score: Prediction of the first task; null when the deadline came first, or when extreme
+            features made it no number.
         task_scores: Prediction per task.
         known: False when the item has no row: it was scored as any unknown item.
     """

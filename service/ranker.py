@@ -113,7 +113,7 @@ class Ranker:
         current = scores.current if scores else model.current
         degraded = self._health.degraded(current)
         items = self._items(values, scores, order)
-        if any(item.score is None for item in items):
+        if scores and scores.n_scored < len(values.items):
             degraded.append("deadline")
         if scores and request.log_impression:
             impression = self._impression(request_id, now_ms, values, scores, order)
@@ -174,9 +174,9 @@ class Ranker:
         except DataError as error:  # explicit values were checked, so feature state is to blame
             raise validation([FieldError("#", str(error))]) from error
         scores = self._scorer.score(model, encoded, is_late)
-        first = scores.predictions[:, 0]
-        if not np.isfinite(first).any():
+        if scores.n_scored == 0:
             raise ProblemError("deadline", f"nothing was scored within {request.deadline_ms} ms")
+        first = scores.predictions[:, 0]
         # What has no score stands last; ties go by item id: equal requests get equal answers.
         ranked = np.where(np.isfinite(first), -first, np.inf).tolist()
         order = sorted(range(len(ranked)), key=lambda i: (ranked[i], values.items[i]))

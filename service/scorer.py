@@ -30,7 +30,8 @@ class Scores:
 
     Attributes:
         predictions: `float64[n, T]`: a probability for log loss, the value for Huber; NaN in rows
-            that the deadline left out.
+            that the deadline left out, and where the net's answer is not a number.
+        n_scored: Rows that the deadline let through, from the first on.
         is_known: `bool[n]`: the item has a row.
         is_user_known: The user has a row.
         current: The version that answered.
@@ -39,6 +40,7 @@ class Scores:
     """
 
     predictions: F64
+    n_scored: int
     is_known: npt.NDArray[np.bool_]
     is_user_known: bool
     current: Current
@@ -77,10 +79,12 @@ class Scorer:
         reading = model.read(ids)
         rows = self._pooled(encoded, reading)
         looked_up_s = time.perf_counter()
-        z = self._forward(reading.current, rows, encoded.dense, is_late)
-        predictions = np.where(self._is_probability, sigmoid(z), z)
+        z, n_scored = self._forward(reading.current, rows, encoded.dense, is_late)
+        # Extreme features may overflow float32; JSON has no word for infinity.
+        z[~np.isfinite(z)] = np.nan
         return Scores(
-            predictions=predictions,
+            predictions=np.where(self._is_probability, sigmoid(z), z),
+            n_scored=n_scored,
             is_known=self._present(encoded, reading, ITEM_SLOT),
             is_user_known=bool(self._present(encoded, reading, USER_SLOT).all()),
             current=reading.current,
@@ -103,16 +107,16 @@ class Scorer:
 
     def _forward(
         self, current: Current, rows: F32, dense: F32, is_late: Callable[[], bool] | None
-    ) -> F64:
+    ) -> tuple[F64, int]:
         if is_late is None:
-            return current.net.predict(rows, dense).astype(np.float64)
+            return current.net.predict(rows, dense).astype(np.float64), len(rows)
         z = np.full((len(rows), len(self._is_probability)), np.nan)
         for start in range(0, len(rows), CHUNK_ROWS):
             if is_late():
-                break
+                return z, start
             chunk = slice(start, start + CHUNK_ROWS)
             z[chunk] = current.net.predict(rows[chunk], dense[chunk])
-        return z  # [B, T]
+        return z, len(rows)  # [B, T]
 
     def _present(self, encoded: Encoded, reading: Reading, name: str) -> npt.NDArray[np.bool_]:
         """Whether each row's id of the slot has a row; True without such a slot."""

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from freshrank.errors import TransportError
 from freshrank.feature_state import Did
 from freshrank.messages import Impression
 from freshrank.transport.base import ACTIONS, IMPRESSIONS
@@ -257,6 +258,24 @@ def test_unlearned_events_without_frames_mean_that_the_trainer_is_away(
     until(lambda: rank(client, items=["a"], log_impression=False)["degraded"] == [])
 
 
+def test_a_refused_dense_net_is_told(world: World, client: TestClient) -> None:
+    world.delta(dense=b"no graph", dense_version=1)
+    until(lambda: service_of(client).replica.refusals == {"dense": 1})
+    until(lambda: rank(client, items=["a"])["degraded"] == ["stale_dense"])
+
+
+def test_a_log_that_cannot_be_asked_is_told(
+    world: World, client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(topic: str, partition: int) -> int:
+        raise TransportError("gone", code="gone")
+
+    world.clock.advance(ms=60_000)
+    world.log.is_full = True
+    monkeypatch.setattr(world.log, "end_offset", fail)
+    assert rank(client, items=["a"])["degraded"] == ["broker"]
+
+
 def test_freshness_tells_ages_and_sequence(world: World, make_client: MakeClient) -> None:
     world.base(watermark_ms=NOW_MS - 1_500)
     client = make_client(world)
@@ -292,6 +311,25 @@ def test_a_deadline_leaves_the_rest_unscored_and_last(
     assert scores == [0.5] * 512 + [None] * 88
     assert answer["items"][599]["task_scores"] == {}
     assert answer["degraded"] == ["deadline"]
+
+
+@pytest.mark.parametrize(("age", "others"), [(3e38, 0.0), (-3e38, 0.0), (3e38, -3e38)])
+def test_features_that_overflow_the_net_leave_the_item_last_without_score(
+    world: World, make_client: MakeClient, age: float, others: float
+) -> None:
+    """Infinity, minus infinity, and their sum, which is not a number."""
+    [a] = world.ids("item_id", ["a"])
+    dense_weights = np.full((2, 2), 10.0, np.float32)
+    world.base(
+        {"item_id": table_rows({a: [others] * 5})},
+        dense=linear_net(world.settings, dense=dense_weights),
+    )
+    answer = rank(make_client(world), items=["a"], user_features={"age": age})
+    assert answer["items"][0]["score"] is None
+    assert answer["items"][0]["task_scores"] == {}
+    assert answer["degraded"] == []
+    [impression] = impressions(world)
+    assert math.isnan(impression.served["click"][0])
 
 
 def test_nothing_scored_in_time_is_504(

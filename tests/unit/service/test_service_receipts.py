@@ -277,6 +277,19 @@ def test_after_tells_whether_the_answer_holds_the_events(world: World, client: T
     assert wrong.json()["errors"][0]["pointer"] == "#/after"
 
 
+def test_after_speaks_of_the_version_that_answered(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A frame applied while the request was scored is not in its answer."""
+    receipt = click(client)
+    learned = service_of(client).replica.learned
+    monkeypatch.setattr(learned, "offset", lambda topic, partition: 1)
+    assert status(client, receipt)["state"] == "servable"
+    body = {"user": "u", "candidates": [{"item": "a"}], "after": receipt}
+    answer = client.post("/v1/rank", json=body).json()
+    assert answer["freshness"]["after_satisfied"] is False
+
+
 def test_a_signal_is_never_lost_between_look_and_wait() -> None:
     signal = Signal()
     value = 0

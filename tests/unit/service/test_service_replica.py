@@ -1,7 +1,6 @@
 """The replica: base, deltas, refusals, healing; and what a request may read meanwhile."""
 
 import threading
-import time
 from typing import Any
 
 import numpy as np
@@ -23,6 +22,7 @@ from tests.unit.service.support import (
     make_settings,
     outcome,
     table_rows,
+    until,
 )
 
 WIDTH = DIM + 1
@@ -162,6 +162,38 @@ def test_a_new_epoch_is_swapped_whole(world: World, replica: Replica) -> None:
     assert old_reading.current.info.version == "d0-s7"
 
 
+def test_an_epoch_that_is_over_is_refused(world: World, replica: Replica) -> None:
+    """Somebody put an old parameters directory back under a running service."""
+    world.base(rows(k1=1.0))
+    head = world.directory / "parameters" / "HEAD.json"
+    old = head.read_bytes()
+    world.base(rows(k1=2.0))
+    settle(replica)
+    head.write_bytes(old)
+    settle(replica)
+    assert replica.refusals == {"epoch": 1}
+    assert row(replica, 1) == [2.0] * WIDTH
+
+
+def test_the_thread_survives_a_bug(
+    world: World,
+    replica: Replica,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    world.base(rows(k1=1.0))
+    settle(replica)
+    monkeypatch.setattr(frames, "decode", lambda data: 1 / 0)
+    world.delta(rows(k1=2.0))
+    replica.start()
+    until(lambda: "internal" in replica.refusals)
+    monkeypatch.undo()
+    until(lambda: version(replica) == "d0-s1")
+    replica.stop()
+    replica.join()
+    assert "ZeroDivisionError" in caplog.text
+
+
 def test_a_dense_net_arrives_with_its_version(world: World, replica: Replica) -> None:
     world.base()
     settle(replica)
@@ -267,15 +299,9 @@ def test_the_thread_survives_a_channel_that_fails(world: World, replica: Replica
     head.write_bytes(b"{")
     replica.start()
     try:
-        end = time.monotonic() + 5
-        while not replica.refusals:
-            assert time.monotonic() < end
-            time.sleep(0.01)
-        assert replica.refusals == {"transport": 1}
+        until(lambda: replica.refusals == {"transport": 1})
         head.write_bytes(good)
-        while replica.model is None:
-            assert time.monotonic() < end
-            time.sleep(0.01)
+        until(lambda: replica.model is not None)
     finally:
         replica.stop()
         replica.join()
