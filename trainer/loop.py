@@ -62,13 +62,7 @@ class Trainer:
         clock: Clock,
         progress: Progress,
     ) -> None:
-        self._is_fixed = settings.trainer.batching == "fixed"
-        if self._is_fixed and log.n_partitions(EXAMPLES) > 1:
-            raise ConfigError(
-                "trainer.batching: fixed needs log.partitions: 1, got "
-                f"{log.n_partitions(EXAMPLES)}: the order in which several partitions are read "
-                "depends on timing; use adaptive"
-            )
+        self._is_fixed = _is_fixed(settings, log)
         tasks = [task.name for task in settings.tasks]
         self._log = log
         self._progress = progress
@@ -129,7 +123,7 @@ class Trainer:
         """
         self.start()
         n_rows = self._advance(flush=False)
-        if n_rows == 0:
+        if n_rows is None:
             self._wait(timeout_s)
             n_rows = self._advance(flush=False)
         if not self._state.is_paused:
@@ -137,8 +131,8 @@ class Trainer:
         # Unsent letters are only in memory: without a checkpoint a restart makes them again.
         if not self._dead_letters.n_unsent:
             self._saver.tick()
-        self._gauges.tick(is_idle=n_rows == 0)
-        return n_rows
+        self._gauges.tick(is_idle=not n_rows)
+        return n_rows or 0
 
     def run(self, stop: threading.Event) -> None:
         """Step until `stop` is set, then `close`."""
@@ -154,7 +148,7 @@ class Trainer:
         """
         self.start()
         n_total = 0
-        while n_rows := self._advance(flush=True):
+        while (n_rows := self._advance(flush=True)) is not None:
             n_total += n_rows
         if not self._state.is_paused:
             self._publisher.publish()
@@ -169,7 +163,7 @@ class Trainer:
         not change where later batches are cut. `drain` before `close` learns it.
         """
         if self._is_fixed:
-            while self._advance(flush=False):
+            while self._advance(flush=False) is not None:
                 pass
             if not self._state.is_paused and self._is_started:
                 self._publisher.publish()
@@ -192,20 +186,26 @@ class Trainer:
         """
         return dict(self._state.counts)
 
-    def _advance(self, *, flush: bool) -> int:
-        """Deal with one cut of the examples."""
-        # Letters that the log did not take stop the reading, else they would pile up.
-        self._dead_letters.flush()
+    def _advance(self, *, flush: bool) -> int | None:
+        """Deal with the next batch and with what stands before it without rows to learn.
+
+        Returns:
+            Rows learned, 0 if the batch was refused; None if there is no batch.
+        """
         self._control.poll()
-        if self._state.is_paused:
-            return 0
-        self._reader.fill(self._queue)
-        cut = self._queue.cut(flush=flush)
-        n_rows = 0
-        if cut.rows is not None and cut.last is not None:
-            n_rows = self._learn(cut, cut.rows, cut.last)
-        self._finish(cut)
-        return n_rows
+        while True:
+            # Letters that the log did not take stop the reading, else they would pile up.
+            self._dead_letters.flush()
+            if self._state.is_paused:
+                return None
+            self._reader.fill(self._queue)
+            cut = self._queue.cut(flush=flush)
+            n_rows = None
+            if cut.rows is not None and cut.last is not None:
+                n_rows = self._learn(cut, cut.rows, cut.last)
+            self._finish(cut)
+            if n_rows is not None or not cut.positions:
+                return n_rows
 
     def _learn(self, cut: Cut, batch: ExampleBatch, last: Record) -> int:
         step = self._learner.learn(batch)
@@ -237,3 +237,15 @@ class Trainer:
             positions |= self._reader.ends()
             timeout_s = min(timeout_s, self._publisher.due_in_s())
         self._log.wait(positions, timeout_s=timeout_s)
+
+
+def _is_fixed(settings: Settings, log: EventLog) -> bool:
+    """Whether batches are cut by example number alone, which needs one order of the examples."""
+    is_fixed = settings.trainer.batching == "fixed"
+    n_partitions = log.n_partitions(EXAMPLES)
+    if is_fixed and n_partitions > 1:
+        raise ConfigError(
+            f"trainer.batching: fixed needs log.partitions: 1, got {n_partitions}: the order in "
+            "which several partitions are read depends on timing; use adaptive"
+        )
+    return is_fixed

@@ -142,7 +142,7 @@ def test_poisoned_step_is_dead_lettered_and_later_ones_are_learned(make_bench: M
     bench.append(make_batch(bench.encoder, {"item_id": [[7], [666]]}, [1, 0], offsets={"a:0": 1}))
     assert _step_all(trainer) == 0
     bench.append(make_batch(bench.encoder, {"item_id": [[8]]}, [1]))
-    assert _step_all(trainer) == 1
+    assert trainer.drain() == 1
     counts = trainer.accounting()
     assert counts["nonfinite_steps"] == 1
     assert counts["rows_learned"] == 2
@@ -152,6 +152,19 @@ def test_poisoned_step_is_dead_lettered_and_later_ones_are_learned(make_bench: M
     assert refused.values.slots["item_id"].ids.tolist() == [7, 666]
     assert refused.info.offsets == {}  # appending it again decides nothing
     assert bench.progress.offset("trained", "a", 0) == 1
+
+
+def test_drain_goes_on_behind_a_refused_batch(make_bench: MakeBench) -> None:
+    bench = make_bench(trainer={"batching": "fixed", "batch_max": 2})
+    bench.append(make_batch(bench.encoder, {"item_id": [[1], [666]]}, [1, 1]))
+    trainer = bench.trainer()
+    _step_all(trainer)
+    sparse = trainer._learner.sparse
+    nan = np.full((1, sparse.width), np.nan, np.float32)
+    sparse.tables["item_id"].apply(np.array([666], np.uint64), nan)
+    bench.append(make_batch(bench.encoder, {"item_id": [[2], [666], [3], [4], [5]]}, [1] * 5))
+    assert trainer.drain() == 3
+    assert trainer.accounting()["examples_dead_letter"] == 2
 
 
 def test_letters_a_full_log_did_not_take_are_appended_before_learning_goes_on(
