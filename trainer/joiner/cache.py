@@ -25,6 +25,7 @@ class Cache:
         self._seen: dict[str, int] = {}
         self._changed: dict[str, Request] = {}
         self._gone: set[str] = set()
+        self._touched: set[str] = set()  # read or changed in this round
         self.new_seen: dict[str, int] = {}
 
     def prefetch(self, heads: Iterable[Head]) -> None:
@@ -40,7 +41,8 @@ class Cache:
 
     def prefetch_requests(self, request_ids: Iterable[str]) -> None:
         """Read requests that are not here yet."""
-        wanted = [one for one in request_ids if one not in self._requests]
+        wanted = [one for one in dict.fromkeys(request_ids) if one not in self._requests]
+        self._touched.update(wanted)
         self._requests |= dict.fromkeys(wanted)
         for request in self._state.requests(wanted):
             self._requests[request.request_id] = request
@@ -53,12 +55,14 @@ class Cache:
 
     def put(self, request: Request) -> None:
         """Note a new or changed request."""
+        self._touched.add(request.request_id)
         self._requests[request.request_id] = request
         self._changed[request.request_id] = request
         self._gone.discard(request.request_id)
 
     def drop(self, request_id: str) -> None:
         """Remove a request."""
+        self._touched.add(request_id)
         self._requests[request_id] = None
         self._changed.pop(request_id, None)
         self._gone.add(request_id)
@@ -83,13 +87,14 @@ class Cache:
         return list(self._gone)
 
     def settle(self) -> None:
-        """After a commit: keep the requests whose window is open, newest first up to the limit."""
-        touched = [one for one, request in self._requests.items() if not _is_open(request)]
-        for request_id in touched:
-            del self._requests[request_id]
+        """After a commit: keep the requests whose window is open, up to the limit."""
+        for request_id in self._touched:
+            if not _is_open(self._requests[request_id]):
+                del self._requests[request_id]
         excess = len(self._requests) - REQUESTS_MAX
-        for request_id in list(self._requests)[: max(excess, 0)]:
-            del self._requests[request_id]
+        if excess > 0:
+            for request_id in list(self._requests)[:excess]:
+                del self._requests[request_id]
         self._clear_changes()
 
     def reset(self) -> None:
@@ -100,6 +105,7 @@ class Cache:
     def _clear_changes(self) -> None:
         self._changed.clear()
         self._gone.clear()
+        self._touched.clear()
         self.new_seen = {}
         self._seen = {}
 

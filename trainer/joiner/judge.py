@@ -17,8 +17,8 @@ from trainer.joiner.merge import NO_TIME, Head
 
 # SEMANTICS, records and time: further ahead of its ingest an event's clock is wrong.
 AHEAD_MS_MAX: Final = 5 * 60 * 1_000
-# 9999-12-31: beyond it a time is a mistake of unit, and sums of times stay far below 2^63.
-TIME_MS_MAX: Final = 253_402_300_799_999
+# The store keeps event time as uint32 seconds (until 2106); beyond, a time is a mistake of unit.
+TIME_MS_MAX: Final = (1 << 32) * 1_000 - 1
 # Two rows of one item must fit into a record; canonical ids have at most 256 characters.
 ID_LENGTH_MAX: Final = 512
 PARTS_MAX: Final = 65_536
