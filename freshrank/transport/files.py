@@ -51,8 +51,7 @@ def sync_directory(directory: Path) -> None:
 
 def make_directory(directory: Path, *, is_durable: bool = True) -> None:
     """Create `directory` and what leads to it, each one entered durably into its parent."""
-    missing = [directory, *directory.parents]
-    missing = [path for path in missing if not path.exists()]
+    missing = [path for path in (directory, *directory.parents) if not path.exists()]
     directory.mkdir(parents=True, exist_ok=True)
     if is_durable:
         for path in missing:

@@ -114,20 +114,24 @@ def test_append_time_stays_over_a_restart_with_an_empty_segment(tmp_path: Path) 
 def test_segment_is_as_documented(tmp_path: Path) -> None:
     """Logs outlive programs: a change of these bytes needs a new format version."""
     with opened(lambda: LocalLog(tmp_path, clock=ManualClock(now_ms=0x0102030405))) as log:
-        log.append(EXAMPLES, [NewRecord(b"key", b"value")])
+        log.append(EXAMPLES, [NewRecord(b"key", b"value"), NewRecord(b"", b"")])
         log.append(
             EXAMPLES, [NewRecord(b"", b"v")], partition=0, producer="joiner", first_sequence=0
         )
     start = b"\x83\xabbase_offset\x00\xb3last_appended_at_ms\x00\xa9producers\x80"
     data = b"FRSEGM" + struct.pack("<HII", 1, len(start), zlib.crc32(start)) + start
-    for sequence, producer, key, value in ((-1, b"", b"key", b"value"), (0, b"joiner", b"", b"v")):
+    for sequence, producer, key, value in (
+        (-1, b"", b"key", b"value"),
+        (-1, b"", b"", b""),
+        (0, b"joiner", b"", b"v"),
+    ):
         length = 28 + len(producer + key + value)
         body = struct.pack("<IqqHBB", length, 0x0102030405, sequence, len(key), len(producer), 0xF5)
         body += producer + key + value
         data += struct.pack("<I", zlib.crc32(body)) + body
     directory = tmp_path / EXAMPLES / "0"
     assert (directory / "00000000000000000000.log").read_bytes() == data
-    assert (directory / "END").read_bytes() == struct.pack("<QQ", 2, 2**64 - 3)
+    assert (directory / "END").read_bytes() == struct.pack("<QQ", 3, 2**64 - 4)
 
 
 def test_another_number_of_partitions_is_refused(tmp_path: Path) -> None:
