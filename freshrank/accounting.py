@@ -3,9 +3,9 @@
     received           = accepted + rejected                        (events, at the service)
     accepted actions   = matched + duplicate + unmatched + late + dead letter + pending
     impression items   = positive + negative + sampled out + pending            (per task)
-    examples written   = learned + reversed + refused               (once the trainer caught up)
+    examples written   = learned + refused                          (once the trainer caught up)
 
-A reversal pair is one example written (its row of weight +1) and one reversed.
+Rows of negative weight are no examples: a reversal pair is one, its row of weight +1.
 """
 
 from collections.abc import Mapping
@@ -35,7 +35,7 @@ def problems(totals: Mapping[str, int], settings: Settings) -> list[str]:
         check(
             f"impression_items ({task.name})", items, given(*(f"{task.name}.{i}" for i in _ITEMS))
         )
-    learned = given("examples_learned", "examples_reversed", "examples_dead_letter")
+    learned = given("examples_learned", "examples_dead_letter")
     check("examples_written", totals.get("examples_written", 0), learned)
     return found
 

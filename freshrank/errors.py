@@ -1,11 +1,13 @@
 """One tree of errors.
 
+```
 Error
 ├── ConfigError     the configuration file or an option is wrong (exit code 2)
 ├── DataError       an event, example or request is wrong; it goes to the dead letter or to a 4xx
 ├── SchemaError     two sides disagree on features, tasks or format versions
 ├── TransportError  the event log or the parameter channel failed (exit code 3)
 └── SyncError       a parameter frame cannot be applied: gap, checksum, epoch
+```
 
 `embedding_store.StoreError` stands apart: the store knows nothing of this package.
 """

@@ -1,9 +1,9 @@
 """Training examples as the joiner writes and the trainer reads them: Arrow IPC, one batch a record.
 
-Each record of `freshrank.examples` is one IPC stream with exactly one record batch. Columns: the fields
-of `ExampleBatch`, `label.<task>`, `weight.<task>`, `keep_rate.<task>`, `served.<task>`, `slot.<name>`
-(list<uint64>) and `dense` (fixed-size list<float32>). What concerns the batch as a whole stands in the
-schema metadata under `freshrank` as JSON (`BatchInfo`).
+Each record of `freshrank.examples` is one IPC stream with exactly one record batch. Columns: the
+fields of `ExampleBatch`, `label.<task>`, `weight.<task>`, `keep_rate.<task>`, `served.<task>`,
+`slot.<name>` (list<uint64>) and `dense` (fixed-size list<float32>). What concerns the batch as a
+whole stands in the schema metadata under `freshrank` as JSON (`BatchInfo`).
 """
 
 import json

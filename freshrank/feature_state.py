@@ -1,7 +1,7 @@
 """Feature state: what users did lately, written by the joiner and read by the service.
 
-Updates commute (SEMANTICS: feature state): a user's items are a set ordered by (ts, event_id) of which
-the last `n_max` are kept, so partitions may arrive in any order and an update may arrive twice.
+Updates commute: a user's items are a set ordered by (ts, event_id) of which the last `n_max` are
+kept, so partitions may arrive in any order and an update may arrive twice.
 """
 
 import threading
@@ -44,7 +44,8 @@ class LocalFeatureState:
 
     Example:
         >>> state = LocalFeatureState(n_max=2)
-        >>> state.update("click", "u1", [Did(10, "a", "i1"), Did(30, "c", "i3"), Did(20, "b", "i2")])
+        >>> state.update("click", "u1", [Did(10, "a", "i1"), Did(30, "c", "i3")])
+        >>> state.update("click", "u1", [Did(20, "b", "i2")])
         >>> state.recent("click", "u1", before_ms=30, n_max=5)
         ['i2']
         >>> state.recent("click", "u1", before_ms=31, n_max=5)

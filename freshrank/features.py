@@ -13,7 +13,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
@@ -109,9 +109,7 @@ class FeatureEncoder:
         self.tables = tuple(tables(settings))
         self.dense_names = tuple(feature.name for feature in self._dense)
         self.recent = tuple(f for f in settings.features if isinstance(f, RecentFeature))
-        schema = {part: document[part] for part in ("features", "tasks", "model", "salt")}
-        canonical = json.dumps(schema, sort_keys=True, separators=(",", ":"))
-        self.schema_hash = hashlib.blake2b(canonical.encode(), digest_size=8).hexdigest()
+        self.schema_hash = _schema_hash(document)
 
     def encode(self, requests: Sequence[RequestValues]) -> Encoded:
         """All rows of all requests, in order.
@@ -225,6 +223,23 @@ class FeatureEncoder:
             return f"{shown(name)} is filled in by freshrank: do not send it"
         known = [one for one, (scope, _) in self._parsers.items() if scope in scopes]
         return f"unknown feature {shown(name)}{did_you_mean(name, known)}"
+
+
+# What may change while a model lives: who gets a row and for how long, how hard a task pulls and
+# which share of negatives is kept say nothing about what a row means.
+_POLICY: Final = {"features": ("admission", "expire"), "tasks": ("weight", "negative")}
+
+
+def _schema_hash(document: dict[str, Any]) -> str:
+    """16 hex digits over what two sides must agree on to read each other's rows."""
+    schema = {part: document[part] for part in ("model", "salt")}
+    for part, policy in _POLICY.items():
+        schema[part] = [
+            {name: value for name, value in entry.items() if name not in policy}
+            for entry in document[part]
+        ]
+    canonical = json.dumps(schema, sort_keys=True, separators=(",", ":"))
+    return hashlib.blake2b(canonical.encode(), digest_size=8).hexdigest()
 
 
 @contextmanager

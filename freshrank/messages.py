@@ -96,7 +96,7 @@ class Tick(Event, frozen=True, kw_only=True, tag="tick"):
 Message = Impression | Action | Entity | Control | Tick
 
 _encoder = msgspec.msgpack.Encoder()
-_decoder = msgspec.msgpack.Decoder(Message)
+_decoder: msgspec.msgpack.Decoder[Message] = msgspec.msgpack.Decoder(Message)
 
 
 class _Version(msgspec.Struct):

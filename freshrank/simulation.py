@@ -99,8 +99,8 @@ class Simulation:
         asks = self._audience.asks(n, at_s=at_s)
         shown: list[tuple[str, int, int]] = []
         for ask in asks:
-            request_id, items = self._ask(ask)
-            shown.extend((request_id, ask.user, item) for item in items)
+            request_id, ranked = self._ask(ask)
+            shown.extend((request_id, ask.user, item) for item in ranked)
         self.n_requests += n
         self.n_events += n
         users = np.array([user for _, user, _ in shown])

@@ -6,8 +6,11 @@ batch is learned. They are reported apart (`click.auc`, `click.own_auc`): two ro
 be learned in two batches, so an own score may know its request's other rows, and only a replay that
 scores whole requests first may quote it as AUC.
 
-Rows of positive weight that are no reversals count. Where negatives were sampled at rate r, a kept
-one stands for 1 / r: log loss and calibration weigh it so, and AUC too, which it does not change.
+Rows of positive weight count. A reversal takes back the negative that counted before: both of its
+rows carry the score that was served, so its row of weight -1 cancels that negative exactly, and the
+pair's own scores, given after the negative was learned, do not count at all. Where negatives were
+sampled at rate r, a kept one stands for 1 / r: log loss and calibration weigh it so, and AUC too,
+which it does not change.
 """
 
 from collections.abc import Sequence
@@ -90,7 +93,7 @@ class Evaluation:
         """
         age = np.searchsorted(AGE_BOUNDS_S, item_age_s, side="right")
         for t, (task, kind) in enumerate(zip(self._tasks, self._losses, strict=True)):
-            counts = (batch.weights[:, t] > 0) & ~batch.is_reversal
+            counts = batch.weights[:, t] != 0
             score = batch.served[:, t]
             with np.errstate(invalid="ignore"):
                 is_served = np.isfinite(score)
@@ -101,7 +104,7 @@ class Evaluation:
             rate = np.where(is_sampled & counts, batch.keep_rates[:, t], 1)
             for source, values, chosen in (
                 ("served", score, counts & is_served),
-                ("own", own[:, t], counts & ~is_served),
+                ("own", own[:, t], counts & ~is_served & ~batch.is_reversal),
             ):
                 columns = np.stack([values, label, batch.weights[:, t] / rate, age], axis=1)
                 self._windows[f"{task}.{source}"].add(columns[chosen].astype(np.float32))
@@ -133,6 +136,8 @@ class Evaluation:
 
 def _metrics(rows: F32, kind: Loss) -> dict[str, float]:
     score, label, weight, age = rows.astype(np.float64).T
+    if weight.sum() <= 0:  # a short window may hold a reversal and not its negative
+        return {}
     metrics = {"calibration": _ratio(score, label, weight)}
     if kind == "huber":
         error = np.abs(score - label)
@@ -153,7 +158,7 @@ def _ratio(
     score: npt.NDArray[np.float64], label: npt.NDArray[np.float64], weight: npt.NDArray[np.float64]
 ) -> float:
     observed = float(label @ weight)
-    return float(score @ weight) / observed if observed else float("nan")
+    return float(score @ weight) / observed if observed > 0 else float("nan")
 
 
 def auc(
@@ -164,7 +169,7 @@ def auc(
     Args:
         score: `float64[n]`.
         is_positive: `bool[n]`.
-        weight: `float64[n]`, above 0.
+        weight: `float64[n]`; a negative one takes an earlier row of the same score back.
 
     Returns:
         From 0 to 1; NaN with one class only.
@@ -182,4 +187,4 @@ def auc(
     positive, negative = np.add.reduceat(positive, starts), np.add.reduceat(negative, starts)
     below = np.cumsum(negative) - negative
     pairs = positive.sum() * negative.sum()
-    return float((positive * (below + 0.5 * negative)).sum() / pairs) if pairs else float("nan")
+    return float((positive * (below + 0.5 * negative)).sum() / pairs) if pairs > 0 else float("nan")

@@ -180,7 +180,7 @@ class Trainer:
     def accounting(self) -> dict[str, int]:
         """Totals along this lineage.
 
-        `rows_learned` = `examples_learned` + 2 x `examples_reversed`. `examples_dead_letter` are
+        `rows_learned` = `examples_learned` + `examples_reversed`. `examples_dead_letter` are
         examples (or whole records) refused, `control_dead_letter` commands; each also by reason,
         behind a colon.
         """

@@ -2,9 +2,8 @@
 
 **Sum, not mean.** The loss is the sum over rows, so the push an example gives the rows of its ids
 does not depend on how many other examples happened to share its batch: batches adapt to the load,
-and an id's row must not learn at a rate that depends on the load. The dense net is touched by every
-example, so there a sum would grow with the batch; its gradients are divided by the sum of |weights|
-(`DenseAdam.step`).
+and what an example teaches must not depend on the load. The same holds for the dense net: why a
+mean would be wrong there, `DenseAdam.step` says.
 
 **Sampling.** Negatives kept with probability r multiply the odds seen in training by 1 / r. The
 loss is therefore taken on z - ln r, for every row of the stratum, and sigma(z) is served: it

@@ -17,6 +17,7 @@ from trainer.evaluation import Evaluation
 from trainer.learner import Learner
 from trainer.queue import Position
 from trainer.state import TrainerState
+from trainer.tables import adopt
 
 logger = logging.getLogger(__name__)
 
@@ -57,6 +58,8 @@ class Saver:
     ) -> None:
         self._store = CheckpointStore(directory, keep=settings.checkpoint.keep)
         self._every_s = settings.checkpoint.every.total_seconds()
+        self._settings = settings
+        self._encoder = encoder
         self._log = log
         self._learner = learner
         self._evaluation = evaluation
@@ -70,7 +73,7 @@ class Saver:
                 positions={p: Position(log.start_offset(EXAMPLES, p), 0) for p in partitions},
             )
         else:
-            self.state = self._restore(checkpoint, encoder.schema_hash)
+            self.state = self._restore(checkpoint)
         self._saved = dict(self.state.positions), self.state.control_offset
         self._next_s = clock.monotonic_s() + self._every_s
 
@@ -113,8 +116,9 @@ class Saver:
             tables=self._learner.sparse.tables,
         )
 
-    def _restore(self, checkpoint: Checkpoint, schema_hash: str) -> TrainerState:
+    def _restore(self, checkpoint: Checkpoint) -> TrainerState:
         state = TrainerState.from_json(checkpoint.state)
+        schema_hash = self._encoder.schema_hash
         if state.schema_hash != schema_hash:
             raise SchemaError(
                 f"the checkpoint was learned with schema {state.schema_hash}, this "
@@ -129,6 +133,7 @@ class Saver:
             moment2=torch.from_numpy(dense["adam.moment2"]),
             n_steps=int(dense["adam.n_steps"][0]),
         )
+        adopt(checkpoint.tables, self._settings, self._encoder)
         self._learner.sparse.tables.update(checkpoint.tables)
         self._learner.clock_s = state.clock_s
         self._evaluation.restore(checkpoint.windows)

@@ -67,7 +67,7 @@ class TrainerState:
         """Account for rows that were learned."""
         n_reversals = int(batch.is_reversal.sum())
         self.counts["rows_learned"] += batch.n_rows
-        self.counts["examples_learned"] += batch.n_rows - n_reversals
+        self.counts["examples_learned"] += batch.n_rows - n_reversals // 2
         # A pair takes back one example: the pairs count, not their rows.
         self.counts["examples_reversed"] += n_reversals // 2
         self.watermark_ms = max(self.watermark_ms, int(batch.ts_ms.max()))

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from embedding_store import Table
 from embedding_store.pooling import Mode, pool, unpool
-from freshrank.errors import ConfigError
+from freshrank.errors import ConfigError, SchemaError
 from freshrank.examples import ExampleBatch
 from freshrank.features import FeatureEncoder, Slot, SlotIds, TableSpec
 from freshrank.settings import Settings
@@ -69,6 +69,30 @@ def _create(settings: Settings, spec: TableSpec) -> Table:
         ttl_s=spec.ttl_s,
         initial_rows=settings.store.initial_rows,
     )
+
+
+def adopt(tables: Mapping[str, Table], settings: Settings, encoder: FeatureEncoder) -> None:
+    """Let restored tables go on under today's rates, thresholds and times to live.
+
+    Raises:
+        SchemaError: a table's rows hold the state of another optimizer.
+    """
+    sparse = settings.optimizer.sparse
+    for spec in encoder.tables:
+        table = tables[spec.name]
+        if table.optimizer != sparse.kind:
+            raise SchemaError(
+                f"the checkpoint's rows of {spec.name} hold the state of {table.optimizer}, "
+                f"optimizer.sparse.kind is {sparse.kind}: set it back, or learn anew in another "
+                "data directory"
+            )
+        table.configure(
+            lr=sparse.lr,
+            l2=sparse.l2,
+            min_count=spec.min_count,
+            probability=spec.probability,
+            ttl_s=spec.ttl_s,
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,10 +5,7 @@ import math
 import os
 import re
 import shutil
-import signal
 import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -31,13 +28,6 @@ BROWSER_ARGS = [
     "--disable-component-update",
     "--disable-sync",
 ]
-PAGE = re.compile(rb"http://127\.0\.0\.1:(\d+)/ui")
-# Full speed moves every score by itself; the demo prints its curls when that is over.
-WARM_UP_S = "8"
-WARM = b"curl "
-# A prepared environment answers within 15 s; the rest is for two shared, busy cores.
-START_TIMEOUT_S = 90.0
-STOP_TIMEOUT_S = 30.0
 N_CARDS = 12
 # The page waits up to five statistics for a full sample before it ranks.
 RANKED_TIMEOUT_MS = 15_000
@@ -122,37 +112,6 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture(scope="module")
-def demo(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Address of the page of a running demo; depends on `browser` so that none starts in vain."""
-    directory = tmp_path_factory.mktemp("demo")
-    command = [str(Path(sys.executable).with_name("freshrank")), "demo"]
-    command += ["--port", "0", "--seconds", WARM_UP_S]
-    log = directory / "demo.log"
-    with log.open("wb") as output:
-        process = subprocess.Popen(command, cwd=directory, stdout=output, stderr=subprocess.STDOUT)
-    try:
-        yield wait_for_address(process, log)
-    finally:
-        process.send_signal(signal.SIGINT)
-        try:
-            process.wait(STOP_TIMEOUT_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-
-
-def wait_for_address(process: subprocess.Popen[bytes], log: Path) -> str:
-    deadline = time.monotonic() + START_TIMEOUT_S
-    while time.monotonic() < deadline and process.poll() is None:
-        text = log.read_bytes()
-        if (match := PAGE.search(text)) and WARM in text:
-            return f"http://127.0.0.1:{int(match[1])}/ui/"
-        time.sleep(0.1)
-    tail = log.read_text("utf-8", errors="replace")[-4_000:]
-    pytest.fail(f"the demo did not get ready (exit code {process.poll()}):\n{tail}")
-
-
-@pytest.fixture(scope="module")
 def users() -> Iterator[str]:
     """Users of the audience, each for one test: what a test teaches stays with its user."""
     return (f"user-{number}" for number in itertools.count(100))
@@ -166,7 +125,7 @@ def visit(browser: Browser, demo: str, users: Iterator[str]) -> Iterator[Visit]:
         visit.page.on("request", lambda request: visit.requests.append(request.url))
         visit.page.on("pageerror", lambda error: visit.errors.append(str(error)))
         visit.page.on("console", lambda message: note(message.type, message.text, visit.errors))
-        visit.page.goto(demo)
+        visit.page.goto(f"{demo}/ui/")
         expect(visit.page.locator(".card")).to_have_count(N_CARDS, timeout=RANKED_TIMEOUT_MS)
         visit.choose(next(users))
         yield visit

@@ -1,4 +1,4 @@
-"""kill -9 at random points over a recorded log: the parameters equal an undisturbed run's, bit for bit.
+"""kill -9 at random points over a recorded log changes no bit of the parameters.
 
 `make prove` runs it with more kills: FRESHRANK_KILLS=200.
 """
@@ -29,7 +29,8 @@ N_KILLS = int(os.environ.get("FRESHRANK_KILLS", "20"))
 def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data directory whose log holds what an audience did, and nothing learned from it."""
     source = tmp_path_factory.mktemp("demo")
-    command = [FRESHRANK, "demo", "--headless", "--seconds", "6", "--json", "--data-dir", source]
+    command = [str(FRESHRANK), "demo", "--headless", "--seconds", "6", "--json"]
+    command += ["--data-dir", str(source)]
     subprocess.run(command, check=True, capture_output=True, timeout=120)
     target = tmp_path_factory.mktemp("recorded")
     n_recorded = 0
@@ -55,8 +56,8 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def start(directory: Path) -> subprocess.Popen[str]:
-    command = [sys.executable, LEARNER, directory / "freshrank.yaml", directory]
-    command.append(directory / "result.json")
+    files = (LEARNER, directory / "freshrank.yaml", directory, directory / "result.json")
+    command = [sys.executable, *map(str, files)]
     return subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, process_group=0
     )

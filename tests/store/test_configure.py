@@ -1,12 +1,14 @@
 """What may change while a table lives, and that a snapshot keeps it."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
 from embedding_store import StoreError, Table
 from tests.store.helpers import admit, ids_of, make
 
-POLICY = {"lr": 0.5, "l2": 0.0, "min_count": 3, "probability": 1.0, "ttl_s": 10}
+POLICY: dict[str, Any] = {"lr": 0.5, "l2": 0.0, "min_count": 3, "probability": 1.0, "ttl_s": 10}
 
 
 def test_a_new_learning_rate_moves_the_next_step() -> None:

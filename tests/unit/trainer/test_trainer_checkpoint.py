@@ -10,7 +10,7 @@ import pytest
 
 from freshrank.errors import Error, SchemaError
 from tests.unit.trainer.conftest import MakeBench
-from tests.unit.trainer.example_records import Bench, random_batch
+from tests.unit.trainer.example_records import FEATURES, NOW_MS, Bench, random_batch
 from trainer.loop import Trainer
 
 # No publication after the first base, so that two runs close the same versions of their tables.
@@ -31,7 +31,8 @@ def _fill(bench: Bench, n_records: int = 12) -> None:
     rng = np.random.default_rng(4)
     for n in range(n_records):
         batch = random_batch(bench.encoder, rng, 50, offsets={"freshrank.actions:0": n})
-        batch.ts_ms[:] += 700 * n  # rows expire on the way
+        # Rows expire on the way; every third record is late, and the clock must not go back for it.
+        batch.ts_ms[:] += 700 * n - (4_000 if n % 3 == 2 else 0)
         bench.append(batch)
 
 
@@ -174,6 +175,39 @@ def test_checkpoint_of_another_schema_is_refused(make_bench: MakeBench) -> None:
     _two_checkpoints(bench)
     shutil.copytree(bench.directory / "trainer", other.directory / "trainer")
     with pytest.raises(SchemaError, match="features, tasks, model and salt"):
+        other.trainer()
+
+
+def test_restart_takes_new_rates_thresholds_and_times_to_live(make_bench: MakeBench) -> None:
+    bench = make_bench(**QUIET)
+    item = {**FEATURES[1], "admission": {"min_count": 3}, "expire": "60s"}
+    features = [FEATURES[0], item, *FEATURES[2:]]
+    other = make_bench(**QUIET, features=features, optimizer={"sparse": {"lr": 0.2}})
+    _two_checkpoints(bench)
+    shutil.copytree(bench.directory / "trainer", other.directory / "trainer")
+    before = bench.trainer()._learner.sparse.tables["item_id"]
+    after = other.trainer()._learner.sparse.tables["item_id"]
+
+    known = before.keys()[:1]
+    row = before.lookup(known)
+    for table in (before, after):
+        table.apply(known, np.ones((1, table.width), np.float32))
+    kept, changed = row - before.lookup(known), row - after.lookup(known)
+    np.testing.assert_allclose(changed / kept, 4.0, rtol=1e-3)  # 0.2 / 0.05
+
+    unknown = np.array([2**63], np.uint64)
+    now_s = NOW_MS // 1_000
+    after.lookup_or_admit(unknown, np.array([2], np.uint32), now_s)
+    assert not after.contains(unknown)[0]
+    assert after.expire(now_s + 3_600, 1_000_000) > 0
+
+
+def test_checkpoint_with_another_optimizers_state_is_refused(make_bench: MakeBench) -> None:
+    bench = make_bench(**QUIET)
+    other = make_bench(**QUIET, optimizer={"sparse": {"kind": "sgd"}})
+    _two_checkpoints(bench)
+    shutil.copytree(bench.directory / "trainer", other.directory / "trainer")
+    with pytest.raises(SchemaError, match="hold the state of adagrad"):
         other.trainer()
 
 

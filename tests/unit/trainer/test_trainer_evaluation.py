@@ -49,20 +49,45 @@ def test_served_scores_are_judged_apart_from_own_ones() -> None:
     assert report["click.own_auc"] == 0.0
 
 
-def test_reversals_and_rows_without_weight_do_not_count() -> None:
+def test_a_reversal_takes_back_its_negative_exactly() -> None:
     evaluation = Evaluation(["click"], ["logloss"])
     batch = make_batch(
         ENCODER,
         {},
-        [1, 0, 1, 0, 1],
-        served=[[0.9], [0.2], [0.1], [0.1], [0.0]],
-        weights=[[1], [1], [1], [-1], [0]],
-        is_reversal=[False, False, True, True, False],
+        [1, 0, 0, 1, 0, 1],
+        served=[[0.9], [0.2], [0.7], [0.7], [0.7], [0.0]],
+        weights=[[1], [1], [1], [1], [-1], [0]],
+        is_reversal=[False, False, False, True, True, False],
     )
-    evaluation.add(batch, np.zeros((5, 1), np.float32), np.zeros(5, np.int64))
+    evaluation.add(batch, np.zeros((6, 1), np.float32), np.zeros(6, np.int64))
     report = evaluation.report()
+    # What is left: 0.9 and 0.7 were clicked, 0.2 was not.
     assert report["click.auc"] == 1.0
-    assert report["click.calibration"] == pytest.approx(1.1)
+    assert report["click.calibration"] == pytest.approx(1.8 / 2)
+    assert report["click.logloss"] == pytest.approx(-np.log([0.9, 0.7, 0.8]).mean(), rel=1e-6)
+
+
+def test_own_scores_of_reversals_do_not_count() -> None:
+    evaluation = Evaluation(["click"], ["logloss"])
+    batch = make_batch(
+        ENCODER,
+        {},
+        [1, 0, 1, 0],
+        weights=[[1], [1], [1], [-1]],
+        is_reversal=[False, False, True, True],
+    )
+    own = np.array([[0.9], [0.2], [0.1], [0.1]], np.float32)
+    evaluation.add(batch, own, np.zeros(4, np.int64))
+    report = evaluation.report()
+    assert report["click.own_auc"] == 1.0
+    assert report["click.own_calibration"] == pytest.approx(1.1)
+
+
+def test_a_window_with_a_lone_reversal_reports_nothing() -> None:
+    evaluation = Evaluation(["click"], ["logloss"])
+    batch = make_batch(ENCODER, {}, [0], served=0.5, weights=[[-1]], is_reversal=True)
+    evaluation.add(batch, np.zeros((1, 1), np.float32), np.zeros(1, np.int64))
+    assert evaluation.report() == {}
 
 
 def test_calibration_weighs_sampled_negatives_back() -> None:

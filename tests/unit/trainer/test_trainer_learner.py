@@ -76,10 +76,7 @@ class PlainModel:
                 assert rows.grad is not None
                 self.squares[name] += rows.grad**2
                 rows -= 0.05 * rows.grad / (self.squares[name].sqrt() + 1e-8)
-            for tensor in self.net.values():
-                assert tensor.grad is not None
-                tensor.grad /= w.abs().sum()
-        torch.nn.utils.clip_grad_norm_(list(self.net.values()), 10.0)
+        torch.nn.utils.clip_grad_norm_(list(self.net.values()), 10.0 * float(w.abs().sum()))
         self.adam.step()
 
 

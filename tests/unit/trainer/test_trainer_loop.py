@@ -255,7 +255,7 @@ def test_accounting_adds_up_with_reversals(make_bench: MakeBench) -> None:
     trainer = bench.trainer()
     trainer.drain()
     counts = trainer.accounting()
-    assert (counts["rows_learned"], counts["examples_learned"]) == (3, 1)
+    assert (counts["rows_learned"], counts["examples_learned"]) == (3, 2)
     assert counts["examples_reversed"] == 1
 
 

@@ -118,16 +118,33 @@ def test_dense_adam_moves_as_torch_adam_does() -> None:
         ours(x).square().sum().backward()
         adam.step(8.0)
         reference.zero_grad()
-        (theirs(x).square().sum() / 8).backward()
+        theirs(x).square().sum().backward()
         reference.step()
     for name, value in theirs.state_dict().items():
         torch.testing.assert_close(ours.state_dict()[name], value, rtol=1e-5, atol=1e-6)
 
 
-def test_dense_gradient_is_clipped_to_its_norm() -> None:
+def test_dense_gradient_is_clipped_to_its_norm_per_example() -> None:
     ours, _ = _two_nets()
     adam = DenseAdam(ours, lr=0.01, clip_norm=0.5)
     adam.gradients.fill_(100.0)
-    adam.step(1.0)
-    # The first moment is (1 - beta1) of the clipped gradient: 0.1 * 0.5.
-    assert float(adam.moment1.norm()) == pytest.approx(0.05, rel=1e-5)
+    adam.step(4.0)
+    # The first moment is (1 - beta1) of the clipped gradient: 0.1 * 0.5 * 4.
+    assert float(adam.moment1.norm()) == pytest.approx(0.2, rel=1e-5)
+
+
+def test_rare_events_learned_one_by_one_do_not_outvote_their_absence() -> None:
+    """A bias alone, clicks in batches of one and their absence in batches of ten: one in eleven."""
+    net = torch.nn.Linear(1, 1)
+    torch.nn.init.zeros_(net.weight)
+    torch.nn.init.zeros_(net.bias)
+    adam = DenseAdam(net, lr=0.01, clip_norm=10.0)
+    for _ in range(3_000):
+        for label, n in ((1.0, 1), (0.0, 10)):
+            adam.zero()
+            z = net(torch.zeros(n, 1))
+            labels = torch.full_like(z, label)
+            loss = torch.nn.functional.binary_cross_entropy_with_logits(z, labels, reduction="sum")
+            loss.backward()  # type: ignore[no-untyped-call]
+            adam.step(float(n))
+    assert torch.sigmoid(net.bias).item() == pytest.approx(1 / 11, rel=0.05)

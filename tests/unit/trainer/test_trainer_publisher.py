@@ -117,6 +117,9 @@ def test_base_behind_its_delta_is_what_the_deltas_lead_to(make_bench: MakeBench)
         assert newcomer.dense == follower.dense
         assert newcomer.seq == follower.seq
         base_seqs.add(head.base_seq)
+        if head.base_seq == head.seq:  # a base holds no tombstones, so the older ones can go
+            tables = trainer._learner.sparse.tables.values()
+            assert sum(table.statistics()["tombstones"] for table in tables) == 0
     assert base_seqs == {0, 7, 14, 21, 28}
 
 
@@ -147,8 +150,11 @@ def test_offsets_alone_are_news(make_bench: MakeBench) -> None:
     info = bench.frames()[-1].info
     assert info.offsets == {"freshrank.actions:0": 42}
     assert info.outcomes == [outcome]
+    # A partition that lags behind does not take back what another one said.
+    bench.append(make_batch(bench.encoder, {}, [], offsets={"freshrank.actions:0": 40}))
     _feed(bench, trainer, 1)
     assert bench.frames()[-1].info.outcomes == []  # told once
+    assert bench.frames()[-1].info.offsets == {"freshrank.actions:0": 42}
 
 
 def test_samples_are_of_learned_actions_and_negatives_since_the_last_frame(
@@ -181,6 +187,21 @@ def test_dense_net_keeps_its_own_slower_beat(make_bench: MakeBench) -> None:
     frames = bench.frames()
     assert [f.info.seq for f in frames if f.dense is not None] == [0, 5, 10, 15]
     assert [f.info.dense_version for f in frames][4:7] == [0, 1, 1]
+
+
+def test_dense_net_of_the_last_examples_is_published_though_nothing_follows(
+    make_bench: MakeBench,
+) -> None:
+    bench = make_bench(**ADAPTIVE, sync={"dense_every": "5s"})
+    trainer = bench.trainer()
+    trainer.start()
+    _feed(bench, trainer, 2)
+    assert bench.frames()[-1].info.dense_version == 0
+    for _ in range(5):
+        bench.manual.advance(ms=1_000)
+        trainer.step(0.0)
+    assert bench.frames()[-1].info.version == "d1-s3"
+    assert bench.frames()[-1].dense is not None
 
 
 def test_published_net_scores_as_the_learner_does(make_bench: MakeBench) -> None:

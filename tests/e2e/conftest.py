@@ -1,0 +1,49 @@
+"""One running demo for all tests that look at it from outside."""
+
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+FRESHRANK = Path(sys.executable).with_name("freshrank")
+BASE = re.compile(rb"http://127\.0\.0\.1:\d+(?=/ui)")
+# Full speed moves every score by itself; the demo prints its curls when that is over.
+WARM_UP_S = "8"
+WARM = b"curl "
+# A prepared environment answers within 15 s; the rest is for two shared, busy cores.
+START_TIMEOUT_S = 90.0
+STOP_TIMEOUT_S = 30.0
+
+
+@pytest.fixture(scope="session")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Address of a warmed-up `freshrank demo`, e.g. `http://127.0.0.1:40123`."""
+    directory = tmp_path_factory.mktemp("demo")
+    log = directory / "demo.log"
+    command = [str(FRESHRANK), "demo", "--port", "0", "--seconds", WARM_UP_S]
+    with log.open("wb") as output:
+        process = subprocess.Popen(command, cwd=directory, stdout=output, stderr=subprocess.STDOUT)
+    try:
+        yield wait_for_address(process, log)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(STOP_TIMEOUT_S) == 0, log.read_text()
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+
+
+def wait_for_address(process: subprocess.Popen[bytes], log: Path) -> str:
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while time.monotonic() < deadline and process.poll() is None:
+        text = log.read_bytes()
+        if (match := BASE.search(text)) and WARM in text:
+            return match[0].decode()
+        time.sleep(0.1)
+    tail = log.read_text("utf-8", errors="replace")[-4_000:]
+    pytest.fail(f"the demo did not get ready (exit code {process.poll()}):\n{tail}")

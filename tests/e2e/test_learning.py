@@ -1,0 +1,104 @@
+"""The three curls of the README, pasted into a shell: they show learning, and only learning."""
+
+import json
+import subprocess
+import time
+import urllib.request
+from collections.abc import Iterator
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+README = Path(__file__).parents[2] / "README.md"
+CURLS = files("freshrank").joinpath("curls.txt").read_text()
+DEADLINE_S = 20.0
+
+
+def paste(text: str, directory: Path) -> list[Any]:
+    """Run a block in a shell; each curl answers with one line of JSON."""
+    run = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", text],
+        cwd=directory,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    decoder = json.JSONDecoder()
+    answers, rest = [], run.stdout.strip()
+    while rest:
+        answer, end = decoder.raw_decode(rest)
+        answers.append(answer)
+        rest = rest[end:].lstrip()
+    return answers
+
+
+def post(url: str, body: object | None = None) -> Any:
+    data = b"" if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(url, data, {"Content-Type": "application/json"})  # noqa: S310
+    with urllib.request.urlopen(request) as answer:  # noqa: S310
+        return json.load(answer)
+
+
+def get(url: str) -> Any:
+    with urllib.request.urlopen(url) as answer:  # noqa: S310
+        return json.load(answer)
+
+
+def score(answer: Any, item: str) -> float:
+    [found] = [one for one in answer["items"] if one["item"] == item]
+    return float(found["score"])
+
+
+@pytest.fixture
+def paused(demo: str) -> Iterator[str]:
+    """The demo with its trainer paused, once the last publication under way has been applied."""
+    post(f"{demo}/v1/admin/trainer/pause")
+    deadline = time.monotonic() + DEADLINE_S
+    while not get(f"{demo}/v1/stats")["statistics"]["paused"]:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    yield demo
+    post(f"{demo}/v1/admin/trainer/resume")
+
+
+def test_the_readme_shows_the_curls_that_the_demo_prints() -> None:
+    assert CURLS in README.read_text()
+
+
+def test_three_clicks_of_others_raise_the_score_and_the_version(demo: str, tmp_path: Path) -> None:
+    before, events, after = paste(CURLS.replace("http://127.0.0.1:8000", demo), tmp_path)
+
+    assert events["accepted"] == 6
+    assert events["rejected"] == []
+    assert after["freshness"]["after_satisfied"] is True
+    assert after["freshness"]["sparse_seq"] > before["freshness"]["sparse_seq"]
+    assert score(after, "my-first-item") > score(before, "my-first-item") + 1e-4
+    assert after["items"][0]["item"] == "my-first-item"
+
+
+def test_nothing_changes_while_the_trainer_is_paused(paused: str, tmp_path: Path) -> None:
+    text = CURLS.replace("http://127.0.0.1:8000", paused).replace("my-first-item", "unlearned-item")
+    text = text.replace('"a1"', '"a2"').replace('"b1"', '"b2"').replace('"c1"', '"c2"')
+    before, events, after = paste(text.replace("wait=5", "wait=2"), tmp_path)
+
+    assert events["accepted"] == 6
+    assert after["freshness"]["after_satisfied"] is False
+    assert after["items"] == before["items"]
+    assert after["model"] == before["model"]
+
+
+def test_what_was_sent_while_paused_is_learned_after_resuming(demo: str) -> None:
+    post(f"{demo}/v1/admin/trainer/pause")
+    body = {"user": "pat", "candidates": [{"item": "late-learned"}], "log_impression": True}
+    answer = post(f"{demo}/v1/rank", body)
+    feedback = {"request_id": answer["request_id"], "item": "late-learned", "event": "click"}
+    receipt = post(f"{demo}/v1/feedback", feedback)["receipt"]
+    post(f"{demo}/v1/admin/trainer/resume")
+
+    state = get(f"{demo}/v1/events/{receipt}?wait=20s")
+
+    assert state["state"] == "servable"
+    assert [outcome["outcome"] for outcome in state["outcomes"]] == ["trained"]
