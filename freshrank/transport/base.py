@@ -19,6 +19,9 @@ DEAD_LETTER_SUFFIX = ".dlq"
 CONSUMED_TOPICS = (IMPRESSIONS, ACTIONS, ENTITIES, CONTROL, EXAMPLES)
 TOPICS = CONSUMED_TOPICS + tuple(topic + DEAD_LETTER_SUFFIX for topic in CONSUMED_TOPICS)
 SINGLE_PARTITION_TOPICS = (CONTROL,)
+# State, not history: the last record of a key holds until another one replaces it, so age alone
+# removes none.
+COMPACTED_TOPICS = (ENTITIES,)
 
 # A record stays below 512 KiB: half of Kafka's default message.max.bytes (1 MiB), so that a batch
 # of two always fits.

@@ -22,6 +22,7 @@ from typing import Final
 from freshrank.clock import Clock
 from freshrank.errors import TransportError
 from freshrank.transport.base import (
+    COMPACTED_TOPICS,
     SINGLE_PARTITION_TOPICS,
     TOPICS,
     NewRecord,
@@ -54,7 +55,8 @@ class LocalLog:
             first open: another number would send the records of one request to different places.
         fsync: See `WriteSettings`.
         segment_bytes: Size at which a segment is closed.
-        retention_ms: Age at which whole segments are removed; None keeps everything.
+        retention_ms: Age at which whole segments are removed, but those of `COMPACTED_TOPICS`;
+            None keeps everything.
         writable: False reads what another process writes, and takes no lock.
 
     Raises:
@@ -216,7 +218,9 @@ class LocalLog:
         now_ms = self._clock.now_ms()
         if self._has_retention and now_ms >= self._next_retention_ms:
             self._next_retention_ms = now_ms + _RETENTION_CHECK_MS
-            for writer in self._writers.values():
+            for place, writer in self._writers.items():
+                if place.topic in COMPACTED_TOPICS:
+                    continue
                 try:
                     writer.apply_retention()
                 except TransportError as error:  # no reason to refuse an append or a read

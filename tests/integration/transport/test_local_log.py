@@ -10,7 +10,7 @@ import pytest
 
 from freshrank.clock import ManualClock, SystemClock
 from freshrank.errors import TransportError
-from freshrank.transport.base import ACTIONS, EXAMPLES, NewRecord, TopicPartition
+from freshrank.transport.base import ACTIONS, ENTITIES, EXAMPLES, NewRecord, TopicPartition
 from freshrank.transport.local import LocalLog
 from freshrank.transport.partition_writer import Fsync
 from freshrank.transport.partitioner import murmur2, partition_of_key
@@ -225,6 +225,16 @@ class TestRetention:
                 clock.advance(ms=60_000)
                 log.wait({TopicPartition(EXAMPLES, 0): 0}, timeout_s=0.0)
             assert log.start_offset(ACTIONS, 0) == log.end_offset(ACTIONS, 0) == 3
+
+    def test_features_of_items_and_users_stay_however_old(
+        self, open_log: OpenLocalLog, clock: ManualClock
+    ) -> None:
+        with opened(open_log) as log:
+            log.append(ENTITIES, new_records(0, 3))
+            for _ in range(2):
+                clock.advance(ms=60_000)
+                log.wait({TopicPartition(EXAMPLES, 0): 0}, timeout_s=0.0)
+            assert (log.start_offset(ENTITIES, 0), log.end_offset(ENTITIES, 0)) == (0, 3)
 
     def test_offsets_and_sequences_outlive_the_records(
         self, open_log: OpenLocalLog, clock: ManualClock
