@@ -31,8 +31,8 @@ def _fill(bench: Bench, n_records: int = 12) -> None:
     rng = np.random.default_rng(4)
     for n in range(n_records):
         batch = random_batch(bench.encoder, rng, 50, offsets={"freshrank.actions:0": n})
-        # Rows expire on the way; every third record is late, and the clock must not go back for it.
-        batch.ts_ms[:] += 700 * n - (4_000 if n % 3 == 2 else 0)
+        # Rows expire on the way; half of the records are late: the clock must not go back.
+        batch.ts_ms[:] += 700 * n - (4_000 if n % 4 > 1 else 0)
         bench.append(batch)
 
 
