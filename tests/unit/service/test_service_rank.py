@@ -13,6 +13,7 @@ from freshrank.transport.base import ACTIONS, IMPRESSIONS
 from tests.unit.service.conftest import MakeClient, MakeWorld
 from tests.unit.service.support import (
     DIM,
+    FEATURES,
     NOW_MS,
     TestClient,
     World,
@@ -135,6 +136,18 @@ def test_unknown_user_and_items_get_an_answer_that_says_so(client: TestClient) -
     assert set(answer["missing"]["features"]) == {"hour", "age", "tags", "price"}
 
 
+def test_known_speaks_of_the_item_whatever_else_reads_its_table(
+    make_world: MakeWorld, make_client: MakeClient
+) -> None:
+    """The recent clicks stand before the item in the configuration and share its table."""
+    world = make_world(settings=make_settings(features=FEATURES[::-1]))
+    [seen] = world.ids("item_id", ["seen"])
+    world.base({"item_id": table_rows({seen: [0.0] * (DIM + 1)})})
+    world.state.update("click", "u", [Did(NOW_MS - 1, "e", "seen")])
+    answer = rank(make_client(world), items=["seen", "a"])
+    assert {item["item"]: item["known"] for item in answer["items"]} == {"a": False, "seen": True}
+
+
 def test_top_k_and_exclude_shape_the_answer_and_the_impression(
     world: World, client: TestClient
 ) -> None:
@@ -148,7 +161,7 @@ def test_top_k_and_exclude_shape_the_answer_and_the_impression(
 def test_the_impression_holds_the_values_that_scored(world: World, make_client: MakeClient) -> None:
     [a] = world.ids("item_id", ["a"])
     world.base({"item_id": table_rows({a: [0.5] * 5})}, seq=3, dense_version=2)
-    world.state.update("click", "u", [Did(NOW_MS - 5, "e", "seen")])
+    world.state.update("click", "u", [Did(NOW_MS - 1, "e", "seen"), Did(NOW_MS, "f", "now")])
     client = make_client(world)
     events = [
         {"kind": "item", "item": "a", "features": {"tags": ["jazz"]}},
