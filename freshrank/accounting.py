@@ -14,6 +14,8 @@ from freshrank.settings import Settings
 
 _ACTIONS = ("matched", "duplicate", "unmatched", "late", "dead_letter", "pending")
 _ITEMS = ("positive", "negative", "sampled_out", "pending")
+# Totals that never fall. Items by status do: a late click takes its item out of `negative`.
+GROWING = (*_ACTIONS[:-1], "examples_written", "reversals")
 
 
 def problems(totals: Mapping[str, int], settings: Settings) -> list[str]:

@@ -135,7 +135,11 @@ READINGS: Final[Mapping[str, tuple[str, tuple[str, ...], bool]]] = {
         ("task", "window"),
         False,
     ),
-    "joiner_examples": ("Decisions of joiner and trainer by outcome.", ("outcome",), True),
+    "joiner_examples": (
+        "Actions and examples by what was made of them.",
+        ("outcome",),
+        True,
+    ),
 }
 
 

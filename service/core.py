@@ -1,6 +1,7 @@
 """The service without HTTP: its parts, composed."""
 
 from freshrank import __version__
+from freshrank.accounting import GROWING
 from freshrank.metrics import Metrics, Reading, ReadingCollector, register_process
 from service.auth import Auth
 from service.entities import EntityView
@@ -110,6 +111,9 @@ class Service:
                 readings.append(Reading("store_rows", len(table), {"slot": name}))
                 readings.append(Reading("store_bytes", table.nbytes, {"slot": name}))
         if loop := self.parts.loop:
-            for outcome, n in loop.accounting().items():
-                readings.append(Reading("joiner_examples", n, {"outcome": outcome}))
+            totals = loop.accounting()
+            readings += [
+                Reading("joiner_examples", totals.get(outcome, 0), {"outcome": outcome})
+                for outcome in GROWING
+            ]
         return readings

@@ -61,6 +61,7 @@ def served(app: FastAPI, listener: socket.socket) -> Iterator[uvicorn.Server]:
     try:
         yield server
     finally:
+        app.state.service.stop()  # ends waits for receipts, which would hold the exit up
         server.should_exit = True
         thread.join(START_TIMEOUT_S)
         listener.close()

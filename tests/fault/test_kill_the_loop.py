@@ -19,6 +19,7 @@ from freshrank.clock import SystemClock
 from freshrank.messages import Action, Impression, decode
 from freshrank.transport.base import ACTIONS, ENTITIES, IMPRESSIONS, NewRecord
 from freshrank.transport.local import LocalLog
+from tests.proofs import record
 
 FRESHRANK = Path(sys.executable).with_name("freshrank")
 LEARNER = Path(__file__).with_name("learner_process.py")
@@ -107,3 +108,10 @@ def test_parameters_after_kills_equal_an_undisturbed_run(
     assert result["accounting_problems"] == []
     assert result["tables"] == expected["tables"]
     assert result["dense"] == expected["dense"]
+    record(
+        "parameters after kill -9 of joiner and trainer equal an undisturbed run's, bit for bit",
+        kills=n_killed,
+        examples=n_examples,
+        lost_or_doubled=0,
+        seed=seed,
+    )

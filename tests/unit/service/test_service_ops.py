@@ -145,7 +145,7 @@ def test_samples_are_small(world: World, client: TestClient) -> None:
 
 def test_metrics_are_prometheus_text(make_world: MakeWorld, make_client: MakeClient) -> None:
     loop = StubLoop()
-    loop.totals = {"positive": 7}
+    loop.totals = {"matched": 7, "click.negative": 3}
     world = make_world(loop=loop)
     world.base({"item_id": table_rows({1: [0.0] * (DIM + 1)})}, metrics={"click.auc": 0.7})
     client = make_client(world)
@@ -172,7 +172,8 @@ def test_metrics_are_prometheus_text(make_world: MakeWorld, make_client: MakeCli
     }
     assert "process_resident_memory_bytes" in families
     value = world.registry.get_sample_value
-    assert value("freshrank_joiner_examples_total", {"outcome": "positive"}) == 7
+    assert value("freshrank_joiner_examples_total", {"outcome": "matched"}) == 7
+    assert value("freshrank_joiner_examples_total", {"outcome": "click.negative"}) is None
     assert value("freshrank_store_rows", {"slot": "item_id"}) == 1
     labels = {"task": "click", "window": "sliding"}
     assert value("freshrank_trainer_progressive_auc", labels) == 0.7

@@ -1,6 +1,6 @@
 """Latency of a rank request: 200 candidates with 5 features each, dim 16, over a real socket.
 
-    python -m tests.integration.service.bench_rank
+    python -m benchmarks.rank
 
 Prints milliseconds, p50 and p99, of the ranker alone and of HTTP from one client. The impression is
 logged in both, as in service.
