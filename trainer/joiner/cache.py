@@ -58,7 +58,6 @@ class Cache:
         self._touched.add(request.request_id)
         self._requests[request.request_id] = request
         self._changed[request.request_id] = request
-        self._gone.discard(request.request_id)
 
     def drop(self, request_id: str) -> None:
         """Remove a request."""
@@ -83,7 +82,7 @@ class Cache:
 
     @property
     def gone(self) -> list[str]:
-        """Requests to remove."""
+        """Requests to remove, before `changed` is written."""
         return list(self._gone)
 
     def settle(self) -> None:

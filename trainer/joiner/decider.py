@@ -1,6 +1,7 @@
 """What becomes of each record, in merged order; nothing is visible before the round commits."""
 
 from datetime import timedelta
+from typing import Final
 
 from freshrank.feature_state import Did
 from freshrank.messages import Action, Impression
@@ -12,6 +13,10 @@ from trainer.joiner.merge import Head
 from trainer.joiner.requests import Accepted, Parked, Part, Request
 from trainer.joiner.rows import EncodedParts
 from trainer.joiner.rules import Rules
+
+# A request is written whole each time it changes: this bounds it to some 100 KB when somebody sends
+# actions on a request that nobody ever made.
+PARKED_MAX: Final = 1_000
 
 
 def milliseconds(settings: Settings) -> tuple[int, int, int, int]:
@@ -125,6 +130,9 @@ class Decider:
         # An action counts up to window + allowed_lateness after its impression; as long an
         # impression may come after its action. Then the action is an orphan.
         request = request or Request(action.request_id)
+        if len(request.parked) >= PARKED_MAX:
+            self._settle(parked, "unmatched")
+            return
         request.park(parked, head.time_ms + self._window_ms + self._lateness_ms)
         self.ledger.totals["pending"] += 1
         self.ledger.tell(ACTIONS, offset, "pending")

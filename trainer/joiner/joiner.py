@@ -235,7 +235,7 @@ class Joiner:
     def _load(self, heads: list[Head]) -> Timers:
         """Read what these records will ask for, and what may fall due before them."""
         self._cache.prefetch(heads)
-        newest_ms = max(head.time_ms for head in heads)
+        newest_ms = max(self._newest_ms, *(head.time_ms for head in heads))
         due = self._state.due(newest_ms - self._out_of_order_ms, self.n_due_max)
         self._cache.prefetch_requests(request_id for _, request_id in due)
         return Timers(due, is_complete=len(due) < self.n_due_max)

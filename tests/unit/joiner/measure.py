@@ -1,6 +1,6 @@
-"""How many records a joiner takes per second of one core: impressions of ten items, one action each.
+"""Records a joiner takes per second of one core: impressions of ten items, one action each.
 
-    PYTHONPATH=. .venv/bin/python -m tests.unit.joiner.measure [requests]
+PYTHONPATH=. .venv/bin/python -m tests.unit.joiner.measure [requests]
 """
 
 import random

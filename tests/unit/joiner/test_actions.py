@@ -5,10 +5,12 @@ from typing import Any
 
 import pytest
 
+from freshrank import messages
 from freshrank.messages import Control, Entity, Impression
 from freshrank.transport.base import ACTIONS, IMPRESSIONS, NewRecord
 from tests.unit.joiner.conftest import MakeWorld
 from tests.unit.joiner.world import CLICK, LIKE, action, append_ticks, impression
+from trainer.joiner.decider import PARKED_MAX
 
 
 def test_event_id_is_a_duplicate_within_the_dedup_window(make_world: MakeWorld) -> None:
@@ -81,6 +83,18 @@ def test_orphan_is_unmatched_after_window_and_allowed_lateness(make_world: MakeW
     assert world.said() == [("r", "1", (1.0,), (1.0,))]
 
 
+def test_request_parks_a_limited_number_of_actions(make_world: MakeWorld) -> None:
+    world = make_world()
+    recorded = [action("r", "1", 1_000, event_id=str(i)) for i in range(PARKED_MAX + 5)]
+    world.log.append(
+        ACTIONS, [NewRecord(b"", messages.encode(one)) for one in recorded], partition=0
+    )
+
+    world.settle()
+
+    assert world.count("pending", "unmatched") == {"pending": PARKED_MAX, "unmatched": 5}
+
+
 def test_item_that_was_not_shown_is_unmatched_at_once(make_world: MakeWorld) -> None:
     world = make_world()
 
@@ -107,6 +121,7 @@ def test_action_that_arrives_after_the_state_is_gone_is_late(make_world: MakeWor
     world.feed(impression("r", ["1"], 1_000))
     append_ticks(world.log, 32_000)  # watermark at the end of lateness
     world.settle()
+    world.restart()
 
     offset = world.feed(action("r", "1", 2_000))[0]
 

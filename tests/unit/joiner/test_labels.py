@@ -3,7 +3,7 @@
 import pytest
 
 from tests.unit.joiner.conftest import MakeWorld
-from tests.unit.joiner.world import BUY, CLICK, LIKE, RATING, action, impression
+from tests.unit.joiner.world import BUY, CLICK, LIKE, RATING, action, append, impression
 
 CLOSED = 12_000  # window 10 s after an impression at 1 s, watermark 1 s behind
 
@@ -262,6 +262,20 @@ def test_at_close_sends_all_rows_of_a_request_together(make_world: MakeWorld) ->
     assert world.outcomes() == {offset: ["pending", "trained"] for offset in offsets[1:4]}
     assert [row.is_first for row in world.rows()] == [True, False, False, True]
     assert [row.is_action for row in world.rows()] == [False, True, True, False]
+
+
+def test_row_held_until_the_close_is_as_old_as_its_last_action(make_world: MakeWorld) -> None:
+    world = make_world(CLICK, BUY, emit="at_close")
+    for appended_at, record in (
+        (100, impression("r", ["1", "2"], 1_000)),
+        (250, action("r", "1", 2_000)),
+        (375, action("r", "1", 2_500, event="buy")),
+    ):
+        world.clock.advance(ms=appended_at - world.clock.now_ms())
+        append(world.log, record)
+    world.drain(CLOSED)
+
+    assert [(row.item, row.appended_at) for row in world.rows()] == [("1", 375), ("2", 100)]
 
 
 def test_at_close_reverses_after_the_window_only(make_world: MakeWorld) -> None:

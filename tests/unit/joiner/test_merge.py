@@ -43,6 +43,17 @@ def test_record_behind_a_later_tick_of_its_own_topic_moves(make_world: MakeWorld
     assert world.joiner.accounting()["matched"] == 2
 
 
+def test_tick_that_no_record_waits_behind_needs_no_tick_itself(make_world: MakeWorld) -> None:
+    world = make_world()
+    append(world.log, impression("r", ["1"], 1_000))
+    tick = Tick(event_id="t", ts_ms=5_000, received_at_ms=5_000)
+    world.log.append(IMPRESSIONS, [NewRecord(b"", messages.encode(tick))], partition=0)
+
+    world.settle()
+
+    assert ticks(world, ACTIONS) == [1_001]
+
+
 def test_idle_log_with_nothing_open_gets_no_ticks(make_world: MakeWorld) -> None:
     world = make_world()
     world.feed(impression("r", ["1"], 1_000), action("r", "1", 1_500))

@@ -93,11 +93,14 @@ def test_only_the_last_record_of_a_round_moves_the_offsets(
     assert [len(batch.info.outcomes) for batch in batches] == [2, 0, 0, 1]
 
 
-@pytest.mark.parametrize("rows_max", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize(
+    ("rows_max", "bytes_max"), [(2, 1 << 19), (3, 1 << 19), (5, 1 << 19), (99, 3_700)]
+)
 def test_reversal_pair_is_never_split_over_records(
-    make_world: MakeWorld, monkeypatch: pytest.MonkeyPatch, rows_max: int
+    make_world: MakeWorld, monkeypatch: pytest.MonkeyPatch, rows_max: int, bytes_max: int
 ) -> None:
-    monkeypatch.setattr(rows, "_ROWS_MAX", max(rows_max, 2))
+    monkeypatch.setattr(rows, "_ROWS_MAX", rows_max)
+    monkeypatch.setattr(rows, "RECORD_BYTES_MAX", bytes_max)
     world = make_world(CLICK)
     items = [str(i) for i in range(9)]
     world.feed(impression("r", items, 1_000), action("r", "0", 1_500))
@@ -109,6 +112,9 @@ def test_reversal_pair_is_never_split_over_records(
     world.settle()
 
     assert sum(row.is_reversal for row in world.rows()) == 16
+    assert len([batch for batch in world.batches() if batch.is_reversal.any()]) > 1
+    sizes = [len(record.value) for record in world.log.read(EXAMPLES, 0, 0)]
+    assert max(sizes) < bytes_max
     for batch in world.batches():
         pairs = batch.weights[batch.is_reversal][:, 0].tolist()
         assert pairs == [1.0, -1.0] * (len(pairs) // 2)

@@ -14,7 +14,7 @@ from freshrank.errors import SchemaError, TransportError
 from freshrank.feature_state import LocalFeatureState
 from freshrank.features import FeatureEncoder
 from freshrank.frames import Outcome
-from freshrank.messages import Message, Value
+from freshrank.messages import Message
 from freshrank.progress import Progress
 from freshrank.transport.base import ACTIONS, EXAMPLES, IMPRESSIONS, NewRecord
 from freshrank.transport.local import LocalLog
@@ -131,51 +131,6 @@ def test_append_that_is_done_again_adds_nothing(make_world: MakeWorld) -> None:
     assert world.log.end_offset(EXAMPLES, 0) == undisturbed.log.end_offset(EXAMPLES, 0)
 
 
-def test_full_disk_commits_nothing_and_goes_on_when_space_is_free(make_world: MakeWorld) -> None:
-    undisturbed, world = make_world(), make_world()
-    database: sqlite3.Connection = world.joiner._state._db
-    pages = database.execute("PRAGMA page_count").fetchone()[0]
-    database.execute(f"PRAGMA max_page_count = {pages}")
-    big: dict[str, Value] = {"not_a_feature_any_more": "x" * 100_000}
-    records: list[Message] = [impression("r", ["1"], 1_000, shared=big), action("r", "1", 2_000)]
-    append(world.log, *records)
-    append_ticks(world.log, 2_500)
-    for _ in range(2):
-        with pytest.raises(TransportError, match="no space left") as caught:
-            world.joiner.step(0.0)
-        assert caught.value.code == "disk-full"
-        assert set(world.joiner.accounting().values()) == {0}
-        assert world.log.end_offset(EXAMPLES, 0) == 0
-
-    database.execute("PRAGMA max_page_count = 1000000")
-    world.settle()
-    undisturbed.feed(*records)
-
-    assert world.rows() == undisturbed.rows()
-    assert len(world.rows()) == 1
-
-
-def test_log_that_fails_after_the_commit_gets_the_records_with_the_next_step(
-    make_world: MakeWorld, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    world = make_world()
-    append(world.log, impression("r", ["1"], 1_000), action("r", "1", 2_000))
-    append_ticks(world.log, 2_500)
-
-    def refuse(*_: Any, **__: Any) -> None:
-        raise TransportError("full", code="disk-full")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(world.log, "append", refuse)
-        with pytest.raises(TransportError):
-            world.joiner.step(0.0)
-    assert world.progress.offset("joined", ACTIONS, 0) == 0
-    world.settle()
-
-    assert world.said() == [("r", "1", (1.0,), (1.0,))]
-    assert world.progress.offset("joined", ACTIONS, 0) >= 1
-
-
 def test_database_older_than_the_log_is_refused(make_world: MakeWorld) -> None:
     world = make_world()
     world.feed(*story())
@@ -204,6 +159,21 @@ def test_database_of_other_tasks_is_refused(make_world: MakeWorld, changed: Any)
     world.config = changed
     with pytest.raises(SchemaError, match="start with the earlier ones"):
         world.restart()
+
+
+def test_stored_impression_that_does_not_fit_new_features_stops_the_joiner(
+    make_world: MakeWorld,
+) -> None:
+    world = make_world()
+    world.feed(impression("r", ["1"], 1_000, columns={"tags": [["a", "b"]]}))
+    features = [one for one in worlds.FEATURES if one["name"] != "tags"]
+    tags = {"name": "tags", "type": "dense", "scope": "item"}
+
+    world.config = worlds.settings(features=[*features, tags])
+    world.restart()
+
+    with pytest.raises(SchemaError, match="does not fit today's features"):
+        world.drain()
 
 
 def test_file_that_is_no_database_is_refused(make_world: MakeWorld) -> None:
@@ -246,7 +216,7 @@ def test_joiners_of_two_partitions_keep_to_their_own(tmp_path: Path) -> None:
             log.append(topic, [NewRecord(b"", messages.encode(record))], partition=partition)
         log.append(ACTIONS, [NewRecord(b"", b"bad")], partition=partition)
     for partition in (0, 1):
-        joiner = Joiner(
+        one = Joiner(
             config,
             FeatureEncoder(config),
             log,
@@ -256,15 +226,15 @@ def test_joiners_of_two_partitions_keep_to_their_own(tmp_path: Path) -> None:
             state=LocalFeatureState(n_max=3),
             progress=progress,
         )
-        while joiner.step(0.0):
+        while one.step(0.0):
             pass
-        joiner.close()
+        one.close()
 
     slots = [slot.name for slot in FeatureEncoder(config).slots]
     for partition in (0, 1):
         read = log.read(EXAMPLES, partition, 0)
         batches = [examples.decode(record.value, ["click"], slots) for record in read]
-        assert [one for batch in batches for one in batch.request_ids] == [f"r{partition}"]
+        assert [name for batch in batches for name in batch.request_ids] == [f"r{partition}"]
         assert batches[-1].info.offsets[f"{ACTIONS}:{partition}"] >= 2
         assert batches[-1].info.outcomes == [Outcome(ACTIONS, partition, 1, "dead_letter")]
         assert log.last_sequence(f"{ACTIONS}.dlq", partition, f"joiner-{partition}") == 0

@@ -1,0 +1,109 @@
+"""What a joiner does when its disk or its log fails."""
+
+import sqlite3
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from freshrank.errors import TransportError
+from freshrank.messages import Message, Value
+from freshrank.transport.base import ACTIONS, EXAMPLES
+from tests.unit.joiner import world as worlds
+from tests.unit.joiner.conftest import MakeWorld
+from tests.unit.joiner.world import World, action, append, append_ticks, impression
+from trainer.joiner import joiner
+from trainer.joiner.state import Changes
+
+
+def test_full_disk_commits_nothing_and_goes_on_when_space_is_free(make_world: MakeWorld) -> None:
+    undisturbed, world = make_world(), make_world()
+    database: sqlite3.Connection = world.joiner._state._db
+    pages = database.execute("PRAGMA page_count").fetchone()[0]
+    database.execute(f"PRAGMA max_page_count = {pages}")
+    big: dict[str, Value] = {"not_a_feature_any_more": "x" * 100_000}
+    records: list[Message] = [impression("r", ["1"], 1_000, shared=big), action("r", "1", 2_000)]
+    append(world.log, *records)
+    append_ticks(world.log, 2_500)
+    for _ in range(2):
+        with pytest.raises(TransportError, match="no space left") as caught:
+            world.joiner.step(0.0)
+        assert caught.value.code == "disk-full"
+        assert set(world.joiner.accounting().values()) == {0}
+        assert world.log.end_offset(EXAMPLES, 0) == 0
+
+    database.execute("PRAGMA max_page_count = 1000000")
+    world.settle()
+    undisturbed.feed(*records)
+
+    assert world.rows() == undisturbed.rows()
+    assert len(world.rows()) == 1
+
+
+def test_log_that_fails_after_the_commit_gets_the_records_with_the_next_step(
+    make_world: MakeWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = make_world()
+    append(world.log, impression("r", ["1"], 1_000), action("r", "1", 2_000))
+    append_ticks(world.log, 2_500)
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise TransportError("full", code="disk-full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(world.log, "append", refuse)
+        with pytest.raises(TransportError):
+            world.joiner.step(0.0)
+    assert world.progress.offset("joined", ACTIONS, 0) == 0
+    world.settle()
+
+    assert world.said() == [("r", "1", (1.0,), (1.0,))]
+    assert world.progress.offset("joined", ACTIONS, 0) >= 1
+
+
+def test_running_joiner_waits_for_records_and_for_a_full_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(joiner, "_RETRY_S", 0.001)
+    world = World(tmp_path, worlds.settings())
+    n_refused = 0
+    commit = world.joiner._state.commit
+
+    def commit_at_the_second_try(changes: Changes) -> None:
+        nonlocal n_refused
+        if not n_refused:
+            n_refused += 1
+            raise TransportError("full", code="disk-full")
+        commit(changes)
+
+    monkeypatch.setattr(world.joiner._state, "commit", commit_at_the_second_try)
+    stop = threading.Event()
+    thread = threading.Thread(target=world.joiner.run, args=(stop,))
+    thread.start()
+    append(world.log, impression("r", ["1"], 1_000), action("r", "1", 2_000))
+    deadline = time.monotonic() + 20
+    while not world.rows() and time.monotonic() < deadline:
+        time.sleep(0.005)
+    stop.set()
+    thread.join(20)
+
+    assert world.said() == [("r", "1", (1.0,), (1.0,))]
+    assert n_refused == 1
+    world.close()
+
+
+def test_running_joiner_ends_with_any_other_fault(
+    make_world: MakeWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = make_world()
+
+    def refuse(_: Changes) -> None:
+        raise TransportError("broken", code="joiner-state")
+
+    monkeypatch.setattr(world.joiner._state, "commit", refuse)
+    append(world.log, impression("r", ["1"], 1_000))
+
+    with pytest.raises(TransportError, match="broken"):
+        world.joiner.run(threading.Event())
