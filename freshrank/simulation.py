@@ -28,6 +28,11 @@ class Simulation:
         ranker: Where they ask.
         ingest: Where their clicks go.
         clock: Time; event times are the clock's.
+
+    Attributes:
+        n_requests: Rank requests asked, each with one impression.
+        n_actions: Clicks and reading times sent, repeated ones included.
+        n_events: Both of these, and items introduced.
     """
 
     def __init__(self, audience: Audience, ranker: Ranker, ingest: Ingest, clock: Clock) -> None:
@@ -41,6 +46,7 @@ class Simulation:
         self._n_scheduled = 0
         self._n_pushed = 0
         self.n_requests = 0
+        self.n_actions = 0
         self.n_events = 0
 
     def introduce(self) -> None:
@@ -90,6 +96,7 @@ class Simulation:
             events.append(heapq.heappop(self._due)[2])
         for first in range(0, len(events), 500):
             self._submit(events[first : first + 500])
+        self.n_actions += len(events)
 
     def _at_s(self) -> float:
         return (self._clock.now_ms() - self._start_ms) / 1_000

@@ -20,9 +20,10 @@ from freshrank.audience import Audience
 from freshrank.clock import SystemClock
 from freshrank.commands.serving import address, listen, served, stopped_by_signal
 from freshrank.embedded import Embedded
-from freshrank.errors import TransportError
+from freshrank.errors import Error, TransportError
 from freshrank.settings import Settings
 from freshrank.simulation import Simulation
+from service.auth import check_listen
 
 # Full speed shows the trainer at work; once the page is up a trickle keeps the figures alive and
 # leaves the visitor's own clicks visible.
@@ -53,14 +54,22 @@ def run(
         as_json: Print the result as one JSON object.
         data_dir: Keep the data here; by default in a temporary directory that is removed.
         seed: Seed of the audience.
+
+    Raises:
+        ConfigError: `host` is beyond loopback, and the demo has no keys.
+        TransportError: port taken, or the data directory in use.
+        Error: joiner or trainer stopped; the log lines before say why.
     """
     console = Console(stderr=True)
     listener = listen(host, port if port is not None else 0 if headless else 8000)
     with contextlib.ExitStack() as stack:
+        stack.callback(listener.close)
         stop = stack.enter_context(stopped_by_signal())
         settings = _settings(_directory(stack, data_dir), host, listener.getsockname()[1])
+        check_listen(settings, insecure=False)
         loop = Embedded(settings, learn=True, simulated=True)
         stack.callback(loop.close)
+        before = loop.accounting()
         loop.start()
         stack.enter_context(served(loop.app, listener))
         simulation = Simulation(
@@ -73,8 +82,10 @@ def run(
         warm_up_s = WARM_UP_S if seconds is None else seconds
         _warm_up(console, loop, simulation, stop, warm_up_s)
         if headless:
-            _drain(loop)
+            _drain(loop, simulation, before)
             _print_result(result(loop, simulation), as_json=as_json)
+            if loop.failures:
+                raise Error(f"a part of the loop stopped: {loop.failures[0]}")
         else:
             _print_curls(address(listener))
             simulation.run(stop, requests_per_second=SERVING_REQUESTS_PER_SECOND)
@@ -154,14 +165,20 @@ def _figures(loop: Embedded, simulation: Simulation, began_s: float) -> str:
     )
 
 
-def _drain(loop: Embedded) -> None:
-    """Wait until every window has closed and every example is learned and servable."""
+def _drain(loop: Embedded, simulation: Simulation, before: dict[str, int]) -> None:
+    """Wait until all that was sent is joined, every window closed and every example learned."""
     deadline_s = time.monotonic() + DRAIN_TIMEOUT_S
+    expected = {
+        "accepted_impressions": simulation.n_requests,
+        "accepted_actions": simulation.n_actions,
+    }
     while time.monotonic() < deadline_s and not loop.failures:
-        totals = loop.accounting()
-        if accounting.n_open(totals, loop.settings) == 0 and not accounting.problems(
-            totals, loop.settings
-        ):
+        totals = loop.service.ingest.totals() | loop.accounting()
+        is_joined = all(
+            totals.get(name, 0) - before.get(name, 0) >= n for name, n in expected.items()
+        )
+        is_closed = accounting.n_open(totals, loop.settings) == 0
+        if is_joined and is_closed and not accounting.problems(totals, loop.settings):
             return
         time.sleep(0.05)
 

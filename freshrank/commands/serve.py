@@ -1,6 +1,6 @@
 """`freshrank serve`: the loop of a configuration, answering over HTTP until told to stop."""
 
-import logging
+import contextlib
 import sys
 import time
 from collections.abc import Mapping
@@ -10,8 +10,6 @@ from freshrank import config
 from freshrank.commands.serving import address, listen, served, stopped_by_signal
 from freshrank.embedded import Embedded, can_learn
 from service.auth import check_listen
-
-logger = logging.getLogger(__name__)
 
 
 def run(
@@ -46,8 +44,8 @@ def run(
         if not learn:
             print("torch is not installed: ranking only, not learning", file=sys.stderr)
     listener = listen(settings.service.host, settings.service.port)
-    loop = Embedded(settings, learn=learn)
-    with stopped_by_signal() as stop:
+    with contextlib.closing(listener), stopped_by_signal() as stop:
+        loop = Embedded(settings, learn=learn)
         loop.start()
         try:
             with served(loop.app, listener):
