@@ -1,4 +1,4 @@
-"""The identities that totals of joiner and trainer satisfy at any moment (SEMANTICS: the joiner).
+"""The identities that totals of joiner and trainer satisfy at any moment (docs/semantics.md).
 
     received           = accepted + rejected                        (events, at the service)
     accepted actions   = matched + duplicate + unmatched + late + dead letter + pending

@@ -180,7 +180,7 @@ class TaskSettings(Part):
 
 
 class JoinSettings(Part):
-    """When an example leaves the joiner (SEMANTICS: the joiner)."""
+    """When an example leaves the joiner (docs/semantics.md, the joiner)."""
 
     impressions: Literal["served", "reported"] = "served"
     window: Duration = timedelta(seconds=30)

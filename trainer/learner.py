@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 F32 = npt.NDArray[np.float32]
 
-# Rows kept to compare the exported net with this one; SEMANTICS, learning.
+# Rows kept to compare the exported net with this one; docs/semantics.md, versions and replicas.
 PROBE_ROWS = 64
 
 

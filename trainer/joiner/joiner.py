@@ -1,4 +1,4 @@
-"""Joins the impressions and actions of one partition into examples (SEMANTICS: the joiner)."""
+"""Joins impressions and actions of one partition into examples (docs/semantics.md, the joiner)."""
 
 import logging
 import threading

@@ -95,7 +95,7 @@ class Ledger:
 
 
 def item_totals(tasks: Sequence[str], counts: Sequence[Sequence[int]]) -> dict[str, int]:
-    """Items by task and status, under the names of SEMANTICS: accounting.
+    """Items by task and status, under the names of docs/semantics.md, accounting.
 
     Args:
         tasks: Task names.

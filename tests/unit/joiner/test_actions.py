@@ -1,4 +1,4 @@
-"""What becomes of an action: SEMANTICS, the joiner and accounting."""
+"""What becomes of an action: docs/semantics.md, the joiner and accounting."""
 
 import math
 from typing import Any

@@ -1,4 +1,4 @@
-"""Which items are live: SEMANTICS, what is an impression."""
+"""Which items are live: docs/semantics.md, what is an impression."""
 
 from freshrank.messages import Value
 from freshrank.transport.base import IMPRESSIONS

@@ -1,4 +1,4 @@
-"""Labels and weights: SEMANTICS, the joiner."""
+"""Labels and weights: docs/semantics.md, the joiner."""
 
 import pytest
 

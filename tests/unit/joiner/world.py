@@ -187,7 +187,7 @@ def examples_of(batch: ExampleBatch) -> list[Example]:
 
 
 def check_accounting(totals: dict[str, int], config: Settings) -> None:
-    """The identities of SEMANTICS."""
+    """The identities of docs/semantics.md, accounting."""
     decided = ("matched", "duplicate", "unmatched", "late", "dead_letter", "pending")
     assert totals["accepted_actions"] == sum(totals[name] for name in decided)
     joined = ("impressions_joined", "impressions_duplicate", "impressions_dead_letter")
