@@ -7,7 +7,8 @@ from typing import Final
 import msgspec
 
 from freshrank.clock import Clock
-from freshrank.errors import TransportError
+from freshrank.errors import DataError, TransportError
+from freshrank.messages import Tick, decode
 from freshrank.settings import Settings
 from freshrank.transport.base import ACTIONS, IMPRESSIONS, EventLog
 from service.entities import EntityView
@@ -20,6 +21,8 @@ AWAY_FRAMES: Final = 10
 AWAY_MIN_MS: Final = 10_000
 # How long the log's ends are believed, so that a degraded service does not ask for each request.
 BACKLOG_VALID_MS: Final = 500
+# Ticks come five times a second while a window is open, and stop with it: more are no idle stream.
+TICKS_MAX: Final = 10_000
 
 
 class Component(msgspec.Struct, frozen=True):
@@ -100,12 +103,28 @@ class Health:
             for topic in (ACTIONS, IMPRESSIONS):
                 for partition in range(self._log.n_partitions(topic)):
                     log = f"{topic}:{partition}"
-                    end = self._log.end_offset(topic, partition)
-                    if end > current.info.offsets.get(log, 0):
+                    if self._has_news(topic, partition, current.info.offsets.get(log, 0)):
                         return log
         except TransportError:
             return None
         return ""
+
+
+    def _has_news(self, topic: str, partition: int, offset: int) -> bool:
+        """Whether anything but time passing stands at `offset` or behind it.
+
+        The joiner's last ticks are decided by nobody: nothing follows from them.
+        """
+        offset = max(offset, self._log.start_offset(topic, partition))
+        records = self._log.read(topic, partition, offset, n_max=TICKS_MAX)
+        return len(records) == TICKS_MAX or any(not _is_tick(record.value) for record in records)
+
+
+def _is_tick(value: bytes) -> bool:
+    try:
+        return isinstance(decode(value), Tick)
+    except DataError:
+        return False
 
 
 def _ms(duration: timedelta) -> int:

@@ -8,8 +8,8 @@ import pytest
 
 from freshrank.errors import TransportError
 from freshrank.feature_state import Did
-from freshrank.messages import Impression
-from freshrank.transport.base import ACTIONS, IMPRESSIONS
+from freshrank.messages import Impression, Tick, encode
+from freshrank.transport.base import ACTIONS, IMPRESSIONS, NewRecord
 from tests.unit.service.conftest import MakeClient, MakeWorld
 from tests.unit.service.support import (
     DIM,
@@ -255,6 +255,14 @@ def test_an_idle_stream_is_never_stale(world: World, client: TestClient) -> None
     assert answer["freshness"]["sparse_age_seconds"] == 3_600.0
 
 
+def test_ticks_that_nobody_decides_are_no_backlog(world: World, client: TestClient) -> None:
+    tick = encode(Tick(event_id="t", ts_ms=NOW_MS, received_at_ms=NOW_MS))
+    for topic in (ACTIONS, IMPRESSIONS):
+        world.log.append(topic, [NewRecord(b"", tick)], partition=0)
+    world.clock.advance(ms=3_600_000)
+    assert rank(client, items=["a"], log_impression=False)["degraded"] == []
+
+
 def test_unlearned_events_without_frames_mean_that_the_trainer_is_away(
     world: World, client: TestClient
 ) -> None:
@@ -285,7 +293,7 @@ def test_a_log_that_cannot_be_asked_is_told(
 
     world.clock.advance(ms=60_000)
     world.log.is_full = True
-    monkeypatch.setattr(world.log, "end_offset", fail)
+    monkeypatch.setattr(world.log, "start_offset", fail)
     assert rank(client, items=["a"])["degraded"] == ["broker"]
 
 
