@@ -114,6 +114,8 @@ class Joiner:
         """
         if self._is_short_round and timeout_s > 0:
             self._closing.wait(min(_GATHER_S, timeout_s))
+        if self._is_stale:
+            self._restore()
         self._relay()
         n_processed = self._round()
         if n_processed == 0 and timeout_s > 0:
@@ -185,6 +187,7 @@ class Joiner:
         self._position = self._here()
         self._cache.reset()
         self._decider.begin()
+        self._is_stale = False
 
     def _here(self) -> Position:
         return Position(self._inputs.offsets(), self._newest_ms - self._out_of_order_ms)
@@ -205,7 +208,7 @@ class Joiner:
                 if has_changed:
                     self._commit()
             except BaseException:
-                self._restore()
+                self._is_stale = True  # memory is ahead of the database
                 raise
             if has_changed:
                 self._relay()

@@ -152,14 +152,16 @@ class Packer:
             after: Where this round ends.
         """
         packed: list[bytes] = []
-        while len(outcomes) > _OUTCOMES_MAX:
-            packed += self._records([], numbers[:0], outcomes[:_OUTCOMES_MAX], before)
-            outcomes = outcomes[_OUTCOMES_MAX:]
         start = 0
         while len(rows) - start > _ROWS_MAX:
             end = _cut(rows, start, start + _ROWS_MAX)
             packed += self._records(rows[start:end], numbers[start:end], [], before)
             start = end
+        # No outcome before its row: a receipt would call servable what no frame has learned.
+        while len(outcomes) > _OUTCOMES_MAX:
+            some, outcomes = outcomes[:_OUTCOMES_MAX], outcomes[_OUTCOMES_MAX:]
+            packed += self._records(rows[start:], numbers[start:], some, before)
+            start = len(rows)
         return packed + self._records(rows[start:], numbers[start:], outcomes, after, before)
 
     def _records(

@@ -107,3 +107,27 @@ def test_running_joiner_ends_with_any_other_fault(
 
     with pytest.raises(TransportError, match="broken"):
         world.joiner.run(threading.Event())
+
+
+def test_database_that_also_fails_to_say_where_it_stands_is_asked_again(
+    make_world: MakeWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    undisturbed, world = make_world(), make_world()
+    records: list[Message] = [impression("r", ["1"], 1_000), action("r", "1", 2_000)]
+    append(world.log, *records)
+    append_ticks(world.log, 2_500)
+
+    def refuse(*_: Any) -> None:
+        raise TransportError("broken", code="joiner-state")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(world.joiner._state, "commit", refuse)
+        patch.setattr(world.joiner._state, "meta", refuse)
+        for _ in range(2):
+            with pytest.raises(TransportError, match="broken"):
+                world.joiner.step(0.0)
+    world.settle()
+    undisturbed.feed(*records)
+
+    assert world.rows() == undisturbed.rows()
+    assert world.joiner.accounting() == undisturbed.joiner.accounting()

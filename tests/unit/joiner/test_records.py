@@ -88,9 +88,10 @@ def test_only_the_last_record_of_a_round_moves_the_offsets(
         pass
 
     batches = world.batches()
-    assert [batch.n_rows for batch in batches] == [0, 2, 2, 1]
+    # Outcomes never come before rows: "trained" may be one of them.
+    assert [batch.n_rows for batch in batches] == [2, 2, 1, 0]
     assert [batch.info.offsets[A0] for batch in batches] == [0, 0, 0, 9]
-    assert [len(batch.info.outcomes) for batch in batches] == [2, 0, 0, 1]
+    assert [len(batch.info.outcomes) for batch in batches] == [0, 0, 2, 1]
 
 
 @pytest.mark.parametrize(
