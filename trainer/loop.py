@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Final
 
 from freshrank.clock import Clock
-from freshrank.errors import ConfigError
+from freshrank.errors import ConfigError, Error
 from freshrank.examples import ExampleBatch
 from freshrank.features import FeatureEncoder
 from freshrank.progress import Progress
@@ -95,6 +95,7 @@ class Trainer:
         )
         self._gauges = Gauges(clock, state, self._learner, self._evaluation)
         self._is_started = False
+        self._is_torn = False
         progress.reach("trained", state.offsets)
 
     def start(self) -> None:
@@ -156,12 +157,13 @@ class Trainer:
         return n_total
 
     def close(self) -> None:
-        """Learn what is there, publish it and save a checkpoint.
+        """Learn what is there, publish it and save a checkpoint; after a failed step, nothing.
 
         With fixed batches a remainder is left in the log, for the batch that it will fill: a stop
-            must
-        not change where later batches are cut. `drain` before `close` learns it.
+        must not change where later batches are cut. `drain` before `close` learns it.
         """
+        if self._is_torn:
+            return
         if self._is_fixed:
             while self._advance(flush=False) is not None:
                 pass
@@ -191,7 +193,16 @@ class Trainer:
 
         Returns:
             Rows learned, 0 if the batch was refused; None if there is no batch.
+
+        Raises:
+            Error: an earlier step failed halfway (code `step-failed`): parameters and positions no
+                longer belong together, only a restart from the checkpoint helps.
         """
+        if self._is_torn:
+            raise Error(
+                "an earlier step failed halfway: restart, the trainer resumes from its checkpoint",
+                code="step-failed",
+            )
         self._control.poll()
         while True:
             # Letters that the log did not take stop the reading, else they would pile up.
@@ -200,10 +211,12 @@ class Trainer:
                 return None
             self._reader.fill(self._queue)
             cut = self._queue.cut(flush=flush)
+            self._is_torn = True
             n_rows = None
             if cut.rows is not None and cut.last is not None:
                 n_rows = self._learn(cut, cut.rows, cut.last)
             self._finish(cut)
+            self._is_torn = False
             if n_rows is not None or not cut.positions:
                 return n_rows
 

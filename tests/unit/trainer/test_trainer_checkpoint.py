@@ -219,3 +219,28 @@ def test_half_written_checkpoint_of_a_killed_trainer_is_swept_away(make_bench: M
     trainer = bench.trainer()
     assert trainer.accounting().get("rows_learned", 0) == 0
     assert not leftover.exists()
+
+
+def test_step_that_failed_halfway_is_learned_anew_by_the_next_trainer(
+    make_bench: MakeBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = make_bench()
+    bench.append(random_batch(bench.encoder, np.random.default_rng(0), 96))
+    trainer = bench.trainer()
+    assert trainer.step(0.0) == 32
+
+    def fail(*_: object) -> None:
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer._learner.sparse, "apply", fail)
+        with pytest.raises(MemoryError):
+            trainer.step(0.0)
+    with pytest.raises(Error, match="halfway") as caught:
+        trainer.step(0.0)
+    assert caught.value.code == "step-failed"
+    trainer.close()  # what is in memory must neither be saved nor go on past the lost batch
+
+    again = bench.trainer()
+    assert again.accounting() == {}
+    assert again.drain() == 96
