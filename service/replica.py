@@ -1,7 +1,7 @@
 """Follows the parameter channel: loads the base, applies deltas, heals from gaps, keeps serving.
 
 A frame that cannot be applied is counted and the version before it stays in force until the channel
-has something else to try.
+has something else to try; where only a newer base would do, the replica asks for one.
 """
 
 import logging
@@ -66,6 +66,7 @@ class Replica:
         self._shape = ModelShape.of(encoder, n_tasks=len(settings.tasks))
         self._model: Model | None = None
         self._stuck_at: Head | None = None
+        self._is_unheard = False  # the last request for a base failed
         self._refusals: Counter[str] = Counter()
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
@@ -130,7 +131,8 @@ class Replica:
             return True
         if head.base_seq > info.seq:
             return self._load_base(head)
-        return self._hold(head)  # an older base would lead to the same delta again
+        self._ask(info.epoch, info.seq)  # an older base would lead to the same delta again
+        return self._hold(head)
 
     def _run(self) -> None:
         while not self._stop.is_set():
@@ -146,14 +148,25 @@ class Replica:
                 self._stop.wait(RETRY_S)
 
     def _load_base(self, head: Head) -> bool:
-        base = self._channel.base()
+        try:
+            base = self._channel.base()
+        except TransportError as error:
+            if error.code == "channel-damaged":  # HEAD names a base that is not there
+                self._ask(head.epoch, head.base_seq)
+            raise
         if base is None:
+            self._ask(head.epoch, head.base_seq)
             return self._refuse(head, "base", "gap", "the channel has a head and no base")
         try:
             frame = frames.decode(base[2])
             model = Model(frame, self._shape)
         except _REFUSALS as error:
-            return self._refuse(head, "base", getattr(error, "code", "store"), str(error))
+            reason = getattr(error, "code", "store")
+            # Whole but unfit, as of another schema: the next base would be no better, and asking
+            # for it again and again would keep the trainer busy with nothing else.
+            if reason == "checksum":
+                self._ask(head.epoch, head.base_seq)
+            return self._refuse(head, "base", reason, str(error))
         is_first = self._model is None
         self._model = model
         self._learn(frame.info, applied_at_ms=None if is_first else self._clock.now_ms())
@@ -198,6 +211,17 @@ class Replica:
     def _hold(self, head: Head) -> bool:
         self._stuck_at = head
         return False
+
+    def _ask(self, epoch: int, seq: int) -> None:
+        """Ask for a base newer than this; where nobody can be asked, the periodic one helps."""
+        try:
+            self._channel.request_base(epoch, seq)
+        except TransportError as error:
+            if not self._is_unheard:
+                logger.warning("replica=waits_for_periodic_base error=%s", error)
+            self._is_unheard = True
+        else:
+            self._is_unheard = False
 
     def _count(self, kind: str, reason: str, text: str) -> None:
         self._refusals[reason] += 1

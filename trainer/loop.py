@@ -127,7 +127,9 @@ class Trainer:
         if n_rows is None:
             self._wait(timeout_s)
             n_rows = self._advance(flush=False)
-        if not self._state.is_paused:
+        if self._state.is_paused:
+            self._publisher.heal()  # learns nothing: what was learned before reaches all replicas
+        else:
             self._publisher.tick()
         # Unsent letters are only in memory: without a checkpoint a restart makes them again.
         if not self._dead_letters.n_unsent:

@@ -187,6 +187,24 @@ class ParameterChannel(Protocol):
     def delta(self, epoch: int, seq: int) -> bytes | None:
         """One delta; None if it is not there (not yet, or trimmed)."""
 
+    def request_base(self, epoch: int, seq: int) -> None:
+        """Ask whoever publishes for a base newer than (epoch, seq), which a replica cannot leave.
+
+        Asking again changes nothing, and the request outlives who asked. One beyond the head is
+        ignored: no replica can be there, and it might never be met.
+
+        Raises:
+            TransportError: the channel cannot be written. The caller goes on: the next periodic
+                base helps as well, later.
+        """
+
+    def wanted_base(self) -> bool:
+        """Whether a replica asked for a base newer than the newest one; False before the first.
+
+        Raises:
+            TransportError: the channel cannot be read.
+        """
+
     def wait(self, epoch: int, seq: int, *, timeout_s: float) -> bool:
         """Block until there is a head other than (epoch, seq); False as for `EventLog.wait`."""
 

@@ -5,10 +5,11 @@ EPOCH                      the newest epoch that was opened, as text
 HEAD.json                  what is published: epoch, seq, base_seq, published_at_ms
 base-<epoch>-<seq>.frame   the base a new replica starts from
 delta-<epoch>-<seq>.frame  leads from seq - 1 to seq
-LOCK                       held during each change
+WANTED.json                [epoch, seq] that a replica cannot leave without a newer base
+LOCK                       held during each change of the others
 ```
 HEAD moves last: whatever it names is complete and on disk. One trainer writes, any number of
-processes on this machine read. Runs where `flock` does: Linux and macOS.
+processes on this machine read, and write WANTED only. Runs where `flock` does: Linux and macOS.
 """
 
 import contextlib
@@ -67,7 +68,8 @@ class DirectoryChannel:
             head = self.head()
             epoch = max(self._opened_epoch(), head.epoch if head else 0) + 1
             replace_file(self._directory / "EPOCH", str(epoch).encode())
-            remove_temporary_files(self._directory)  # we hold the lock, so nobody else writes
+            # We hold the lock: nobody else writes but a replica asking for a base, and that comes.
+            remove_temporary_files(self._directory)
         return epoch
 
     def publish_base(self, epoch: int, seq: int, frame: bytes) -> None:
@@ -167,6 +169,30 @@ class DirectoryChannel:
             return None  # a file there is half of a publication
         return _read(self._path("delta", epoch, seq))
 
+    def request_base(self, epoch: int, seq: int) -> None:
+        """Ask whoever publishes for a base newer than (epoch, seq), which a replica cannot leave.
+
+        Without the lock, which a publication may hold for seconds: should two replicas write at
+        once, the base that answers either is at the head's seq or beyond it, and so answers both.
+
+        Raises:
+            TransportError: the directory cannot be written.
+        """
+        with disk_errors(f"ask for a base in {self._directory}"):
+            standing = self._standing_request(self.head())
+            if standing is None or standing < (epoch, seq):
+                # Not durable: after a power cut every replica starts anew, with the base.
+                data = msgspec.json.encode((epoch, seq))
+                replace_file(self._directory / "WANTED.json", data, is_durable=False)
+
+    def wanted_base(self) -> bool:
+        """Whether a replica asked for a base newer than the newest one; False before the first."""
+        head = self.head()
+        standing = self._standing_request(head)
+        if head is None or standing is None:
+            return False
+        return (head.epoch, head.base_seq) <= standing
+
     def wait(self, epoch: int, seq: int, *, timeout_s: float) -> bool:
         """Block until the head differs from (epoch, seq); False when time ran out."""
         deadline_s = time.monotonic() + timeout_s
@@ -191,6 +217,17 @@ class DirectoryChannel:
     def _changing(self, what: str) -> Iterator[None]:
         with disk_errors(f"{what} in {self._directory}"), locked(self._directory / "LOCK"):
             yield
+
+    def _standing_request(self, head: Head | None) -> tuple[int, int] | None:
+        """What was asked last, met or not; None for nothing, and for what no replica can mean."""
+        data = _read(self._directory / "WANTED.json")
+        if data is None or head is None:
+            return None
+        try:
+            asked = msgspec.json.decode(data, type=tuple[int, int])
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            return None
+        return asked if asked <= (head.epoch, head.seq) else None
 
     def _opened_epoch(self) -> int:
         path = self._directory / "EPOCH"

@@ -176,6 +176,66 @@ def check_older_base_is_refused(open_channel: OpenChannel) -> None:
         assert channel.base() == (epoch, 4, frame("base", epoch, 4))
 
 
+def check_base_is_wanted_until_a_newer_one_is_there(open_channel: OpenChannel) -> None:
+    with opened(open_channel) as writer, opened(open_channel) as reader:
+        epoch = writer.open_epoch()
+        publish(writer, epoch, 0, 4)
+        assert not writer.wanted_base()
+        for _ in range(2):
+            reader.request_base(epoch, 2)
+            assert writer.wanted_base()
+            assert reader.wanted_base()
+        writer.publish_delta(epoch, 5, frame("delta", epoch, 5))
+        writer.publish_base(epoch, 2, frame("base", epoch, 2))
+        assert writer.wanted_base()
+        writer.publish_base(epoch, 3, frame("base", epoch, 3))
+        assert not writer.wanted_base()
+        reader.request_base(epoch, 3)  # the base itself may be the damaged frame
+        assert writer.wanted_base()
+        next_epoch = writer.open_epoch()
+        assert writer.wanted_base()
+        publish(writer, next_epoch, 6, 7)
+        assert not writer.wanted_base()
+
+
+def check_newest_of_several_requests_stands(open_channel: OpenChannel) -> None:
+    with opened(open_channel) as writer, opened(open_channel) as reader:
+        epoch = writer.open_epoch()
+        publish(writer, epoch, 0, 4)
+        for seq in (1, 3, 2):
+            reader.request_base(epoch, seq)
+        writer.publish_base(epoch, 3, frame("base", epoch, 3))
+        assert writer.wanted_base()
+        writer.publish_base(epoch, 4, frame("base", epoch, 4))
+        assert not writer.wanted_base()
+        for seq in (3, 0):
+            reader.request_base(epoch, seq)
+            assert not writer.wanted_base()
+
+
+def check_request_for_a_base_outlives_who_asked(open_channel: OpenChannel) -> None:
+    with opened(open_channel) as writer:
+        epoch = writer.open_epoch()
+        publish(writer, epoch, 0, 1)
+    with opened(open_channel) as reader:
+        reader.request_base(epoch, 0)
+    with opened(open_channel) as writer:
+        assert writer.wanted_base()
+
+
+def check_request_that_no_replica_can_mean_is_ignored(open_channel: OpenChannel) -> None:
+    with opened(open_channel) as writer, opened(open_channel) as reader:
+        reader.request_base(1, 0)
+        assert not writer.wanted_base()  # the first base comes unasked
+        epoch = writer.open_epoch()
+        publish(writer, epoch, 5, 7)
+        for beyond in ((epoch, 8), (epoch + 1, 0), (epoch, 1 << 62)):
+            reader.request_base(*beyond)
+            assert not writer.wanted_base()
+        reader.request_base(epoch, 6)
+        assert writer.wanted_base()
+
+
 def check_wait_wakes_on_publication_by_another(open_channel: OpenChannel) -> None:
     with opened(open_channel) as writer, opened(open_channel) as reader:
         epoch = writer.open_epoch()

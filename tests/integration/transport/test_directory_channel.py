@@ -103,6 +103,42 @@ def test_base_that_is_missing_is_named(tmp_path: Path) -> None:
     assert damaged.value.code == "channel-damaged"
 
 
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"{", b"\xff\xfe", b"[1]", b"[1,2,3]", b'["1","1"]', b"[1,1e999]", b"null", b"[" * 9_999],
+    ids=repr,
+)
+def test_damaged_request_for_a_base_is_ignored_and_replaced(content: bytes, tmp_path: Path) -> None:
+    channel = DirectoryChannel(tmp_path, clock=SystemClock())
+    epoch = channel.open_epoch()
+    publish(channel, epoch, 0, 2)
+    (tmp_path / "WANTED.json").write_bytes(content)
+    assert not channel.wanted_base()
+    channel.request_base(epoch, 1)
+    assert channel.wanted_base()
+
+
+def test_repeated_request_for_a_base_writes_nothing(tmp_path: Path) -> None:
+    channel = DirectoryChannel(tmp_path, clock=SystemClock())
+    epoch = channel.open_epoch()
+    publish(channel, epoch, 0, 2)
+    channel.request_base(epoch, 1)
+    os.utime(tmp_path / "WANTED.json", (0, 0))
+    for seq in (1, 0):
+        channel.request_base(epoch, seq)
+    assert (tmp_path / "WANTED.json").stat().st_mtime == 0.0
+
+
+def test_request_for_a_base_that_cannot_be_written_says_so(tmp_path: Path) -> None:
+    channel = DirectoryChannel(tmp_path, clock=SystemClock())
+    epoch = channel.open_epoch()
+    publish(channel, epoch, 0, 2)
+    (tmp_path / "WANTED.json").mkdir()  # stands for a directory without write permission
+    with pytest.raises(TransportError, match=r"WANTED\.json") as refused:
+        channel.request_base(epoch, 1)
+    assert refused.value.code == "disk-error"
+
+
 _FULL_DISK = """
 import resource, sys
 from pathlib import Path

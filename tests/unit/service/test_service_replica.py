@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from freshrank import frames
+from freshrank.errors import TransportError
 from freshrank.frames import Frame, TableRows
 from freshrank.metrics import Metrics
 from freshrank.transport.base import ACTIONS
@@ -94,6 +95,80 @@ def test_a_flipped_bit_is_refused_and_the_next_base_heals(world: World, replica:
     world.rebase(rows(k1=4.0), seq=3)
     settle(replica)
     assert version(replica) == "d0-s3"
+    assert row(replica, 1) == [4.0] * WIDTH
+    assert not replica.is_behind
+
+
+def test_a_replica_that_holds_asks_for_a_base_once_per_head(
+    world: World, replica: Replica, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[int, int]] = []
+    monkeypatch.setattr(world.channel, "request_base", lambda *at: asked.append(at))
+    world.base(rows(k1=1.0))
+    world.delta(rows(k1=2.0))
+    settle(replica)
+    assert asked == []
+    world.delta(rows(k1=3.0), damage=True)
+    for _ in range(3):
+        settle(replica)
+    assert asked == [(1, 1)]
+    world.delta(rows(k1=4.0))
+    settle(replica)
+    assert asked == [(1, 1), (1, 1)]
+    (world.directory / "parameters" / "delta-1-2.frame").unlink()
+    world.delta(rows(k1=5.0))
+    settle(replica)
+    assert asked == [(1, 1), (1, 1), (1, 1)]
+    assert replica.refusals == {"checksum": 2, "gap": 1}
+    assert version(replica) == "d0-s1"
+
+
+@pytest.mark.parametrize("is_missing", [False, True])
+def test_a_damaged_base_is_asked_for_again(
+    world: World, replica: Replica, is_missing: bool
+) -> None:
+    world.base(rows(k1=1.0))
+    settle(replica)
+    world.base(rows(k1=2.0), seq=4)
+    path = world.directory / "parameters" / "base-2-4.frame"
+    if is_missing:
+        path.unlink()
+        with pytest.raises(TransportError, match="lacks base 2-4"):
+            replica.step(0.0)
+    else:
+        path.write_bytes(path.read_bytes()[:-1])
+        settle(replica)
+    assert world.channel.wanted_base()
+    assert version(replica) == "d0-s0"
+    world.delta(rows())
+    world.rebase(rows(k1=2.0), seq=5)
+    settle(replica)
+    assert not world.channel.wanted_base()
+    assert row(replica, 1) == [2.0] * WIDTH
+
+
+def test_a_base_of_another_schema_is_not_asked_for_again(world: World, replica: Replica) -> None:
+    world.base(schema_hash="0" * 16)
+    settle(replica)
+    assert replica.refusals == {"schema": 1}
+    assert not world.channel.wanted_base()
+    assert not (world.directory / "parameters" / "WANTED.json").exists()
+
+
+def test_a_replica_that_cannot_ask_says_so_once_and_goes_on(
+    world: World, replica: Replica, caplog: pytest.LogCaptureFixture
+) -> None:
+    (world.directory / "parameters" / "WANTED.json").mkdir()  # stands for a read-only directory
+    world.base(rows(k1=1.0))
+    world.delta(rows(k1=2.0), damage=True)
+    settle(replica)
+    for value in (3.0, 4.0):
+        world.delta(rows(k1=value))
+        settle(replica)
+    assert caplog.text.count("replica=waits_for_periodic_base") == 1
+    assert replica.refusals == {"checksum": 3}
+    world.rebase(rows(k1=4.0), seq=3)
+    settle(replica)
     assert row(replica, 1) == [4.0] * WIDTH
     assert not replica.is_behind
 

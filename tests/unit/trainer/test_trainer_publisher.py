@@ -275,6 +275,129 @@ def test_base_that_failed_is_published_before_any_delta(
     _assert_equal(Replica.of(frames), trainer)
 
 
+def _wait_s(bench: Bench, trainer: Trainer, n_s: int) -> list[int]:
+    """Let so many seconds pass without examples; the base's seq after each."""
+    base_seqs = []
+    for _ in range(n_s):
+        bench.manual.advance(ms=1_000)
+        trainer.step(0.0)
+        head = bench.channel.head()
+        assert head is not None
+        base_seqs.append(head.base_seq)
+    return base_seqs
+
+
+def test_wanted_base_comes_although_nothing_is_new(make_bench: MakeBench) -> None:
+    bench = make_bench(**ADAPTIVE, features=EXPIRING, sync={"dense_every": "1h"})
+    trainer = bench.trainer()
+    trainer.start()
+    _feed(bench, trainer, 9)
+    followed = Replica.of(bench.frames())
+    bench.channel.request_base(1, 4)
+    assert _wait_s(bench, trainer, 2) == [9, 9]
+    assert not bench.channel.wanted_base()
+    [base] = bench.frames()
+    assert base.dense == followed.dense
+    _assert_equal(Replica.of([base]), trainer)
+
+
+def test_wanted_base_follows_a_delta_of_what_is_new(make_bench: MakeBench) -> None:
+    bench = make_bench(**ADAPTIVE, features=EXPIRING, sync={"sparse_every": "1h"})
+    trainer = bench.trainer()
+    trainer.start()
+    follower = Replica.of(bench.frames())
+    _feed(bench, trainer, 5)
+    bench.channel.request_base(1, 0)
+    assert _wait_s(bench, trainer, 1) == [1]
+    delta = bench.channel.delta(1, 1)
+    assert delta is not None
+    follower.apply(decode(delta))
+    _assert_equal(follower, trainer)
+    _assert_equal(Replica.of(bench.frames()), trainer)
+
+
+def test_wanted_base_takes_the_place_of_a_damaged_base_at_the_same_seq(
+    make_bench: MakeBench,
+) -> None:
+    bench = make_bench(**ADAPTIVE)
+    trainer = bench.trainer()
+    trainer.start()
+    bench.channel.request_base(1, 0)
+    assert _wait_s(bench, trainer, 1) == [1]
+    delta = bench.channel.delta(1, 1)  # for those that hold seq 0 already
+    assert delta is not None
+    assert [len(rows.keys) for rows in decode(delta).tables.values()] == [0, 0, 0]
+    _assert_equal(Replica.of(bench.frames()), trainer)
+
+
+@pytest.mark.parametrize("is_busy", [False, True])
+def test_wanted_bases_are_five_seconds_apart(make_bench: MakeBench, is_busy: bool) -> None:
+    bench = make_bench(**ADAPTIVE)
+    trainer = bench.trainer()
+    trainer.start()
+    base_seqs, changed_at_s = [0], []
+    for second in range(1, 18):
+        head = bench.channel.head()
+        assert head is not None
+        bench.channel.request_base(head.epoch, head.base_seq)  # every base arrives damaged
+        if is_busy:
+            _feed(bench, trainer, 1, seed=second)
+        base_seqs += _wait_s(bench, trainer, 0 if is_busy else 1) or [bench.frames()[0].info.seq]
+        if base_seqs[-1] != base_seqs[-2]:
+            changed_at_s.append(second)
+    assert changed_at_s == [1, 6, 11, 16]
+
+
+def test_wanted_base_comes_from_a_paused_trainer_too(make_bench: MakeBench) -> None:
+    bench = make_bench(**ADAPTIVE, sync={"dense_every": "1h"})
+    trainer = bench.trainer()
+    trainer.start()
+    _feed(bench, trainer, 3)
+    trainer._state.is_paused = True
+    bench.append(random_batch(bench.encoder, np.random.default_rng(7), 10))
+    assert _wait_s(bench, trainer, 6) == [0] * 6
+    bench.channel.request_base(1, 2)
+    assert _wait_s(bench, trainer, 1) == [3]
+    assert bench.frames()[-1].info.examples == 60
+    _assert_equal(Replica.of(bench.frames()), trainer)
+
+
+def test_wanted_base_of_a_restarted_trainer_is_its_first(make_bench: MakeBench) -> None:
+    bench = make_bench(**ADAPTIVE)
+    trainer = bench.trainer()
+    trainer.start()
+    _feed(bench, trainer, 3)
+    trainer.close()
+    bench.channel.request_base(1, 2)
+    again = bench.trainer()
+    again.start()
+    assert not bench.channel.wanted_base()
+    assert _wait_s(bench, again, 12) == [4] * 12
+
+
+@pytest.mark.parametrize("method", ["wanted_base", "publish_base"])
+def test_wanted_base_that_failed_comes_later(
+    make_bench: MakeBench, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    bench = make_bench(**ADAPTIVE)
+    trainer = bench.trainer()
+    trainer.start()
+    _feed(bench, trainer, 3)
+    n_calls = 0
+
+    def refuse(*_: object) -> None:
+        nonlocal n_calls
+        n_calls += 1
+        raise TransportError("the channel is away")
+
+    bench.channel.request_base(1, 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(bench.channel, method, refuse)
+        assert _wait_s(bench, trainer, 4) == [0] * 4
+    assert n_calls == 1
+    assert _wait_s(bench, trainer, 2) == [0, 3]
+
+
 def test_trainer_that_was_taken_over_stops(make_bench: MakeBench) -> None:
     bench = make_bench(**ADAPTIVE)
     old = bench.trainer()
