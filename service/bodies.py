@@ -261,7 +261,8 @@ class ReceiptResponse(msgspec.Struct, frozen=True):
     Attributes:
         receipt: As asked.
         state: queued, joined, trained or servable: the least of its events.
-        outcomes: Of each action, and of other events where there is something to say.
+        outcomes: Of each action, and of other events where there is something to say; `unknown`
+            where this replica began after it was decided.
         queued_at: When they entered the log.
         trained_at: When the frame that first held them was published.
         servable_at: When this replica had applied it.

@@ -26,7 +26,8 @@ class Reached:
     """When a record had its effect here; None where it was there from the start or long ago.
 
     Attributes:
-        published_at_ms: When the frame that first held it was published.
+        published_at_ms: When the frame that first held it was published; None as well when that
+            was a delta that a base stood in for. Its outcome is known only where this is.
         applied_at_ms: When this process had applied it.
     """
 
@@ -104,8 +105,8 @@ class Learned:
 
         A trainer that resumed from a checkpoint brings lower offsets: it learns what it lost again.
         """
-        published_at_ms = None if applied_at_ms is None else info.published_at_ms
-        reached = Reached(published_at_ms, applied_at_ms)
+        is_told = applied_at_ms is not None and info.kind == "delta"
+        reached = Reached(info.published_at_ms if is_told else None, applied_at_ms)
         with self._lock:
             for log, offset in info.offsets.items():
                 self._histories[log].reach(offset, reached)

@@ -7,7 +7,7 @@ configuration did not issue is not found.
 import base64
 import hashlib
 import hmac
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Final, Literal
 
@@ -181,17 +181,22 @@ class Receipts:
         is_joined = self._progress.offset("joined", topic, partition) > offset
         return "joined" if is_joined else "queued"
 
-    def _outcomes(self, span: Span) -> list[EventOutcome]:
+    def _outcomes(self, span: Span) -> Iterator[EventOutcome]:
         """Of every action; of other records where there is something to say."""
-        outcomes = []
         for offset in range(span.first, span.last + 1):
             text = self._learned.outcome(span.topic, span.partition, offset)
             if text is None and span.topic == ACTIONS:
-                state = self._state(span, offset)
-                text = "trained" if state == "servable" else state
+                text = self._plain_outcome(span, offset)
             if text is not None:
-                outcomes.append(EventOutcome(span.topic, span.partition, offset, text))
-        return outcomes
+                yield EventOutcome(span.topic, span.partition, offset, text)
+
+    def _plain_outcome(self, span: Span, offset: int) -> str:
+        """Of an action of which no frame said anything: `trained`, if this process heard them."""
+        state = self._state(span, offset)
+        if state != "servable":
+            return state
+        reached = self._learned.reached(span.topic, span.partition, offset)
+        return "unknown" if reached is None or reached.published_at_ms is None else "trained"
 
     def _reached(self, span: Span) -> Reached:
         if span.topic == ENTITIES:

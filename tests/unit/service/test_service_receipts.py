@@ -137,6 +137,37 @@ def test_a_restart_still_knows_the_state_but_not_the_time(
     assert answer["event_to_servable_seconds"] is None
 
 
+def test_a_restart_makes_no_outcome_up(world: World, make_client: MakeClient) -> None:
+    """What was decided while nobody here listened may have been late, unmatched or a duplicate."""
+    world.base()
+    old = make_client(world)
+    receipt = click(old, 3)
+    world.delta(offsets={LOG: 1}, outcomes=[outcome(0, "late")])
+    assert [one["outcome"] for one in status(old, receipt)["outcomes"]][2] == "queued"
+    world.base(offsets={LOG: 2}, outcomes=[outcome(1, "duplicate")])
+    world.registry = CollectorRegistry()
+    new = make_client(world)
+    answer = status(new, receipt)
+    assert answer["state"] == "queued"
+    assert [one["outcome"] for one in answer["outcomes"]] == ["unknown", "duplicate", "queued"]
+    world.delta(offsets={LOG: 3})
+    answer = status(new, receipt, "?wait=5s")
+    assert answer["state"] == "servable"
+    assert [one["outcome"] for one in answer["outcomes"]] == ["unknown", "duplicate", "trained"]
+
+
+def test_a_base_instead_of_missed_deltas_makes_no_outcome_up(
+    world: World, client: TestClient
+) -> None:
+    receipt = click(client, 2)
+    world.seq += 1  # a delta that never came, with an outcome that nobody will tell
+    world.rebase(offsets={LOG: 1}, seq=1)
+    world.delta(offsets={LOG: 2})
+    answer = status(client, receipt, "?wait=5s")
+    assert answer["state"] == "servable"
+    assert [one["outcome"] for one in answer["outcomes"]] == ["unknown", "trained"]
+
+
 def test_a_trainer_that_lost_its_last_minute_takes_servable_back(
     world: World, client: TestClient
 ) -> None:
