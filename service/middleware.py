@@ -1,5 +1,6 @@
 """Around every request: its id, limits that hold before it is read, metrics, last resort."""
 
+import asyncio
 import logging
 import re
 import time
@@ -18,6 +19,8 @@ from service.request_ids import new_request_id
 logger = logging.getLogger(__name__)
 
 REQUEST_ID: Final = "X-Request-Id"
+# 2 MiB at 200 kB/s. Without it, idle connections would hold every place in `limits.in_flight`.
+BODY_S_MAX: Final = 10.0
 _LEGAL_ID: Final = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 # Probes and scrapes must see an overloaded service, and the page is only files.
 _UNGATED: Final = ("/health/", "/metrics", "/ui")
@@ -97,12 +100,22 @@ class Guard:
             self._metrics.http_in_flight.set(self._gate.n_working)
 
     def _counted(self, receive: Receive) -> Receive:
-        """A body without a length is counted as it comes."""
+        """A body without a length is counted as it comes, and every body has to come."""
         n_bytes = 0
+        is_whole = False
+        end_s = asyncio.get_running_loop().time() + BODY_S_MAX
 
         async def counting() -> Message:
-            nonlocal n_bytes
-            message = await receive()
+            nonlocal n_bytes, is_whole
+            try:
+                async with asyncio.timeout_at(None if is_whole else end_s):
+                    message = await receive()
+            except TimeoutError:
+                detail = f"the body did not come within {BODY_S_MAX:.0f} s"
+                raise ProblemError(
+                    "bad-request", detail, status=408, headers={"Connection": "close"}
+                ) from None
+            is_whole = not message.get("more_body", False)
             n_bytes += len(message.get("body", b""))
             if n_bytes > self._body_bytes_max:
                 raise self._too_large()

@@ -38,7 +38,7 @@ router = APIRouter(tags=["events"])
 _raw_decoder = msgspec.json.Decoder(RawEvents)
 _feedback_decoder = msgspec.json.Decoder(Feedback)
 
-_POST_PROBLEMS: Final = (400, 401, 403, 413, 415, 422, 503)
+_POST_PROBLEMS: Final = (400, 401, 403, 408, 413, 415, 422, 503)
 
 
 @router.post(

@@ -68,7 +68,7 @@ async def metrics(request: Request) -> Response:
     tags=["admin"],
     status_code=202,
     dependencies=[Depends(require("admin"))],
-    responses=answers(400, 401, 403, 404, 413, 415, 422, 503, code=202),
+    responses=answers(400, 401, 403, 404, 408, 413, 415, 422, 503, code=202),
     openapi_extra=takes(ControlRequest, required=False),
 )
 async def trainer_control(request: Request, command: Literal["pause", "resume"]) -> Response:

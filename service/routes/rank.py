@@ -32,7 +32,7 @@ _decoder = msgspec.json.Decoder(RankRequest)
     "/v1/rank",
     operation_id="rank",
     summary="Order candidates for a user",
-    responses=answers(400, 401, 403, 413, 415, 422, 503, 504, success=RankResponse),
+    responses=answers(400, 401, 403, 408, 413, 415, 422, 503, 504, success=RankResponse),
     openapi_extra=takes(RankRequest),
 )
 async def rank(request: Request) -> Response:
