@@ -95,6 +95,31 @@ class Tick(Event, frozen=True, kw_only=True, tag="tick"):
 
 Message = Impression | Action | Entity | Control | Tick
 
+
+class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
+    """A record of a dead-letter topic; no event, so it has no type and no times of its own.
+
+    Attributes:
+        topic: Where the value stood.
+        partition: Its partition.
+        offset: Its offset; the last one where rows of several records were refused together.
+        code: Why, as a slug.
+        reason: Why, for a person; may be empty.
+        value: The record's bytes, or the refused example rows as a record of their own without
+            offsets, so that it can be appended again. Empty when it does not fit into a record:
+            then it can only be read at its offset.
+        v: Format version.
+    """
+
+    topic: str
+    partition: int
+    offset: int
+    code: str
+    reason: str
+    value: bytes
+    v: int = VERSION
+
+
 _encoder = msgspec.msgpack.Encoder()
 _decoder: msgspec.msgpack.Decoder[Message] = msgspec.msgpack.Decoder(Message)
 
@@ -106,7 +131,7 @@ class _Version(msgspec.Struct):
 _version_decoder = msgspec.msgpack.Decoder(_Version)
 
 
-def encode(message: Message) -> bytes:
+def encode(message: Message | DeadLetter) -> bytes:
     """The record's bytes."""
     return _encoder.encode(message)
 

@@ -6,8 +6,7 @@ from freshrank import messages
 from freshrank.errors import DataError
 from freshrank.messages import Control
 from freshrank.transport.base import CONTROL, EventLog, TopicPartition
-from trainer.dead_letters import DeadLetterBox
-from trainer.queue import Refused
+from trainer.dead_letters import DeadLetterBox, Refused
 from trainer.state import TrainerState
 
 logger = logging.getLogger(__name__)
@@ -44,7 +43,7 @@ class ControlReader:
                 if not isinstance(message, Control):
                     raise DataError("not a control record", code="not-control")
             except DataError as error:
-                self._dead_letters.put(Refused(record, error.code, None))
+                self._dead_letters.put(Refused(record, error.code, str(error)))
             else:
                 state.is_paused = message.command == "pause"
                 logger.info("command=%s offset=%d", message.command, record.offset)

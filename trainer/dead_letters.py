@@ -3,15 +3,15 @@
 import logging
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Final
 
-import msgspec
 import numpy as np
 
-from freshrank import examples
+from freshrank import examples, messages
 from freshrank.errors import TransportError
 from freshrank.examples import BatchInfo, ExampleBatch
+from freshrank.messages import DeadLetter
 from freshrank.transport.base import (
     DEAD_LETTER_SUFFIX,
     RECORD_BYTES_MAX,
@@ -19,35 +19,47 @@ from freshrank.transport.base import (
     NewRecord,
     Record,
 )
-from trainer.queue import Refused
 from trainer.rows import select
 
 logger = logging.getLogger(__name__)
 
-# Topic, reason and numbers of the envelope stay far below this.
-_ENVELOPE_BYTES_MAX: Final = 1_024
+# Names, numbers and reason of a letter (at most four bytes a character) stay below this.
+_ENVELOPE_BYTES_MAX: Final = 8_192
+_REASON_LENGTH_MAX: Final = 1_000
 
 
-class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
-    """A record of a dead-letter topic, as msgpack.
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """What goes to the dead letter.
 
     Attributes:
-        topic: Where the value stood.
-        partition: Its partition.
-        offset: Its offset; the last one where rows of several records were refused together.
-        reason: A slug.
-        value: The record's bytes, or the refused rows encoded as a record of their own without
-            offsets, so that it can be appended again. Empty when it does not fit into a record:
-            then it can only be read at its offset.
-        v: Format version.
+        record: Where it stood.
+        code: Why, as a slug.
+        reason: Why, for a person.
+        rows: Rows of the record; None when all of it is refused as it is.
     """
 
-    topic: str
-    partition: int
-    offset: int
-    reason: str
-    value: bytes
-    v: int = 1
+    record: Record
+    code: str
+    reason: str = ""
+    rows: ExampleBatch | None = None
+
+
+def dead_letter(record: Record, code: str, reason: str, value: bytes) -> bytes:
+    """The letter that sends a value to its record's dead-letter topic."""
+    letter = DeadLetter(
+        topic=record.topic,
+        partition=record.partition,
+        offset=record.offset,
+        code=code,
+        reason=reason[:_REASON_LENGTH_MAX],
+        value=value if _fits(value, record) else b"",
+    )
+    return messages.encode(letter)
+
+
+def _fits(value: bytes, record: Record) -> bool:
+    return len(value) + len(record.key) + _ENVELOPE_BYTES_MAX < RECORD_BYTES_MAX
 
 
 class DeadLetterBox:
@@ -83,15 +95,16 @@ class DeadLetterBox:
         rows = refused.rows
         n = 1 if rows is None else rows.n_rows - int(rows.is_reversal.sum()) // 2
         self._counts[name] += n
-        self._counts[f"{name}:{refused.reason}"] += n
-        if rows is None:
-            self._keep(record, refused.reason, record.value)
-        else:
+        self._counts[f"{name}:{refused.code}"] += n
+        values = [record.value]
+        if rows is not None:
             # Without its offsets and outcomes: those of the record are in force whatever became
             # of these rows.
-            rows = replace(rows, info=BatchInfo(rows.info.schema_hash))
-            for value in self._encode(rows):
-                self._keep(record, refused.reason, value)
+            values = self._encode(replace(rows, info=BatchInfo(rows.info.schema_hash)), record)
+        for value in values:
+            letter = dead_letter(record, refused.code, refused.reason, value)
+            new = NewRecord(record.key, letter)
+            self._unsent.append((record.topic + DEAD_LETTER_SUFFIX, new))
 
     def flush(self) -> None:
         """Append what is kept.
@@ -111,23 +124,10 @@ class DeadLetterBox:
         except TransportError as error:
             logger.warning("dead_letters=kept n=%d error=%s", self.n_unsent, error)
 
-    def _keep(self, record: Record, reason: str, value: bytes) -> None:
-        if len(value) + len(record.key) + _ENVELOPE_BYTES_MAX >= RECORD_BYTES_MAX:
-            value = b""
-        letter = DeadLetter(
-            topic=record.topic,
-            partition=record.partition,
-            offset=record.offset,
-            reason=reason,
-            value=value,
-        )
-        new = NewRecord(record.key, msgspec.msgpack.encode(letter))
-        self._unsent.append((record.topic + DEAD_LETTER_SUFFIX, new))
-
-    def _encode(self, rows: ExampleBatch) -> list[bytes]:
+    def _encode(self, rows: ExampleBatch, record: Record) -> list[bytes]:
         """Rows as one record, or as several when one would be too large."""
         value = examples.encode(rows, self._tasks)
-        if len(value) + _ENVELOPE_BYTES_MAX < RECORD_BYTES_MAX or rows.n_rows == 1:
+        if _fits(value, record) or rows.n_rows == 1:
             return [value]
         halves = np.array_split(np.arange(rows.n_rows), 2)
-        return [value for half in halves for value in self._encode(select(rows, half))]
+        return [value for half in halves for value in self._encode(select(rows, half), record)]

@@ -14,13 +14,13 @@ from freshrank.settings import Settings
 from freshrank.transport.base import EXAMPLES, EventLog, ParameterChannel, Record
 from trainer.control import LOG as CONTROL_LOG
 from trainer.control import ControlReader
-from trainer.dead_letters import DeadLetterBox
+from trainer.dead_letters import DeadLetterBox, Refused
 from trainer.evaluation import Evaluation
 from trainer.export import OnnxExport
 from trainer.gauges import Gauges
 from trainer.learner import Learner
 from trainer.publisher import Publisher
-from trainer.queue import BatchQueue, Cut, Refused
+from trainer.queue import BatchQueue, Cut
 from trainer.reader import ExampleReader
 from trainer.saver import Saver
 
@@ -229,7 +229,8 @@ class Trainer:
         if not step.is_applied:
             state.counts["nonfinite_steps"] += 1
             logger.error("step=refused reason=non-finite rows=%d", batch.n_rows)
-            cut.refused.append(Refused(last, "non-finite", batch))
+            reason = "the loss or a gradient of the batch with these rows was not finite"
+            cut.refused.append(Refused(last, "non-finite", reason, batch))
             return 0
         self._evaluation.add(batch, step.predictions, step.item_age_s)
         state.learned(batch)

@@ -16,8 +16,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from freshrank.errors import DataError
 from freshrank.examples import BatchInfo, ExampleBatch
 from freshrank.transport.base import Record
+from trainer.dead_letters import Refused
 from trainer.rows import concatenate, select
 from trainer.validation import Verdict
 
@@ -35,30 +37,11 @@ class ReadRecord:
 
     Attributes:
         record: As read.
-        batch: Its rows; None when it is not a batch of examples.
-        verdict: Of its rows; None with `batch`.
-        reason: Why the whole record is refused, or empty.
+        judged: Its rows and what they are worth, or why the whole record is refused.
     """
 
     record: Record
-    batch: ExampleBatch | None
-    verdict: Verdict | None
-    reason: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Refused:
-    """Rows for the dead letter.
-
-    Attributes:
-        record: Where they stood.
-        reason: A slug.
-        rows: The rows; None when the whole record is refused as it is.
-    """
-
-    record: Record
-    reason: str
-    rows: ExampleBatch | None
+    judged: tuple[ExampleBatch, Verdict] | DataError
 
 
 @dataclass(slots=True)
@@ -109,8 +92,8 @@ class BatchQueue:
         """Append a record; of a partition, always the next one."""
         partition = record.record.partition
         start = 0 if self._n_waiting[partition] else self._rows[partition]
-        if record.verdict is not None:
-            self.n_rows += int((record.verdict.good >= start).sum())
+        if not isinstance(record.judged, DataError):
+            self.n_rows += int((record.judged[1].good >= start).sum())
         self._n_waiting[partition] += 1
         self._records.append(record)
 
@@ -143,38 +126,34 @@ class BatchQueue:
         """Take up to `wanted` rows of the first record; say whether it is done."""
         record = read.record
         start = self._rows[record.partition]
-        if read.batch is None or read.verdict is None:
-            cut.refused.append(Refused(record, read.reason, None))
+        if isinstance(read.judged, DataError):
+            cut.refused.append(Refused(record, read.judged.code, str(read.judged)))
             self._pass(record, None, cut)
             return None, True
-        good = read.verdict.good[read.verdict.good >= start]
+        batch, verdict = read.judged
+        good = verdict.good[verdict.good >= start]
         n = min(max(wanted, 0), len(good))
-        if 0 < n < len(good) and read.verdict.is_pair_first[good[n - 1]]:
+        if 0 < n < len(good) and verdict.is_pair_first[good[n - 1]]:
             n += 1
         is_done = n == len(good)
-        stop = read.batch.n_rows if is_done else int(good[n])
+        stop = batch.n_rows if is_done else int(good[n])
         if is_done:
             self._pass(record, None, cut)
-            cut.finished.append(read.batch.info)
+            cut.finished.append(batch.info)
         elif stop > start:
             self._pass(record, stop, cut)
-        self._refuse(read, start, stop, cut)
-        return (select(read.batch, good[:n]) if n else None), is_done
+        by_code: dict[str, list[int]] = {}
+        for row, code in sorted(verdict.bad.items()):
+            if start <= row < stop:
+                by_code.setdefault(code, []).append(row)
+        for code, rows in by_code.items():
+            chosen = select(batch, np.array(rows, np.int64))
+            reason = f"rows {rows[:100]} cannot be learned"
+            cut.refused.append(Refused(record, code, reason, chosen))
+        return (select(batch, good[:n]) if n else None), is_done
 
     def _pass(self, record: Record, row: int | None, cut: Cut) -> None:
         """Move the partition to `row` of the record, or behind it."""
         position = Position(record.offset + 1, 0) if row is None else Position(record.offset, row)
         self._rows[record.partition] = position.row
         cut.positions[record.partition] = position
-
-    @staticmethod
-    def _refuse(read: ReadRecord, start: int, stop: int, cut: Cut) -> None:
-        if read.batch is None or read.verdict is None:
-            return
-        by_reason: dict[str, list[int]] = {}
-        for row, reason in sorted(read.verdict.bad.items()):
-            if start <= row < stop:
-                by_reason.setdefault(reason, []).append(row)
-        for reason, rows in by_reason.items():
-            chosen = select(read.batch, np.array(rows, np.int64))
-            cut.refused.append(Refused(read.record, reason, chosen))

@@ -75,7 +75,7 @@ class ExampleReader:
         except DataError as error:
             if error.code == "newer-version":
                 raise SchemaError(f"{self._place(record)}: {error}") from error
-            return ReadRecord(record, None, None, error.code)
+            return ReadRecord(record, error)
         if batch.info.schema_hash != self._schema_hash:
             raise SchemaError(
                 f"{self._place(record)} was written for schema {batch.info.schema_hash}, this "
@@ -83,9 +83,11 @@ class ExampleReader:
                 "tasks, model and salt of the joiner, or restart the joiner with these and learn "
                 "from a new data directory"
             )
-        if batch.values.dense.shape[1] != self._n_dense:
-            return ReadRecord(record, None, None, "schema")
-        return ReadRecord(record, batch, check_rows(batch, self._losses))
+        n_dense = batch.values.dense.shape[1]
+        if n_dense != self._n_dense:
+            error = DataError(f"{n_dense} dense values, expected {self._n_dense}", code="schema")
+            return ReadRecord(record, error)
+        return ReadRecord(record, (batch, check_rows(batch, self._losses)))
 
     @staticmethod
     def _place(record: Record) -> str:

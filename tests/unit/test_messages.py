@@ -14,6 +14,7 @@ from freshrank.messages import (
     VERSION,
     Action,
     Control,
+    DeadLetter,
     Entity,
     Impression,
     Message,
@@ -84,6 +85,22 @@ def test_golden_message_is_read_for_ever(name: str, request: pytest.FixtureReque
         path.write_bytes(encode(EXAMPLES[name]))
     assert decode(path.read_bytes()) == EXAMPLES[name]
     assert encode(EXAMPLES[name]) == path.read_bytes()
+
+
+def test_golden_dead_letter_is_read_for_ever(request: pytest.FixtureRequest) -> None:
+    path = GOLDEN / "dead_letter_v1.msgpack"
+    letter = DeadLetter(
+        topic="freshrank.actions",
+        partition=1,
+        offset=41,
+        code="malformed",
+        reason="not a freshrank message: ünknown",
+        value=b"\xff\x00rubbish",
+    )
+    if request.config.getoption("--update-golden"):
+        path.write_bytes(encode(letter))
+    assert msgspec.msgpack.decode(path.read_bytes(), type=DeadLetter) == letter
+    assert encode(letter) == path.read_bytes()
 
 
 def test_every_message_type_has_a_golden_file() -> None:

@@ -4,18 +4,13 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Final
 
-import msgspec
-
 from freshrank.errors import DataError
 from freshrank.feature_state import Did
 from freshrank.frames import Outcome
-from freshrank.transport.base import DEAD_LETTER_SUFFIX, RECORD_BYTES_MAX, Record
+from freshrank.transport.base import DEAD_LETTER_SUFFIX, Record
+from trainer.dead_letters import dead_letter
 from trainer.joiner.requests import HELD, NEGATIVE, PENDING, POSITIVE, SAMPLED_OUT
 from trainer.joiner.rules import Row
-
-# Names, reason and overhead of a dead letter; a longer value is cut (it stays in its topic).
-_LETTER_BYTES_MAX: Final = 8_192
-_REASON_LENGTH_MAX: Final = 1_000
 
 TOTALS: Final = (
     "accepted_actions",
@@ -66,17 +61,9 @@ class Ledger:
 
     def bury(self, record: Record, error: DataError) -> None:
         """Send a record to the dead letter."""
-        letter = {
-            "topic": record.topic,
-            "partition": record.partition,
-            "offset": record.offset,
-            "code": error.code,
-            "reason": str(error)[:_REASON_LENGTH_MAX],
-            "value": record.value[: RECORD_BYTES_MAX - _LETTER_BYTES_MAX],
-            "v": 1,
-        }
+        letter = dead_letter(record, error.code, str(error), record.value)
         self.tell(record.topic, record.offset, "dead_letter")
-        self.letters.append((record.topic + DEAD_LETTER_SUFFIX, msgspec.msgpack.encode(letter)))
+        self.letters.append((record.topic + DEAD_LETTER_SUFFIX, letter))
 
     def schedule(self, due_at_ms: int, request_id: str) -> None:
         """Note when a request falls due."""

@@ -193,9 +193,9 @@ def test_bad_action_goes_to_the_dead_letter_and_the_stream_goes_on(
     assert world.said() == [("r", "1", (1.0,), (1.0,))]
     assert world.outcomes() == {offset: ["dead_letter"]}
     (letter,) = world.letters(ACTIONS)
-    assert (letter["topic"], letter["partition"], letter["offset"]) == (ACTIONS, 0, offset)
-    assert letter["code"] == code
-    assert letter["value"] == world.log.read(ACTIONS, 0, offset, n_max=1)[0].value
+    assert (letter.topic, letter.partition, letter.offset) == (ACTIONS, 0, offset)
+    assert letter.code == code
+    assert letter.value == world.log.read(ACTIONS, 0, offset, n_max=1)[0].value
 
 
 def test_bytes_that_are_no_message_go_to_the_dead_letter(make_world: MakeWorld) -> None:
@@ -209,8 +209,8 @@ def test_bytes_that_are_no_message_go_to_the_dead_letter(make_world: MakeWorld) 
     assert len(world.rows()) == 1
     for topic in (ACTIONS, IMPRESSIONS):
         letters = world.letters(topic)
-        assert [letter["code"] for letter in letters] == ["malformed"] * 4
-        assert letters[3]["value"] == b"x" * 500_000
+        assert [letter.code for letter in letters] == ["malformed"] * 4
+        assert letters[3].value == b"x" * 500_000
     assert world.count("dead_letter", "impressions_dead_letter").total() == 8
 
 
@@ -221,7 +221,7 @@ def test_message_of_another_topic_goes_to_the_dead_letter(make_world: MakeWorld)
 
     world.feed(entity, control)
 
-    assert [letter["code"] for letter in world.letters(IMPRESSIONS)] == ["wrong-topic"] * 2
+    assert [letter.code for letter in world.letters(IMPRESSIONS)] == ["wrong-topic"] * 2
 
 
 @pytest.mark.parametrize(
@@ -245,7 +245,7 @@ def test_bad_impression_goes_to_the_dead_letter_beside_good_ones(
     world.drain()
 
     assert [(row.request, row.item) for row in world.rows()] == [("before", "1"), ("after", "2")]
-    assert [letter["code"] for letter in world.letters(IMPRESSIONS)] == [code]
+    assert [letter.code for letter in world.letters(IMPRESSIONS)] == [code]
     assert world.outcomes(IMPRESSIONS) == {1: ["dead_letter"]}
 
 

@@ -13,7 +13,7 @@ from freshrank.clock import ManualClock
 from freshrank.examples import ExampleBatch
 from freshrank.feature_state import LocalFeatureState
 from freshrank.features import FeatureEncoder
-from freshrank.messages import Action, Impression, Message, Tick, Value
+from freshrank.messages import Action, DeadLetter, Impression, Message, Tick, Value
 from freshrank.progress import Progress
 from freshrank.settings import Settings
 from freshrank.transport.base import ACTIONS, EXAMPLES, IMPRESSIONS, EventLog, NewRecord
@@ -274,10 +274,10 @@ class World:
                     told.setdefault(one.offset, []).append(one.outcome)
         return told
 
-    def letters(self, topic: str) -> list[dict[str, Any]]:
+    def letters(self, topic: str) -> list[DeadLetter]:
         """Dead letters of a topic."""
         records = self.log.read(f"{topic}.dlq", 0, 0, n_max=1_000)
-        return [msgspec.msgpack.decode(record.value) for record in records]
+        return [msgspec.msgpack.decode(record.value, type=DeadLetter) for record in records]
 
     def count(self, *names: str) -> Counter[str]:
         """Some totals."""

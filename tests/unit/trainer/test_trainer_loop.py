@@ -8,12 +8,11 @@ import pytest
 
 from freshrank import examples
 from freshrank.errors import ConfigError, SchemaError, TransportError
-from freshrank.messages import Control
+from freshrank.messages import Control, DeadLetter
 from freshrank.messages import encode as encode_message
 from freshrank.transport.base import CONTROL, EXAMPLES, NewRecord
 from tests.unit.trainer.conftest import MakeBench
 from tests.unit.trainer.example_records import NOW_MS, Bench, make_batch, random_batch
-from trainer.dead_letters import DeadLetter
 from trainer.loop import Trainer
 
 ADAPTIVE = {"trainer": {"batching": "adaptive", "batch_max": 32}}
@@ -105,7 +104,7 @@ def test_bad_rows_go_to_the_dead_letter_and_the_rest_is_learned(make_bench: Make
     assert _items(trainer) == {1, 4}
     [letter] = _dead_letters(bench)
     assert (letter.topic, letter.partition, letter.offset) == (EXAMPLES, 0, 0)
-    assert letter.reason == "bad-weight"
+    assert letter.code == "bad-weight"
     refused = examples.decode(letter.value, ["click"], [s.name for s in bench.encoder.slots])
     assert refused.values.slots["item_id"].ids.tolist() == [2, 3]
     assert trainer.accounting()["examples_dead_letter"] == 2
@@ -118,7 +117,7 @@ def test_record_that_is_no_batch_goes_to_the_dead_letter_as_it_is(make_bench: Ma
     bench.append(make_batch(bench.encoder, {"item_id": [[5]]}, [1]))
     trainer = bench.trainer()
     assert _step_all(trainer) == 1
-    assert [(letter.reason, letter.value) for letter in _dead_letters(bench)] == [
+    assert [(letter.code, letter.value) for letter in _dead_letters(bench)] == [
         ("malformed", b"rubbish")
     ]
 
@@ -147,7 +146,7 @@ def test_poisoned_step_is_dead_lettered_and_later_ones_are_learned(make_bench: M
     assert counts["nonfinite_steps"] == 1
     assert counts["rows_learned"] == 2
     [letter] = _dead_letters(bench)
-    assert letter.reason == "non-finite"
+    assert letter.code == "non-finite"
     refused = examples.decode(letter.value, ["click"], [s.name for s in bench.encoder.slots])
     assert refused.values.slots["item_id"].ids.tolist() == [7, 666]
     assert refused.info.offsets == {}  # appending it again decides nothing
@@ -215,7 +214,7 @@ def test_record_that_is_no_command_is_passed_over(make_bench: MakeBench) -> None
     trainer = bench.trainer()
     trainer.step(0.0)
     assert trainer.statistics()["paused"] == 1.0
-    assert [letter.reason for letter in _dead_letters(bench, CONTROL)] == ["malformed"]
+    assert [letter.code for letter in _dead_letters(bench, CONTROL)] == ["malformed"]
     assert trainer.accounting()["control_dead_letter"] == 1
 
 

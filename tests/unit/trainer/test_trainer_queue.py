@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from freshrank.errors import DataError
 from freshrank.examples import ExampleBatch
 from freshrank.features import FeatureEncoder
 from freshrank.transport.base import EXAMPLES, Record
@@ -40,8 +41,8 @@ def _batch(
 def _read(batch: ExampleBatch | None, offset: int, partition: int = 0) -> ReadRecord:
     record = Record(EXAMPLES, partition, offset, b"", b"", NOW_MS)
     if batch is None:
-        return ReadRecord(record, None, None, "malformed")
-    return ReadRecord(record, batch, check_rows(batch, ["logloss"]))
+        return ReadRecord(record, DataError("rubbish", code="malformed"))
+    return ReadRecord(record, (batch, check_rows(batch, ["logloss"])))
 
 
 def _queue(batch_max: int, *, fixed: bool = True, row: int = 0) -> BatchQueue:
@@ -98,7 +99,7 @@ def test_bad_rows_are_passed_over_and_the_rest_is_learned() -> None:
     queue.put(_read(_batch(5, weights=weights), 0))
     first, last = queue.cut(flush=False), queue.cut(flush=True)
     assert _ids(first) == [0, 2]
-    assert [(r.reason, r.rows.items if r.rows else None) for r in first.refused] == [
+    assert [(r.code, r.rows.items if r.rows else None) for r in first.refused] == [
         ("bad-weight", ["i", "i"])
     ]
     assert first.positions == {0: Position(0, 4)}
@@ -132,7 +133,7 @@ def test_record_that_is_no_batch_is_refused_whole() -> None:
     queue = _queue(2)
     queue.put(_read(None, 0))
     cut = queue.cut(flush=False)
-    assert [(r.reason, r.rows) for r in cut.refused] == [("malformed", None)]
+    assert [(r.code, r.rows) for r in cut.refused] == [("malformed", None)]
     assert cut.positions == {0: Position(1, 0)}
 
 
