@@ -9,8 +9,7 @@ checkpoint-000000000007/
     table-<name>.bin      rows, optimizer state, counts, clocks, cursor, tombstones
 ```
 A checkpoint is written beside its place, every file is synced, then the directory is renamed and
-its
-parent synced: a crash leaves the one before. No format here can run code (no pickle).
+its parent synced: a crash leaves the one before. No format here can run code (no pickle).
 """
 
 import hashlib
@@ -30,7 +29,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from embedding_store import StoreError, Table
-from freshrank.errors import Error
+from freshrank.errors import Error, SchemaError
 from freshrank.transport.files import make_directory, sync_directory
 
 logger = logging.getLogger(__name__)
@@ -135,6 +134,7 @@ class CheckpointStore:
 
         Raises:
             Error: there are checkpoints and none of them is whole (code `checkpoint-damaged`).
+            SchemaError: the newest is of a newer format.
         """
         for leftover in self._directory.glob(f"checkpoint-*{_TEMPORARY_SUFFIX}"):
             shutil.rmtree(leftover)
@@ -167,17 +167,17 @@ def read(path: Path) -> Checkpoint:
     """Read and verify one checkpoint.
 
     Raises:
-        DamagedCheckpoint: a file is missing, has another size or digest, is of a newer format or
-            refused by its reader.
+        DamagedCheckpoint: a file is missing, has another size or digest, or its reader refuses it.
+        SchemaError: it is of a newer format.
     """
     try:
         manifest = json.loads((path / _MANIFEST).read_bytes())
         files = {name: _verified(path / name, entry) for name, entry in manifest["files"].items()}
         state = json.loads(files["state.json"])
         if state["v"] > FORMAT_VERSION:
-            raise DamagedCheckpoint(
+            raise SchemaError(
                 f"{path} has format {state['v']}, this program reads up to {FORMAT_VERSION}: "
-                "upgrade it"
+                "upgrade it, or move that checkpoint away to go on from an older one"
             )
         return Checkpoint(
             state=state,

@@ -11,6 +11,7 @@ import pytest
 from freshrank.errors import Error, SchemaError
 from tests.unit.trainer.conftest import MakeBench
 from tests.unit.trainer.example_records import FEATURES, NOW_MS, Bench, random_batch
+from trainer import checkpoint
 from trainer.loop import Trainer
 
 # No publication after the first base, so that two runs close the same versions of their tables.
@@ -244,3 +245,16 @@ def test_step_that_failed_halfway_is_learned_anew_by_the_next_trainer(
     again = bench.trainer()
     assert again.accounting() == {}
     assert again.drain() == 96
+
+
+def test_checkpoint_of_a_newer_program_stops_the_trainer_and_stays(
+    make_bench: MakeBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = make_bench()
+    bench.trainer().close()
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "FORMAT_VERSION", 2)
+        bench.trainer().close()
+    with pytest.raises(SchemaError, match="format 2, this program reads up to 1"):
+        bench.trainer()
+    assert len(_paths(bench)) == 2
