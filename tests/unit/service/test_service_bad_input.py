@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from freshrank.messages import Entity, Impression
 from freshrank.transport.base import ACTIONS, ENTITIES, IMPRESSIONS
 from tests.unit.service.conftest import MakeClient, MakeWorld
-from tests.unit.service.support import TestClient, World, make_settings
+from tests.unit.service.support import DIM, TestClient, World, make_settings, table_rows
 
 JSON = {"Content-Type": "application/json"}
 
@@ -131,8 +131,9 @@ def test_numbers_beyond_all_bounds_are_422(client: TestClient) -> None:
         assert post(client, "/v1/rank", body)[0] in (400, 422)
         body = b'{"user":%b,"candidates":[]}' % number
         assert post(client, "/v1/rank", body)[0] in (400, 422)
-        body = b'{"request_id":"r","item":"a","event":"click","ts":%b}' % number
-        assert post(client, "/v1/feedback", body)[0] in (400, 422)
+        for field in (b"ts", b"value"):
+            body = b'{"request_id":"r","item":"a","event":"click","%b":%b}' % (field, number)
+            assert post(client, "/v1/feedback", body)[0] in (400, 422)
 
 
 def test_all_mistakes_are_told_up_to_twenty(client: TestClient) -> None:
@@ -185,18 +186,36 @@ def test_a_body_without_length_is_counted(client: TestClient, path: str) -> None
     assert answer.status_code == 413
 
 
-@pytest.mark.parametrize("identity", [0, 1 << 63, (1 << 64) - 1])
+UINT64S = [0, 1, 1 << 63, (1 << 63) - 1, (1 << 53) + 1, 1 << 53, (1 << 64) - 1]
+
+
+@pytest.mark.parametrize("form", [int, str])
 def test_every_uint64_is_an_item_of_its_own(
-    make_world: MakeWorld, make_client: MakeClient, identity: int
+    make_world: MakeWorld, make_client: MakeClient, form: type[int] | type[str]
 ) -> None:
+    """Each has a row of its own, so each has a score of its own, however it is written."""
     world = make_world(settings=make_settings(item_key="uint64"))
-    world.base()
+    rows = {identity: [rank * 0.1] * (DIM + 1) for rank, identity in enumerate(UINT64S)}
+    world.base({"item_id": table_rows(rows)})
     client = make_client(world)
-    others = [0, 1 << 63, (1 << 64) - 1]
-    body = {"user": "u", "candidates": [{"item": i} for i in others], "exclude": [str(identity)]}
-    answer = client.post("/v1/rank", json=body)
-    kept = {item["item"] for item in answer.json()["items"]}
-    assert kept == {str(one) for one in others if one != identity}
+    candidates = [{"item": form(identity)} for identity in UINT64S]
+    answer = client.post("/v1/rank", json={"user": "u", "candidates": candidates}).json()
+    assert [item["item"] for item in answer["items"]] == [str(one) for one in reversed(UINT64S)]
+    assert len({item["score"] for item in answer["items"]}) == len(UINT64S)
+    assert all(item["known"] for item in answer["items"])
+    for identity in UINT64S:
+        body = {"user": "u", "candidates": candidates, "exclude": [form(identity)]}
+        kept = [item["item"] for item in client.post("/v1/rank", json=body).json()["items"]]
+        assert kept == [str(one) for one in reversed(UINT64S) if one != identity]
+    items = {"kind": "impression", "request_id": "r", "items": candidates}
+    features = [{"kind": "item", "item": form(one), "features": {}} for one in UINT64S]
+    sent = client.post("/v1/events", json={"events": [items, *features]})
+    assert sent.json()["accepted"] == 1 + len(UINT64S)
+    impression = world.records(IMPRESSIONS)[-1]
+    assert isinstance(impression, Impression)
+    assert impression.items == [str(one) for one in UINT64S]
+    entities = [one.id for one in world.records(ENTITIES) if isinstance(one, Entity)]
+    assert sorted(entities) == sorted(map(str, UINT64S))
 
 
 @pytest.mark.parametrize("identity", [-1, 1 << 64, "-1", "18446744073709551616", "007", "x", ""])
@@ -213,7 +232,14 @@ def test_what_is_no_uint64_is_422(
     fed = client.post("/v1/feedback", json=event)
     assert fed.status_code == 422
     assert fed.json()["errors"][0]["pointer"] == "#/item"
-    assert world.records(ACTIONS) == []
+    shown = {"kind": "impression", "request_id": "r", "items": [{"item": 1}, {"item": identity}]}
+    sent = client.post("/v1/events", json={"events": [shown, {**event, "kind": "feedback"}]})
+    assert sent.status_code == 422
+    pointers = [error["pointer"] for error in sent.json()["errors"]]
+    assert pointers == ["#/events/0/items/1/item", "#/events/1/item"]
+    body = {"user": "u", "candidates": [], "exclude": [identity]}
+    assert client.post("/v1/rank", json=body).status_code == 422
+    assert [world.records(topic) for topic in (ACTIONS, IMPRESSIONS)] == [[], []]
 
 
 NAMES = st.sampled_from(

@@ -229,8 +229,10 @@ def test_a_full_disk_is_503_and_nothing_is_acknowledged(world: World, client: Te
     assert answer.json()["type"] == "/problems/broker-unavailable"
     assert answer.headers["Retry-After"] == "1"
     assert service_of(client).ingest.totals()["received"] == 0
+    assert actions(world) == []
     world.log.is_full = False
     assert send(client, {**CLICK, "event_id": "e"})["duplicates"] == 0
+    assert [action.event_id for action in actions(world)] == ["e"]
 
 
 def test_feedback_is_one_event_in_short(world: World, client: TestClient) -> None:

@@ -1,6 +1,7 @@
 """POST /v1/rank: what is scored, ordered, said and logged."""
 
 import math
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -371,6 +372,38 @@ def test_nothing_scored_in_time_is_504(
     assert answer.status_code == 504
     assert answer.json()["type"] == "/problems/deadline"
     assert impressions(world) == []
+
+
+def test_answers_during_base_swaps_are_each_of_one_version(
+    world: World, make_client: MakeClient
+) -> None:
+    [known] = world.ids("item_id", ["a"])
+    last_seq = 8
+
+    def publish(seq: int) -> None:
+        world.base({"item_id": table_rows({known: [seq / 10] * (DIM + 1)})}, seq=seq)
+
+    def seqs_until_the_last(client: TestClient) -> list[int]:
+        seqs = []
+        while last_seq not in seqs:
+            answer = rank(client, items=["a"])
+            seq = answer["freshness"]["sparse_seq"]
+            expected = sigmoid(seq / 10 * (DIM + 1))
+            assert answer["items"][0]["score"] == pytest.approx(expected, abs=1e-6)
+            assert answer["model"]["version"] == f"d0-s{seq}"
+            assert answer["degraded"] == []
+            seqs.append(seq)
+        return seqs
+
+    publish(0)
+    client = make_client(world)
+    replica = service_of(client).replica
+    with ThreadPoolExecutor(2) as pool:
+        asking = [pool.submit(seqs_until_the_last, client) for _ in range(2)]
+        for seq in range(1, last_seq + 1):
+            publish(seq)
+            until(lambda seq=seq: replica.model.current.info.seq == seq)
+        assert all(one.result(10) == sorted(one.result()) for one in asking)
 
 
 def test_without_a_base_the_answer_is_503(world: World, make_client: MakeClient) -> None:
