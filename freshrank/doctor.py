@@ -152,12 +152,12 @@ def free_bytes(directory: Path) -> int:
 def data_directory(directory: Path, free_bytes: Callable[[Path], int]) -> Finding:
     """The data directory, or what will hold it, is writable and has room."""
     existing = directory.absolute()
-    while not existing.exists():
-        existing = existing.parent
     name, mend = f"data directory {directory}", "set service.data_dir to another directory"
-    if not existing.is_dir():
-        return Finding(name, False, f"{existing} is not a directory", mend)
     try:
+        while not existing.exists():
+            existing = existing.parent
+        if not existing.is_dir():
+            return Finding(name, False, f"{existing} is not a directory", mend)
         # Asking by a file is certain: root passes os.access on a read-only file system.
         with tempfile.TemporaryFile(dir=existing):
             n_free = free_bytes(existing)

@@ -10,7 +10,7 @@ lies under `service.data_dir`:
     parameters/  the parameter channel
 """
 
-import importlib.util
+import contextlib
 import logging
 import threading
 from collections import Counter
@@ -21,8 +21,9 @@ from typing import TYPE_CHECKING
 from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 
+from freshrank import doctor
 from freshrank.clock import Clock, SystemClock
-from freshrank.errors import ConfigError, TransportError
+from freshrank.errors import ConfigError, Error, TransportError
 from freshrank.feature_state import LocalFeatureState
 from freshrank.features import FeatureEncoder
 from freshrank.progress import Progress
@@ -47,7 +48,7 @@ CLOSE_TIMEOUT_S = 30.0
 
 def can_learn() -> bool:
     """True when the extra `train` is installed."""
-    return all(importlib.util.find_spec(name) for name in ("torch", "onnx", "pyarrow"))
+    return all(map(doctor.is_installed, doctor.TRAIN_MODULES))
 
 
 class Worker:
@@ -69,26 +70,31 @@ class Worker:
         self._thread.start()
 
     def stop(self) -> None:
-        """Finish the step under way and end the thread."""
+        """Finish the step under way and end the thread.
+
+        Raises:
+            Error: it does not end, so what it works on must not be touched.
+        """
         self._stop.set()
         if self._thread.ident is not None:
             self._thread.join(CLOSE_TIMEOUT_S)
-
-    @property
-    def is_alive(self) -> bool:
-        """True while it works."""
-        return self._thread.is_alive()
+        if self._thread.is_alive():
+            self.failure = Error(f"worker {self._name} did not end in {CLOSE_TIMEOUT_S:.0f} s")
+            raise self.failure
 
     def _run(self) -> None:
         retry_s = RETRY_FIRST_S
+        trouble = ""
         while not self._stop.is_set():
             try:
                 self._step(STEP_TIMEOUT_S)
-                retry_s = RETRY_FIRST_S
+                if trouble:
+                    logger.warning("worker=%s state=recovered", self._name)
+                retry_s, trouble = RETRY_FIRST_S, ""
             except TransportError as error:
-                logger.warning(
-                    "worker=%s state=retrying in_s=%.1f error=%s", self._name, retry_s, error
-                )
+                if error.code != trouble:  # a line per change, not per try
+                    logger.warning("worker=%s state=retrying error=%s", self._name, error)
+                trouble = error.code
                 self._stop.wait(retry_s)
                 retry_s = min(2 * retry_s, RETRY_MAX_S)
             except Exception as error:
@@ -121,7 +127,7 @@ class Embedded:
     ) -> None:
         if learn and not can_learn():
             raise ConfigError(
-                "learning needs torch, onnx and pyarrow: pip install 'freshrank[train]', "
+                f"learning needs {', '.join(doctor.TRAIN_MODULES)}: {doctor.TRAIN_MEND}, "
                 "or serve without learning: --no-learn"
             )
         clock = clock or SystemClock()
@@ -135,25 +141,35 @@ class Embedded:
         self.state = LocalFeatureState(n_max=max((f.max_len for f in recent), default=1))
         self.joiners: list[Joiner] = []
         self.trainer: Trainer | None = None
-        if learn:
-            self._compose_learning(directory, clock)
+        self._workers: dict[str, Worker] = {}
+        try:
+            if learn:
+                self._compose_learning(directory, clock)
+            self.app = self._compose_service(clock, simulated=simulated)
+        except BaseException:
+            self.close()
+            raise
+        self.service: Service = self.app.state.service
+        steps = {f"joiner-{i}": joiner.step for i, joiner in enumerate(self.joiners)}
+        if self.trainer is not None:
+            steps["trainer"] = self.trainer.step
+        self._workers = {name: Worker(name, step) for name, step in steps.items()}
+
+    def _compose_service(self, clock: Clock, *, simulated: bool) -> FastAPI:
+        is_learning = self.trainer is not None
         parts = ServiceParts(
-            settings=settings,
+            settings=self.settings,
             encoder=self.encoder,
             log=self.log,
             channel=self.channel,
             state=self.state,
-            progress=self.progress if learn else None,
-            loop=self if learn else None,
+            progress=self.progress if is_learning else None,
+            loop=self if is_learning else None,
             clock=clock,
             registry=CollectorRegistry(),
             simulated=simulated,
         )
-        self.app: FastAPI = create_app(parts)
-        self.service: Service = self.app.state.service
-        self._workers = [Worker(f"joiner-{i}", j.step) for i, j in enumerate(self.joiners)]
-        if self.trainer is not None:
-            self._workers.append(Worker("trainer", self.trainer.step))
+        return create_app(parts)
 
     def _compose_learning(self, directory: Path, clock: Clock) -> None:
         from trainer.joiner import Joiner
@@ -185,28 +201,33 @@ class Embedded:
 
     def start(self) -> None:
         """Start joiners and trainer; the replica starts with the app's lifespan."""
-        for worker in self._workers:
+        for worker in self._workers.values():
             worker.start()
 
     def close(self) -> None:
-        """Stop in the order of the stream, save a checkpoint, release the files."""
-        for worker in self._workers:
-            worker.stop()
+        """Stop in the order of the stream, save a checkpoint, release the files.
+
+        What fails does not keep the rest from closing. A trainer that failed is not saved: it may
+        have stopped within a batch, and a checkpoint of that would learn it twice.
+        """
+        with contextlib.ExitStack() as stack:  # the last one first
+            stack.callback(self.log.close)
+            stack.callback(self.channel.close)
+            stack.callback(self._close_learning)
+            for worker in reversed(self._workers.values()):
+                stack.callback(worker.stop)
+
+    def _close_learning(self) -> None:
         for joiner in self.joiners:
             joiner.close()
-        if self.trainer is not None:
+        worker = self._workers.get("trainer")
+        if self.trainer is not None and worker is not None and worker.failure is None:
             self.trainer.close()
-        self.channel.close()
-        self.log.close()
 
     @property
     def failures(self) -> list[Exception]:
         """Errors that stopped a worker."""
-        return [worker.failure for worker in self._workers if worker.failure is not None]
-
-    def is_learning(self) -> bool:
-        """True while joiners and trainer run."""
-        return bool(self._workers) and all(worker.is_alive for worker in self._workers)
+        return [one.failure for one in self._workers.values() if one.failure is not None]
 
     def accounting(self) -> dict[str, int]:
         """The joiners' and the trainer's totals; `freshrank.accounting` says how they add up."""

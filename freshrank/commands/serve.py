@@ -1,6 +1,7 @@
 """`freshrank serve`: the loop of a configuration, answering over HTTP until told to stop."""
 
 import contextlib
+import json
 import sys
 import time
 from collections.abc import Mapping
@@ -9,6 +10,7 @@ from pathlib import Path
 from freshrank import config
 from freshrank.commands.serving import address, listen, served, stopped_by_signal
 from freshrank.embedded import Embedded, can_learn
+from freshrank.errors import Error
 from service.auth import check_listen
 
 
@@ -34,9 +36,11 @@ def run(
     Raises:
         ConfigError: the configuration is wrong, refuses to listen, or cannot learn.
         TransportError: port taken, data directory in use.
+        Error: joiner or trainer had stopped; the log lines before say why.
     """
     overrides = {"FRESHRANK__SERVICE__HOST": host, "FRESHRANK__SERVICE__PORT": port}
-    given = {name: str(value) for name, value in overrides.items() if value is not None}
+    # JSON is YAML: a host such as `::1` or `1e3` stays the text it is.
+    given = {name: json.dumps(value) for name, value in overrides.items() if value is not None}
     settings = config.load(path, environ={**environ, **given})
     check_listen(settings, insecure=insecure)
     if learn is None:
@@ -54,5 +58,10 @@ def run(
                 began_s = time.monotonic()
         finally:
             loop.close()
+    if loop.failures:
+        raise Error(
+            f"a part of the loop had stopped: {loop.failures[0]}. The next start goes on from the "
+            "last checkpoint"
+        )
     saved = "saved a checkpoint and " if learn else ""
     print(f"{saved}stopped in {time.monotonic() - began_s:.1f} s", file=sys.stderr)
