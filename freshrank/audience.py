@@ -16,6 +16,7 @@ CATEGORIES = (
     "travel", "physics", "garden", "comics", "sailing", "poetry",
 )  # fmt: skip
 DEVICES = ("phone", "tablet", "laptop")
+FEATURES = ("category", "price", "device", "hour")  # what it sends, by their names
 N_COHORTS = 8
 
 
@@ -78,8 +79,8 @@ class Audience:
         return len(self.cohort)
 
     def n_items(self, at_s: float) -> int:
-        """Items that exist at `at_s` seconds."""
-        return self._n_items + int(at_s / self._arrival_s)
+        """Items that exist at `at_s` seconds, until all that were drawn have arrived."""
+        return min(self._n_items + int(at_s / self._arrival_s), len(self.category))
 
     def user_name(self, user: int) -> str:
         """The user's id as events carry it."""

@@ -108,7 +108,7 @@ def demo(
     data_dir: Annotated[
         Path | None, typer.Option(help="Keep the data here instead of a temporary directory.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of the simulated audience.")] = 1,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the simulated audience.")] = 1,
 ) -> None:
     """Run the whole loop with a simulated audience and open it to your browser and curl."""
     from freshrank.commands.demo import run

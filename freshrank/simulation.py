@@ -5,19 +5,26 @@ the same ingest as the routes use, and the audience sees only what the ranker an
 """
 
 import heapq
+import logging
 import threading
 
 import numpy as np
 
 from freshrank.audience import Ask, Audience
 from freshrank.clock import Clock
+from freshrank.errors import TransportError
 from service.ingest import Ingest
 from service.ranker import Candidate, Ranker, RankRequest
+
+logger = logging.getLogger(__name__)
 
 TOP_K = 10
 ASKS_PER_ROUND = 10
 # One click in three is followed by a reading time.
 DWELL_SHARE = 1 / 3
+EVENTS_PER_SUBMIT = 500
+# How long the audience stays away from a service that cannot take its events.
+RETRY_S = 1.0
 
 
 class Simulation:
@@ -27,7 +34,8 @@ class Simulation:
         audience: Who.
         ranker: Where they ask.
         ingest: Where their clicks go.
-        clock: Time; event times are the clock's.
+        clock: Time; event times are the clock's. Tastes follow its monotonic part, so that a clock
+            set back or forward does not move the world.
 
     Attributes:
         n_requests: Rank requests asked, each with one impression.
@@ -41,6 +49,7 @@ class Simulation:
         self._ingest = ingest
         self._clock = clock
         self._start_ms = clock.now_ms()
+        self._start_s = clock.monotonic_s()
         self._n_introduced = 0
         self._due: list[tuple[int, int, dict[str, object]]] = []
         self._n_scheduled = 0
@@ -53,7 +62,7 @@ class Simulation:
         """Tell the service about items it has not heard of, as a catalogue would."""
         n_items = self._audience.n_items(self._at_s())
         while self._n_introduced < n_items:
-            last = min(n_items, self._n_introduced + 500)
+            last = min(n_items, self._n_introduced + EVENTS_PER_SUBMIT)
             items = range(self._n_introduced, last)
             self._submit(
                 [
@@ -70,36 +79,44 @@ class Simulation:
     def run(
         self, stop: threading.Event, *, requests_per_second: float, seconds: float | None = None
     ) -> None:
-        """Ask at a steady rate until stopped or for `seconds`; what is due then is never sent."""
+        """Ask at a steady rate until stopped or for `seconds`; what is due then is never sent.
+
+        A service that cannot take events, as its disk is full, is asked again later.
+        """
         began_s = self._clock.monotonic_s()
         n_done = 0
         while not stop.is_set():
             elapsed_s = self._clock.monotonic_s() - began_s
             if seconds is not None and elapsed_s >= seconds:
                 break
-            self.deliver()
             n_owed = int(elapsed_s * requests_per_second) - n_done
-            if n_owed <= 0:
-                stop.wait(0.005)
-                continue
-            self.introduce()
             n = min(n_owed, ASKS_PER_ROUND)
-            self._round(n)
+            try:
+                self.deliver()
+                if n_owed <= 0:
+                    stop.wait(0.005)
+                    continue
+                self.introduce()
+                self._round(n)
+            except TransportError as error:
+                logger.warning("audience=away error=%s", error)
+                stop.wait(RETRY_S)
             # What could not be asked in time is not asked later: an audience does not queue.
             n_done = max(n_done + n, int(elapsed_s * requests_per_second) - ASKS_PER_ROUND)
 
     def deliver(self) -> None:
         """Send the events whose time has come."""
         now_ms = self._clock.now_ms()
-        events = []
         while self._due and self._due[0][0] <= now_ms:
-            events.append(heapq.heappop(self._due)[2])
-        for first in range(0, len(events), 500):
-            self._submit(events[first : first + 500])
-        self.n_actions += len(events)
+            n = min(len(self._due), EVENTS_PER_SUBMIT)
+            due = [one for one in heapq.nsmallest(n, self._due) if one[0] <= now_ms]
+            self._submit([event for _, _, event in due])
+            for _ in due:  # not before: what the log refused is sent again
+                heapq.heappop(self._due)
+            self.n_actions += len(due)
 
     def _at_s(self) -> float:
-        return (self._clock.now_ms() - self._start_ms) / 1_000
+        return self._clock.monotonic_s() - self._start_s
 
     def _round(self, n: int) -> None:
         at_s = self._at_s()

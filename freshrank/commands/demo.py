@@ -1,5 +1,6 @@
 """`freshrank demo`: the whole loop with a simulated audience, in one process."""
 
+import concurrent.futures
 import contextlib
 import json
 import math
@@ -16,13 +17,14 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from freshrank import accounting, config
-from freshrank.audience import Audience
+from freshrank.audience import FEATURES, Audience
 from freshrank.clock import SystemClock
 from freshrank.commands.serving import address, listen, served, stopped_by_signal
 from freshrank.embedded import Embedded
-from freshrank.errors import Error, TransportError
+from freshrank.errors import ConfigError, Error
 from freshrank.settings import Settings
 from freshrank.simulation import Simulation
+from freshrank.transport.files import disk_errors, make_directory, replace_file
 from service.auth import check_listen
 
 # Full speed shows the trainer at work; once the page is up a trickle keeps the figures alive and
@@ -56,17 +58,20 @@ def run(
         seed: Seed of the audience.
 
     Raises:
-        ConfigError: `host` is beyond loopback, and the demo has no keys.
-        TransportError: port taken, or the data directory in use.
-        Error: joiner or trainer stopped; the log lines before say why.
+        ConfigError: `host` is beyond loopback, and the demo has no keys; `seconds` is no number; or
+            the configuration in `data_dir` is not for this audience.
+        TransportError: port taken, or the data directory in use or not writable.
+        Error: joiner or trainer stopped (the log lines before say why), or the accounting of a
+            headless run does not add up.
     """
-    console = Console(stderr=True)
-    listener = listen(host, port if port is not None else 0 if headless else 8000)
+    if seconds is not None and not math.isfinite(seconds):
+        raise ConfigError(f"--seconds {seconds}: write a number of seconds")
+    port = port if port is not None else 0 if headless else 8000
     with contextlib.ExitStack() as stack:
-        stack.callback(listener.close)
         stop = stack.enter_context(stopped_by_signal())
-        settings = _settings(_directory(stack, data_dir), host, listener.getsockname()[1])
+        settings = _settings(_directory(stack, data_dir), host, port)
         check_listen(settings, insecure=False)
+        listener = stack.enter_context(contextlib.closing(listen(host, port)))
         loop = Embedded(settings, learn=True, simulated=True)
         stack.callback(loop.close)
         before = loop.accounting()
@@ -75,78 +80,85 @@ def run(
         simulation = Simulation(
             Audience(seed=seed), loop.service.ranker, loop.service.ingest, SystemClock()
         )
-        _wait_until_ready(loop)
-        simulation.introduce()
+        _wait_until_ready(loop, stop)
         if not headless:
             _print_page(address(listener))
-        warm_up_s = WARM_UP_S if seconds is None else seconds
-        _warm_up(console, loop, simulation, stop, warm_up_s)
+        _warm_up(loop, simulation, stop, WARM_UP_S if seconds is None else seconds)
         if headless:
             _drain(loop, simulation, before)
-            _print_result(result(loop, simulation), as_json=as_json)
-            if loop.failures:
-                raise Error(f"a part of the loop stopped: {loop.failures[0]}")
-        else:
+            _print_result(outcome := result(loop, simulation), as_json=as_json)
+            if problems := outcome["accounting_problems"]:
+                raise Error(f"the accounting does not add up: {'; '.join(problems)}")
+        elif not stop.is_set():
             _print_curls(address(listener))
             simulation.run(stop, requests_per_second=SERVING_REQUESTS_PER_SECOND)
+        _check(loop)
 
 
 def _directory(stack: contextlib.ExitStack, data_dir: Path | None) -> Path:
-    if data_dir is not None:
-        data_dir.mkdir(parents=True, exist_ok=True)
-        return data_dir
-    return Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="freshrank-demo-")))
+    with disk_errors(f"make the data directory {data_dir or tempfile.gettempdir()}"):
+        if data_dir is None:
+            temporary = tempfile.TemporaryDirectory(prefix="freshrank-demo-")
+            return Path(stack.enter_context(temporary))
+        directory = data_dir.expanduser().absolute()
+        make_directory(directory)
+        return directory
 
 
 def _settings(directory: Path, host: str, port: int) -> Settings:
     """The packaged configuration, written beside the data so that `serve` can go on with it."""
-    text = files("freshrank").joinpath("demo.yaml").read_text()
     path = directory / "freshrank.yaml"
-    if not path.exists():
-        path.write_text(text)
+    place = json.dumps(str(directory))  # JSON is YAML
+    with disk_errors(f"write {path}"):
+        if not path.exists():
+            text = config.demo_text().replace("data_dir: data #", f"data_dir: {place} #")
+            replace_file(path, text.encode())
     overrides = {
-        "FRESHRANK__SERVICE__DATA_DIR": str(directory),
-        "FRESHRANK__SERVICE__HOST": host,
+        "FRESHRANK__SERVICE__DATA_DIR": place,
+        "FRESHRANK__SERVICE__HOST": json.dumps(host),
         "FRESHRANK__SERVICE__PORT": str(port),
     }
-    return config.load(path, environ=overrides)
+    settings = config.load(path, environ=overrides)
+    if missing := set(FEATURES) - {feature.name for feature in settings.features}:
+        raise ConfigError(
+            f"{path} is not of the demo: its audience sends {', '.join(sorted(missing))}. "
+            "Choose another --data-dir"
+        )
+    return settings
 
 
-def _wait_until_ready(loop: Embedded) -> None:
+def _check(loop: Embedded) -> None:
+    if loop.failures:
+        raise Error(f"a part of the loop stopped: {loop.failures[0]}")
+
+
+def _wait_until_ready(loop: Embedded, stop: threading.Event) -> None:
     deadline_s = time.monotonic() + READY_TIMEOUT_S
-    while loop.service.replica.model is None:
-        if loop.failures or time.monotonic() > deadline_s:
-            raise TransportError("the first parameters were not published; log lines above say why")
+    while loop.service.replica.model is None and not stop.is_set():
+        _check(loop)
+        if time.monotonic() > deadline_s:
+            raise Error("the first parameters were not published; log lines above say why")
         time.sleep(0.02)
 
 
-def _warm_up(
-    console: Console, loop: Embedded, simulation: Simulation, stop: threading.Event, seconds: float
-) -> None:
-    done = threading.Event()
-    audience = threading.Thread(
-        target=_drive, args=(simulation, stop, done, seconds), name="audience", daemon=True
-    )
-    audience.start()
-    with _bar(console, seconds) as update:
+def _warm_up(loop: Embedded, simulation: Simulation, stop: threading.Event, seconds: float) -> None:
+    with concurrent.futures.ThreadPoolExecutor(1, "audience") as pool, _bar(seconds) as update:
         began_s = time.monotonic()
-        while not done.wait(0.25):
+        audience = pool.submit(
+            simulation.run,
+            stop,
+            requests_per_second=WARM_UP_REQUESTS_PER_SECOND,
+            seconds=seconds,
+        )
+        while not concurrent.futures.wait([audience], 0.25).done:
             update(time.monotonic() - began_s, _figures(loop, simulation, began_s))
-    audience.join()
-
-
-def _drive(
-    simulation: Simulation, stop: threading.Event, done: threading.Event, seconds: float
-) -> None:
-    try:
-        simulation.run(stop, requests_per_second=WARM_UP_REQUESTS_PER_SECOND, seconds=seconds)
-    finally:
-        done.set()
+    audience.result()  # or what went wrong
 
 
 @contextlib.contextmanager
-def _bar(console: Console, seconds: float) -> Iterator[Any]:
+def _bar(seconds: float) -> Iterator[Any]:
     """A progress bar on a terminal; nothing elsewhere."""
+    console = Console(stderr=True)
     columns = (BarColumn(bar_width=20), TimeElapsedColumn(), TextColumn("{task.description}"))
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
         task = progress.add_task("the simulated audience arrives", total=seconds)

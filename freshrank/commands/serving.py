@@ -1,8 +1,11 @@
 """What `demo` and `serve` share: a listening socket, uvicorn in a thread, a clean end."""
 
 import contextlib
+import errno
+import signal
 import socket
 import threading
+import time
 from collections.abc import Iterator
 
 import uvicorn
@@ -26,12 +29,13 @@ def listen(host: str, port: int) -> socket.socket:
     try:
         listener.bind((host, port))
         listener.listen(128)
-    except OSError as error:
+    except (OSError, UnicodeError) as error:  # a host name beyond 63 characters is no Unicode to it
         listener.close()
-        if isinstance(error, socket.gaierror) or error.errno == 99:
-            raise ConfigError(f"cannot listen on {host!r}: {error.strerror}") from error
+        is_host = isinstance(error, socket.gaierror | UnicodeError)
+        if is_host or getattr(error, "errno", None) == errno.EADDRNOTAVAIL:
+            raise ConfigError(f"cannot listen on {host!r}: {error}") from error
         raise TransportError(
-            f"port {port} on {host} is taken or not allowed: {error.strerror}. "
+            f"port {port} on {host} is taken or not allowed: {error}. "
             "Stop the other program, or choose another port with --port (0 takes any free one)",
             code="port-taken",
         ) from error
@@ -51,12 +55,11 @@ def served(app: FastAPI, listener: socket.socket) -> Iterator[uvicorn.Server]:
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, args=([listener],), name="http", daemon=True)
     thread.start()
-    deadline = threading.Event()
-    for _ in range(int(START_TIMEOUT_S / 0.02)):
-        if server.started or not thread.is_alive():
-            break
-        deadline.wait(0.02)
+    deadline_s = time.monotonic() + START_TIMEOUT_S
+    while not server.started and thread.is_alive() and time.monotonic() < deadline_s:
+        time.sleep(0.02)
     if not server.started:
+        server.should_exit = True
         raise TransportError("the HTTP server did not start; its log lines above say why")
     try:
         yield server
@@ -70,8 +73,6 @@ def served(app: FastAPI, listener: socket.socket) -> Iterator[uvicorn.Server]:
 @contextlib.contextmanager
 def stopped_by_signal() -> Iterator[threading.Event]:
     """An event that SIGINT and SIGTERM set; a second signal ends the process at once."""
-    import signal
-
     stop = threading.Event()
 
     def on_signal(number: int, _frame: object) -> None:
