@@ -1,5 +1,6 @@
 """A small HTTP client for the command line: standard library only, errors as `Error`s."""
 
+import http.client
 import json
 import urllib.error
 import urllib.request
@@ -23,7 +24,8 @@ def call(
 
     Raises:
         TransportError: nobody answers there.
-        DataError: the service refused; the text is its problem document's.
+        DataError: the service refused (the text is its problem document's), something else
+            answered, or address or key cannot be sent.
     """
     if not base.startswith(("http://", "https://")):
         raise DataError(f"not an address: {base!r} (write http://127.0.0.1:8000)")
@@ -37,7 +39,11 @@ def call(
             return json.load(response)
     except urllib.error.HTTPError as error:
         raise DataError(_problem(error)) from error
-    except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
+    except (http.client.InvalidURL, UnicodeEncodeError) as error:
+        raise DataError(f"{base} with this key cannot be asked: {error}") from error
+    except ValueError as error:
+        raise DataError(f"{base} does not answer as freshrank does: {error}") from error
+    except (OSError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", error)
         raise TransportError(
             f"no answer from {base}: {reason}. Is the service running? Start it with "
@@ -48,8 +54,9 @@ def call(
 
 def _problem(error: urllib.error.HTTPError) -> str:
     try:
-        problem = json.load(error)
+        with error:
+            problem = json.load(error)
         details = [f"{e['pointer']}: {e['detail']}" for e in problem.get("errors", [])]
         return "; ".join([f"{error.code} {problem['title']}", problem.get("detail", ""), *details])
-    except (ValueError, KeyError, TypeError):
+    except (AttributeError, KeyError, OSError, TypeError, ValueError):
         return f"{error.code} {error.reason}"

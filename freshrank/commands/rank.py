@@ -5,6 +5,7 @@ import sys
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from freshrank.client import call
@@ -23,12 +24,15 @@ def run(*, url: str, key: str | None, user: str, items: list[str], as_json: bool
 
 def show(answer: dict[str, Any], console: Console) -> None:
     """The table and the freshness line."""
+    # What the deadline left without a score stands last and has none.
     tasks = list(answer["items"][0]["task_scores"]) if answer["items"] else []
     table = Table("rank", "item", "score", *tasks, "known", box=None)
     for item in answer["items"]:
-        scores = [f"{item['task_scores'][task]:.4f}" for task in tasks]
+        scores = [_shown(item["task_scores"].get(task)) for task in tasks]
         known = "yes" if item["known"] else "no"
-        table.add_row(str(item["rank"]), item["item"], f"{item['score']:.4f}", *scores, known)
+        table.add_row(
+            str(item["rank"]), escape(item["item"]), _shown(item["score"]), *scores, known
+        )
     console.print(table)
     freshness = answer["freshness"]
     degraded = ", ".join(answer["degraded"]) or "nothing"
@@ -36,3 +40,7 @@ def show(answer: dict[str, Any], console: Console) -> None:
         f"version {answer['model']['version']}, parameters {freshness['sparse_age_seconds']:.1f} s "
         f"old, degraded: {degraded}, took {answer['took_ms']:.1f} ms"
     )
+
+
+def _shown(score: float | None) -> str:
+    return "-" if score is None else f"{score:.4f}"
