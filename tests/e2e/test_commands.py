@@ -1,10 +1,14 @@
 """`serve`, `rank` and `demo` as processes: what they refuse, and that they end cleanly."""
 
+import contextlib
 import json
+import os
 import signal
 import socket
 import subprocess
 import sys
+import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -76,10 +80,10 @@ def get(url: str) -> dict[str, object]:
     return result
 
 
-def learn_one_click(base: str) -> None:
+def learn_one_click(base: str, request: str = "r1") -> None:
     """An impression and its click, until they are servable."""
-    impression = {"kind": "impression", "request_id": "r1", "items": [{"item": "i1"}]}
-    click = {"kind": "feedback", "request_id": "r1", "item": "i1", "event": "click"}
+    impression = {"kind": "impression", "request_id": request, "items": [{"item": "i1"}]}
+    click = {"kind": "feedback", "request_id": request, "item": "i1", "event": "click"}
     receipt = post(f"{base}/v1/events", {"events": [impression, click]})["receipt"]
     assert get(f"{base}/v1/events/{receipt}?wait=30s")["state"] == "servable"
 
@@ -151,3 +155,148 @@ def test_rank_without_a_service_says_how_to_start_one(directory: Path) -> None:
     refused = run("rank", "--user", "u", "--url", "http://127.0.0.1:9", "i1", directory=directory)
     assert refused.returncode == 3
     assert "freshrank serve" in refused.stderr
+
+
+def start_demo(directory: Path, *arguments: str) -> subprocess.Popen[str]:
+    """A demo that keeps its temporary files in `directory`."""
+    return subprocess.Popen(
+        [FRESHRANK, "demo", "--port", "0", *arguments],
+        cwd=directory,
+        env={**os.environ, "TMPDIR": str(directory)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_demo_ends_cleanly_when_interrupted_while_it_warms_up(tmp_path: Path) -> None:
+    process = start_demo(tmp_path, "--seconds", "300")
+    assert process.stdout is not None
+    assert "warming the model up" in process.stdout.readline()
+    process.send_signal(signal.SIGINT)
+    shown, errors = process.communicate(timeout=30)
+    assert (process.returncode, errors) == (0, "")
+    assert "curl" not in shown
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_demo_interrupted_before_it_is_ready_leaves_nothing(tmp_path: Path) -> None:
+    process = start_demo(tmp_path, "--seconds", "300")
+    while not list(tmp_path.iterdir()) and process.poll() is None:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=60)
+    assert (process.returncode, errors) == (0, "")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_demo_refuses_a_directory_with_another_configuration(directory: Path) -> None:
+    refused = run("demo", "--headless", "--data-dir", ".", directory=directory)
+    assert refused.returncode == 2
+    assert "is not of the demo" in refused.stderr
+    assert "--data-dir" in refused.stderr
+    assert [path.name for path in directory.iterdir()] == ["freshrank.yaml"]
+
+
+@pytest.mark.parametrize("name", ["freshrank.yaml", "freshrank.yaml/below"])
+def test_demo_names_a_data_directory_that_cannot_be_made(directory: Path, name: str) -> None:
+    refused = run("demo", "--headless", "--data-dir", name, directory=directory)
+    assert refused.returncode == 3
+    assert "Traceback" not in refused.stderr
+    assert name in refused.stderr
+
+
+def test_serve_goes_on_with_what_the_demo_left(tmp_path: Path) -> None:
+    name = "what was: left #1"
+    left = run(
+        *("demo", "--headless", "--seconds", "2", "--json", "--data-dir", name), directory=tmp_path
+    )
+    assert left.returncode == 0, left.stderr
+    with serving(tmp_path, "-c", f"{name}/freshrank.yaml", "--no-learn") as (base, _):
+        deadline = time.monotonic() + 30
+        while not get(f"{base}/v1/stats")["rows"] and time.monotonic() < deadline:
+            time.sleep(0.05)
+        rows = get(f"{base}/v1/stats")["rows"]
+    assert isinstance(rows, int)
+    assert rows > 100
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "text"),
+    [
+        ("dim: 4", "dim: 8", "schema"),
+        ("name: click,", "name: tap,", "begin with a new data directory"),
+        ("\njoin:", "\nlog: {partitions: 3}\njoin:", "1 partitions, not 3"),
+    ],
+)
+def test_serve_names_what_differs_from_the_configuration_of_its_data(
+    directory: Path, before: str, after: str, text: str
+) -> None:
+    with serving(directory) as (base, process):
+        learn_one_click(base)
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=30)
+    (directory / "freshrank.yaml").write_text(CONFIG.replace(before, after))
+    refused = run("serve", "--port", "0", directory=directory)
+    assert refused.returncode in (1, 3)
+    assert text in refused.stderr
+    assert "Traceback" not in refused.stderr
+    assert refused.stdout == ""
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 8 MiB."""
+    directory = tmp_path / "disk"
+    directory.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(directory)]
+    if os.geteuid() != 0 or subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("only root may mount a small file system")
+    yield directory
+    subprocess.run(["umount", str(directory)], check=True)
+
+
+def status(url: str, body: object) -> int:
+    """The status of an answer that may be a refusal."""
+    try:
+        post(url, body)
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code
+    return 200
+
+
+def fill(path: Path) -> None:
+    """Leave no room on the disk."""
+    with path.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+        while True:
+            file.write(bytes(4_096))
+
+
+def test_a_full_disk_refuses_events_keeps_ranking_and_is_left_by_itself(
+    directory: Path, small_disk: Path
+) -> None:
+    text = CONFIG.replace("\njoin:", f"\nservice: {{data_dir: {small_disk}}}\njoin:")
+    (directory / "freshrank.yaml").write_text(text + "checkpoint: {every: 200ms}\n")
+    with serving(directory) as (base, process):
+        learn_one_click(base)
+        filler = small_disk / "filler"
+        fill(filler)
+        click = {
+            "kind": "feedback",
+            "request_id": "r2",
+            "item": "i1",
+            "event": "click",
+            "user": "u" * 250,
+        }
+        # The last page of each file still has room.
+        assert 503 in [status(f"{base}/v1/events", {"events": [click]}) for _ in range(100)]
+        time.sleep(1.0)  # checkpoints and publications meet the full disk too
+        body = {"user": "u", "candidates": [{"item": "i1"}], "log_impression": False}
+        assert post(f"{base}/v1/rank", body)["items"]
+        filler.unlink()
+        learn_one_click(base, "r3")
+        process.send_signal(signal.SIGTERM)
+        _, errors = process.communicate(timeout=30)
+    assert process.returncode == 0, errors
+    assert "Traceback" not in errors
