@@ -15,7 +15,7 @@ from ruamel.yaml import YAML
 
 from freshrank.diagnostics import Diagnostic, InvalidConfigError, Position
 from freshrank.pydantic_text import explain
-from freshrank.references import Location, mistakes, path_text
+from freshrank.references import Location, Mistake, mistakes, path_text
 from freshrank.settings import Settings
 from freshrank.yaml_source import Source, parse
 
@@ -80,32 +80,22 @@ def loads(text: str, *, name: str, environ: Mapping[str, str]) -> Settings:
         unread = {one.path for one in diagnostics}  # what could not be read has no type either
         diagnostics += [one for one in found if one.path not in unread]
     elif source.value is not None:
-        text = "expected a mapping of sections at the top"
-        diagnostics.append(document.diagnostic((), text))
+        mistake = Mistake((), "expected a mapping of sections at the top")
+        diagnostics.append(document.diagnostic(mistake))
     if diagnostics or settings is None:
-        sources = document.sources
-        diagnostics.sort(
-            key=lambda one: (
-                sources.index(one.position.source),
-                one.position.line,
-                one.position.column,
-            )
-        )
+        diagnostics.sort(key=document.order)
         raise InvalidConfigError(diagnostics)
     return settings
 
 
 def _validate(document: "_Document") -> tuple[Settings | None, list[Diagnostic]]:
     """Types and references in one pass over the raw document, so that all are listed together."""
-    found = [
-        document.diagnostic(mistake.location, mistake.text) for mistake in mistakes(document.value)
-    ]
+    found = [document.diagnostic(mistake) for mistake in mistakes(document.value)]
     try:
         return Settings.model_validate(document.value), found
     except ValidationError as error:
-        for problem in explain(error, document.value):
-            found.append(document.diagnostic(problem.location, problem.text, is_key=problem.is_key))
-        return None, found
+        explained = explain(error, document.value)
+        return None, found + [document.diagnostic(mistake) for mistake in explained]
 
 
 class _Document:
@@ -152,16 +142,21 @@ class _Document:
         self._values |= {(*location, *below): place for below, place in source.values.items()}
         self._keys |= {(*location, *below): place for below, place in source.keys.items()}
 
-    def diagnostic(self, location: Location, text: str, *, is_key: bool = False) -> Diagnostic:
-        """A mistake at the location, or at the nearest thing around it that is written down."""
-        path = path_text(location)
-        is_secret = location[:2] == ("auth", "keys") and not is_key
-        if is_key and location in self._keys:
-            return Diagnostic(self._keys[location], path, text)
-        around = location
+    def diagnostic(self, mistake: Mistake) -> Diagnostic:
+        """The mistake at its place, or at the nearest thing around it that is written down."""
+        around = mistake.location
+        path = path_text(around)
+        if mistake.is_key and around in self._keys:
+            return Diagnostic(self._keys[around], path, mistake.text)
+        is_secret = around[:2] == ("auth", "keys") and not mistake.is_key
         while around not in self._values:
             around = around[:-1]
-        return Diagnostic(self._values[around], path, text, is_secret=is_secret)
+        return Diagnostic(self._values[around], path, mistake.text, is_secret=is_secret)
+
+    def order(self, one: Diagnostic) -> tuple[int, int, int]:
+        """Sorts as the file is written, then the variables by name."""
+        at = one.position
+        return self.sources.index(at.source), at.line, at.column
 
 
 def _key(container: object, step: str) -> str | int | None:

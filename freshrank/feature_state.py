@@ -6,7 +6,7 @@ kept, so partitions may arrive in any order and an update may arrive twice.
 
 import threading
 from bisect import insort
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -72,8 +72,3 @@ class LocalFeatureState:
             kept = list(self._did.get((event, user), ()))
         items = [one.item for one in reversed(kept) if one.ts_ms < before_ms]
         return items[:n_max]
-
-    def load(self, content: Iterable[tuple[str, str, Did]]) -> None:
-        """Fill from (event, user, action) rows, as the joiner's database keeps them."""
-        for event, user, did in content:
-            self.update(event, user, [did])

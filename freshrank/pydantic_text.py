@@ -2,14 +2,13 @@
 
 import reprlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any, Final
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from freshrank.hints import did_you_mean
-from freshrank.references import Location
+from freshrank.references import Location, Mistake
 from freshrank.settings import Settings
 
 _PATTERNS: Final = {
@@ -30,22 +29,7 @@ _EXPECTED: Final = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Explanation:
-    """One error.
-
-    Attributes:
-        location: Keys and indexes in the document; may end in a key that is missing there.
-        text: What is wrong.
-        is_key: The key itself is the mistake, not its value.
-    """
-
-    location: Location
-    text: str
-    is_key: bool = False
-
-
-def explain(error: ValidationError, document: Mapping[str, Any]) -> Iterator[Explanation]:
+def explain(error: ValidationError, document: Mapping[str, Any]) -> Iterator[Mistake]:
     """Every error of the validation, without pydantic's discriminator tags."""
     schema = Settings.model_json_schema()
     for detail in error.errors(include_url=False):
@@ -57,31 +41,31 @@ def explain(error: ValidationError, document: Mapping[str, Any]) -> Iterator[Exp
 
 def _explanation(
     detail: ErrorDetails, location: Location, document: Mapping[str, Any], schema: dict[str, Any]
-) -> Explanation:
+) -> Mistake:
     context = detail.get("ctx", {})
     match detail["type"]:
         case "extra_forbidden":
             known = _known_keys(schema, location[:-1], document)
             hint = did_you_mean(location[-1], known)
-            return Explanation(location, f"unknown key {_shown(location[-1])}{hint}", is_key=True)
+            return Mistake(location, f"unknown key {_shown(location[-1])}{hint}", is_key=True)
         case "missing":
-            return Explanation(location, "is required")
+            return Mistake(location, "is required")
         case "union_tag_not_found":
-            return Explanation((*location, "type"), f"is required, one of {_types(schema)}")
+            return Mistake((*location, "type"), f"is required, one of {_types(schema)}")
         case "union_tag_invalid":
             types = _types(schema)
-            return Explanation((*location, "type"), _expected(types, detail["input"]["type"]))
+            return Mistake((*location, "type"), _expected(types, detail["input"]["type"]))
         case "value_error":
-            return Explanation(location, str(context["error"]))
+            return Mistake(location, str(context["error"]))
         case "literal_error":
-            return Explanation(location, _expected(str(context["expected"]), detail["input"]))
+            return Mistake(location, _expected(str(context["expected"]), detail["input"]))
     expected = _EXPECTED.get(detail["type"])
     if expected is None:
         expected = detail["msg"].removeprefix("Input should be ").removeprefix("List should have ")
     if detail["type"] == "string_pattern_mismatch":
         expected = _PATTERNS.get(context["pattern"], expected)
     got = "" if location[0] == "auth" else f", got {_shown(detail['input'])}"
-    return Explanation(location, f"expected {expected}{got}")
+    return Mistake(location, f"expected {expected}{got}")
 
 
 def _expected(choices: str, value: object) -> str:

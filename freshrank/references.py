@@ -29,12 +29,14 @@ class Mistake:
     """Something wrong at a place of the configuration.
 
     Attributes:
-        location: Keys and indexes from the top.
+        location: Keys and indexes from the top; may end in a key that is missing there.
         text: What is wrong, with the value and a suggestion.
+        is_key: The key itself is the mistake, not its value.
     """
 
     location: Location
     text: str
+    is_key: bool = False
 
 
 def path_text(location: Location) -> str:

@@ -46,16 +46,7 @@ def run(
     data_dir: Path | None,
     seed: int,
 ) -> None:
-    """Run the demo.
-
-    Args:
-        host: Address to listen on.
-        port: Port; by default 8000, or any free one when headless.
-        seconds: How long the audience is at full speed.
-        headless: End after that, with the result on standard output.
-        as_json: Print the result as one JSON object.
-        data_dir: Keep the data here; by default in a temporary directory that is removed.
-        seed: Seed of the audience.
+    """Run the demo; the options are those of `freshrank.cli`.
 
     Raises:
         ConfigError: `host` is beyond loopback, and the demo has no keys; `seconds` is no number; or
@@ -87,6 +78,7 @@ def run(
         if headless:
             _drain(loop, simulation, before)
             _print_result(outcome := result(loop, simulation), as_json=as_json)
+            _check(loop)
             if problems := outcome["accounting_problems"]:
                 raise Error(f"the accounting does not add up: {'; '.join(problems)}")
         elif not stop.is_set():

@@ -23,15 +23,7 @@ def run(
     insecure: bool,
     learn: bool | None,
 ) -> None:
-    """Serve.
-
-    Args:
-        path: The configuration file.
-        host: Overrides service.host.
-        port: Overrides service.port.
-        environ: Environment, for overrides.
-        insecure: Allow listening beyond loopback without keys.
-        learn: Run joiner and trainer; None means "when the extra `train` is installed".
+    """Serve; the options are those of `freshrank.cli`.
 
     Raises:
         ConfigError: the configuration is wrong, refuses to listen, or cannot learn.

@@ -73,15 +73,7 @@ class DirectoryChannel:
         return epoch
 
     def publish_base(self, epoch: int, seq: int, frame: bytes) -> None:
-        """Publish a complete base; replicas of other epochs switch to it.
-
-        A base may be older than the newest delta, as long as it is not older than the last base.
-
-        Raises:
-            SyncError: `epoch` is no longer the newest opened (code `fenced`), or `seq` lies before
-                the last base (code `gap`).
-            TransportError: the channel cannot be written; nothing was published.
-        """
+        """Publish a complete base, not older than the last; see `ParameterChannel`."""
         with self._changing(f"publish base {epoch}-{seq}"):
             self._check_epoch(epoch)
             head = self.head()
@@ -100,16 +92,7 @@ class DirectoryChannel:
         self._wake()
 
     def publish_delta(self, epoch: int, seq: int, frame: bytes) -> None:
-        """Publish the delta that leads from seq - 1 to seq.
-
-        Publishing the newest delta again with the same bytes changes nothing, so a writer that does
-        not know whether a publication arrived simply repeats it.
-
-        Raises:
-            SyncError: `epoch` is no longer the newest opened (code `fenced`), or `seq` does not
-                follow the head (code `gap`).
-            TransportError: the channel cannot be written; nothing was published.
-        """
+        """Publish the delta that leads from seq - 1 to seq; see `ParameterChannel`."""
         with self._changing(f"publish delta {epoch}-{seq}"):
             self._check_epoch(epoch)
             head = self.head()
@@ -170,13 +153,10 @@ class DirectoryChannel:
         return _read(self._path("delta", epoch, seq))
 
     def request_base(self, epoch: int, seq: int) -> None:
-        """Ask whoever publishes for a base newer than (epoch, seq), which a replica cannot leave.
+        """Ask for a base newer than (epoch, seq); see `ParameterChannel`.
 
         Without the lock, which a publication may hold for seconds: should two replicas write at
         once, the base that answers either is at the head's seq or beyond it, and so answers both.
-
-        Raises:
-            TransportError: the directory cannot be written.
         """
         with disk_errors(f"ask for a base in {self._directory}"):
             standing = self._standing_request(self.head())
@@ -209,9 +189,8 @@ class DirectoryChannel:
 
     def close(self) -> None:
         """Waiting readers return."""
-        with self._changed:
-            self._is_closed = True
-            self._changed.notify_all()
+        self._is_closed = True
+        self._wake()
 
     @contextlib.contextmanager
     def _changing(self, what: str) -> Iterator[None]:

@@ -14,8 +14,7 @@ from freshrank.transport.files import disk_errors, make_directory, remove_tempor
 from freshrank.transport.group_sync import GroupSync
 from freshrank.transport.partition_reader import PartitionReader
 from freshrank.transport.records import encode_records
-from freshrank.transport.segments import Segment, SegmentStart
-from freshrank.transport.tail import Tail
+from freshrank.transport.segments import Segment, SegmentStart, Tail
 
 logger = logging.getLogger(__name__)
 

@@ -7,6 +7,7 @@ they wrote, and opening a log reads its last segment only.
 `FRSEGM` + version u16 | length u32 | crc32 u32 | msgpack of `SegmentStart` | records …
 """
 
+import logging
 import os
 import struct
 import threading
@@ -20,8 +21,10 @@ import msgspec
 
 from freshrank.errors import TransportError
 from freshrank.transport.base import Record
-from freshrank.transport.files import disk_errors, replace_file
+from freshrank.transport.files import disk_errors, replace_file, write_all
 from freshrank.transport.records import LENGTH_MAX, parse_records, scan_headers
+
+logger = logging.getLogger(__name__)
 
 SUFFIX: Final = ".log"
 _MAGIC: Final = b"FRSEGM"
@@ -35,6 +38,9 @@ assert _CHUNK_BYTES > LENGTH_MAX  # noqa: S101 - a damaged build must not start
 # One position kept per 64 records: a read walks over 63 headers at most (about 40 µs), and
 # a segment of 64 MiB with records of 200 bytes costs 40 KiB of memory.
 _INDEX_EVERY: Final = 64
+
+# Appends make the file longer, and fdatasync covers the length; macOS has only fsync.
+_sync_data = getattr(os, "fdatasync", os.fsync)
 
 
 class SegmentStart(msgspec.Struct, frozen=True):
@@ -195,6 +201,67 @@ class Segment:
                 if position == base:
                     raise damaged(self.path, position)
         return position
+
+
+class Tail:
+    """Writes one segment file. Its caller sees to it that one thread at a time does.
+
+    Attributes:
+        segment: The segment.
+        position: Where the next record goes, in bytes.
+        first_appended_at_ms: Of its first record; None while it is empty.
+    """
+
+    def __init__(self, segment: Segment, position: int, first_appended_at_ms: int | None) -> None:
+        self.segment = segment
+        self.position = position
+        self.first_appended_at_ms = first_appended_at_ms
+        self._descriptor = os.open(segment.path, os.O_RDWR)
+
+    @classmethod
+    def recover(cls, segment: Segment, scan: Scan) -> Self:
+        """Go on behind the last whole record that `scan` found; the rest is cut off."""
+        tail = cls(segment, scan.end_position, scan.first_appended_at_ms)
+        n_torn = scan.file_bytes - scan.end_position
+        if n_torn > 0:
+            logger.warning("segment=%s torn_bytes=%d cut", segment.path, n_torn)
+            tail.cut(scan.end_position)
+        return tail
+
+    @property
+    def is_empty(self) -> bool:
+        """True while it holds no record."""
+        return self.position == self.segment.data_position
+
+    def append(self, data: bytes, appended_at_ms: int) -> None:
+        """Write `data` behind the rest, or nothing of it.
+
+        Raises:
+            OSError: The disk refused.
+        """
+        try:
+            write_all(self._descriptor, data, self.position)
+        except OSError:
+            os.ftruncate(self._descriptor, self.position)
+            raise
+        self.position += len(data)
+        if self.first_appended_at_ms is None:
+            self.first_appended_at_ms = appended_at_ms
+
+    def cut(self, position: int) -> None:
+        """Drop everything from byte `position` on."""
+        os.ftruncate(self._descriptor, position)
+        self.position = position
+        if self.is_empty:
+            self.first_appended_at_ms = None
+
+    def sync(self) -> None:
+        """Make what was written survive a power cut."""
+        _sync_data(self._descriptor)
+
+    def close(self) -> None:
+        """Release the file."""
+        os.close(self._descriptor)
 
 
 def segment_name(base_offset: int) -> str:

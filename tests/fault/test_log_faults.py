@@ -19,7 +19,7 @@ from freshrank.errors import TransportError
 from freshrank.transport.base import ACTIONS, EXAMPLES, NewRecord, Record, TopicPartition
 from freshrank.transport.end_mark import EndMark
 from freshrank.transport.local import LocalLog
-from freshrank.transport.tail import Tail
+from freshrank.transport.segments import Tail
 
 DEADLINE_S = 20.0
 PARTITION = Path(ACTIONS) / "0"

@@ -2,13 +2,14 @@
 
 import logging
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from freshrank import embedded
-from freshrank.clock import SystemClock
+from freshrank.clock import ManualClock, SystemClock
 from freshrank.config import loads
 from freshrank.embedded import Embedded, Worker, open_log
 from freshrank.errors import ConfigError, Error, TransportError
@@ -66,8 +67,7 @@ def test_a_transport_error_is_retried_and_told_once(caplog: pytest.LogCaptureFix
 def test_another_error_ends_the_worker_and_is_kept(caplog: pytest.LogCaptureFixture) -> None:
     step = Steps(ValueError("a bug"))
     worker = started(step)
-    while worker.failure is None:
-        assert not step.has_worked.is_set()
+    until(lambda: worker.failure is not None)
     worker.stop()
     assert str(worker.failure) == "a bug"
     assert [record.levelno for record in caplog.records] == [logging.ERROR]
@@ -96,8 +96,7 @@ def test_a_failed_trainer_is_not_saved_but_all_is_closed(
     monkeypatch.setattr(loop.trainer, "close", lambda: closed.append("trainer"))
     monkeypatch.setattr(loop._workers["trainer"], "_step", Steps(ValueError("half a batch")))
     loop.start()
-    while not loop.failures:
-        pass
+    until(lambda: bool(loop.failures))
     loop.close()
     assert closed == []
     open_log(settings(tmp_path), SystemClock()).close()  # its lock is free again
@@ -130,3 +129,32 @@ def test_half_an_extra_does_not_learn(tmp_path: Path, monkeypatch: pytest.Monkey
     assert not embedded.can_learn()
     with pytest.raises(ConfigError, match=r"onnxscript.*--no-learn"):
         Embedded(settings(tmp_path), learn=True)
+
+
+@pytest.mark.parametrize("dead", ["joiner-0", "trainer"])
+def test_answers_say_that_a_part_of_the_loop_is_dead(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dead: str
+) -> None:
+    clock = ManualClock(now_ms=1_800_000_000_000)
+    loop = Embedded(settings(tmp_path), learn=True, clock=clock)
+    assert loop.trainer is not None
+    loop.trainer.start()
+    monkeypatch.setattr(loop._workers[dead], "_step", Steps(ValueError("a bug")))
+    loop.start()
+    loop.service.start()
+    until(lambda: bool(loop.failures) and loop.service.replica.model is not None)
+    event = {"kind": "impression", "request_id": "r1", "items": [{"item": "i1"}]}
+    assert loop.service.ingest.submit([event]).accepted == 1
+    clock.advance(ms=60_000)
+    model = loop.service.replica.model
+    assert model is not None
+    assert "trainer_away" in loop.service.health.degraded(model.current)
+    loop.service.stop()
+    loop.close()
+
+
+def until(is_done: Callable[[], bool]) -> None:
+    deadline_s = time.monotonic() + DEADLINE_S
+    while not is_done():
+        assert time.monotonic() < deadline_s
+        time.sleep(0.005)
