@@ -32,7 +32,7 @@ def main(freshrank: str, data_dir: str) -> int:
 
 
 def rank(base: str) -> dict:
-    """One rank request, repeated until the parameters are loaded."""
+    """One rank request, repeated until the trained parameters are loaded: base, then deltas."""
     body = {"user": "user-1", "candidates": [{"item": name} for name in sample_items(base)]}
     request = urllib.request.Request(  # noqa: S310
         f"{base}/v1/rank",
@@ -43,11 +43,13 @@ def rank(base: str) -> dict:
     while True:
         try:
             with urllib.request.urlopen(request) as response:  # noqa: S310
-                return json.load(response)
+                answer = json.load(response)
+            if "untrained" not in answer["degraded"] or time.monotonic() > deadline:
+                return answer
         except urllib.error.HTTPError as error:
             if error.code != 503 or time.monotonic() > deadline:
                 raise
-            time.sleep(0.1)
+        time.sleep(0.1)
 
 
 def sample_items(base: str) -> list[str]:
