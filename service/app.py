@@ -15,10 +15,9 @@ from starlette.types import Scope
 
 from freshrank import __version__
 from freshrank.errors import DataError, TransportError
-from service.core import Service
+from service.core import Service, ServiceParts
 from service.middleware import Guard
 from service.openapi import openapi
-from service.parts import ServiceParts
 from service.problems import FieldError, ProblemError, problem_response, validation
 from service.routes import events, info, ops, rank
 

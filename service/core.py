@@ -1,19 +1,57 @@
 """The service without HTTP: its parts, composed."""
 
+from dataclasses import dataclass
+
+from prometheus_client import CollectorRegistry
+
 from freshrank import __version__
 from freshrank.accounting import GROWING
+from freshrank.clock import Clock
+from freshrank.feature_state import FeatureState
+from freshrank.features import FeatureEncoder
 from freshrank.metrics import Metrics, Reading, ReadingCollector, register_process
+from freshrank.progress import LoopView, Progress
+from freshrank.settings import Settings
+from freshrank.transport.base import EventLog, ParameterChannel
 from service.auth import Auth
 from service.entities import EntityView
 from service.gate import Gate
 from service.health import Health
 from service.ingest import Ingest
-from service.parts import ServiceParts
 from service.ranker import Ranker
 from service.receipts import Receipt, Receipts
 from service.replica import Replica
 from service.request_values import RequestReader
 from service.signal import Signal
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceParts:
+    """Everything the service is built from; the composer owns it and closes it.
+
+    Attributes:
+        settings: The configuration.
+        encoder: Its encoder.
+        log: The event log.
+        channel: Where parameters come from.
+        state: Feature state.
+        progress: Joiner and trainer of this process, or None.
+        loop: Their totals and gauges, or None.
+        clock: Time.
+        registry: Takes the metrics; one service per registry.
+        simulated: True when a simulated audience uses this service; the page says so.
+    """
+
+    settings: Settings
+    encoder: FeatureEncoder
+    log: EventLog
+    channel: ParameterChannel
+    state: FeatureState
+    progress: Progress | None
+    loop: LoopView | None
+    clock: Clock
+    registry: CollectorRegistry
+    simulated: bool = False
 
 
 class Service:
@@ -88,7 +126,7 @@ class Service:
         if timeout_s <= 0 or self.receipts.is_servable(receipt):
             return
         async with self.gate.waiting():
-            await self._changed.wait_for_async(
+            await self._changed.wait_for(
                 lambda: self._is_stopping or self.receipts.is_servable(receipt),
                 timeout_s=timeout_s,
             )

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
-from typing import Final
+from typing import Final, Literal, TypedDict
 from uuid import uuid4
 
 import msgspec
@@ -13,15 +13,8 @@ from freshrank.features import FeatureEncoder
 from freshrank.hints import did_you_mean
 from freshrank.messages import Action, Entity, Impression, Value, encode, entity_key
 from freshrank.settings import RecentFeature, Settings
-from freshrank.transport.base import (
-    ACTIONS,
-    ENTITIES,
-    IMPRESSIONS,
-    RECORD_BYTES_MAX,
-    NewRecord,
-)
+from freshrank.transport.base import ACTIONS, ENTITIES, IMPRESSIONS, RECORD_BYTES_MAX, NewRecord
 from service.bodies import EventBody, FeedbackEvent, ImpressionEvent, ItemEvent, UserEvent
-from service.decoding import pointer
 from service.impressions import records_of
 from service.times import parse_moment
 
@@ -60,6 +53,14 @@ class Checked:
     records: list[NewRecord]
 
 
+class _Head(TypedDict):
+    """What every record begins with."""
+
+    event_id: str
+    ts_ms: int
+    received_at_ms: int
+
+
 class EventChecker:
     """Checks events of one configuration and makes records of them. Immutable."""
 
@@ -77,17 +78,16 @@ class EventChecker:
         """
         ts_ms = self._ts(event, received_at_ms)
         event_id = event.event_id or _derived_id(event) or uuid4().hex
+        head = _Head(event_id=event_id, ts_ms=ts_ms, received_at_ms=received_at_ms)
         match event:
             case FeedbackEvent():
-                return self._feedback(event, event_id, ts_ms, received_at_ms)
+                return self._feedback(event, head)
             case ImpressionEvent():
-                return self._impression(event, event_id, ts_ms, received_at_ms)
+                return self._impression(event, head)
             case ItemEvent():
-                item = self._item(event.item, ["item"])
-                return self._entity("item", item, event, event_id, ts_ms, received_at_ms)
+                return self._entity("item", self._item(event.item, ["item"]), event, head)
             case UserEvent():
-                user = self._user(event.user)
-                return self._entity("user", user, event, event_id, ts_ms, received_at_ms)
+                return self._entity("user", self._user(event.user), event, head)
 
     def _ts(self, event: EventBody, received_at_ms: int) -> int:
         if event.ts is None:
@@ -105,16 +105,12 @@ class EventChecker:
             )
         return ts_ms
 
-    def _feedback(
-        self, event: FeedbackEvent, event_id: str, ts_ms: int, received_at_ms: int
-    ) -> Checked:
+    def _feedback(self, event: FeedbackEvent, head: _Head) -> Checked:
         if event.event not in self._events:
             hint = did_you_mean(event.event, self._events) or f"; known: {', '.join(self._events)}"
             raise Refusal("unknown-event", ["event"], f"unknown event {event.event!r}{hint}")
         action = Action(
-            event_id=event_id,
-            ts_ms=ts_ms,
-            received_at_ms=received_at_ms,
+            **head,
             request_id=event.request_id,
             item=self._item(event.item, ["item"]),
             event=event.event,
@@ -122,11 +118,9 @@ class EventChecker:
             value=event.value,
         )
         record = NewRecord(event.request_id.encode(), encode(action))
-        return Checked(ACTIONS, event_id, [record])
+        return Checked(ACTIONS, head["event_id"], [record])
 
-    def _impression(
-        self, event: ImpressionEvent, event_id: str, ts_ms: int, received_at_ms: int
-    ) -> Checked:
+    def _impression(self, event: ImpressionEvent, head: _Head) -> Checked:
         items = [self._item(one.item, ["items", i, "item"]) for i, one in enumerate(event.items)]
         first_of: dict[str, int] = {}
         for i, (item, shown) in enumerate(zip(items, event.items, strict=True)):
@@ -135,9 +129,7 @@ class EventChecker:
                 raise Refusal("bad-value", ["items", i, "item"], f"the same item as {first}")
         names = sorted({name for shown in event.items for name in shown.features})
         impression = Impression(
-            event_id=event_id,
-            ts_ms=ts_ms,
-            received_at_ms=received_at_ms,
+            **head,
             request_id=event.request_id,
             user=None if event.user is None else self._user(event.user),
             items=items,
@@ -146,25 +138,21 @@ class EventChecker:
             source="client",
         )
         try:
-            return Checked(IMPRESSIONS, event_id, records_of(impression))
+            return Checked(IMPRESSIONS, head["event_id"], records_of(impression))
         except DataError as error:
             raise Refusal("too-large", ["items"], str(error)) from error
 
     def _entity(
         self,
-        scope: str,
+        scope: Literal["item", "user"],
         identity: str,
         event: ItemEvent | UserEvent,
-        event_id: str,
-        ts_ms: int,
-        received_at_ms: int,
+        head: _Head,
     ) -> Checked:
         self._check_features(event.features, [scope], ["features"])
         entity = Entity(
-            event_id=event_id,
-            ts_ms=ts_ms,
-            received_at_ms=received_at_ms,
-            scope="item" if scope == "item" else "user",
+            **head,
+            scope=scope,
             id=identity,
             features=event.features,
         )
@@ -172,7 +160,7 @@ class EventChecker:
         if len(value) >= RECORD_BYTES_MAX:
             detail = f"{len(value)} bytes of features, at most {RECORD_BYTES_MAX - 1} are taken"
             raise Refusal("too-large", ["features"], detail)
-        return Checked(ENTITIES, event_id, [NewRecord(entity_key(scope, identity), value)])
+        return Checked(ENTITIES, head["event_id"], [NewRecord(entity_key(scope, identity), value)])
 
     def _item(self, item: int | str, steps: Sequence[str | int]) -> str:
         try:
@@ -200,8 +188,3 @@ def _derived_id(event: EventBody) -> str | None:
     if event.ts is None:
         return None
     return blake2b(msgspec.msgpack.encode(event), digest_size=16).hexdigest()
-
-
-def rejected_pointer(index: int, steps: Sequence[str | int]) -> str:
-    """Where in the request an event of a batch is wrong."""
-    return pointer(["events", index, *steps])

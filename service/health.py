@@ -109,7 +109,6 @@ class Health:
             return None
         return ""
 
-
     def _has_news(self, topic: str, partition: int, offset: int) -> bool:
         """Whether anything but time passing stands at `offset` or behind it.
 

@@ -3,7 +3,6 @@
 import threading
 from collections import Counter, OrderedDict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any, Final
 
 import msgspec
@@ -14,8 +13,8 @@ from freshrank.metrics import Metrics
 from freshrank.settings import Settings
 from freshrank.transport.base import ACTIONS, ENTITIES, IMPRESSIONS, EventLog, NewRecord
 from service.bodies import EventBody, EventsResponse, Rejection
-from service.decoding import locate, malformed, parse
-from service.event_checks import Checked, EventChecker, Refusal, rejected_pointer
+from service.decoding import locate, malformed, parse, pointer
+from service.event_checks import Checked, EventChecker, Refusal
 from service.problems import FieldError
 from service.receipts import Receipts
 
@@ -25,12 +24,6 @@ RECENT_IDS_MAX: Final = 100_000
 _TOPICS: Final = (ENTITIES, IMPRESSIONS, ACTIONS)
 
 _decoder: Final[msgspec.json.Decoder[EventBody]] = msgspec.json.Decoder(EventBody)
-
-
-@dataclass(slots=True)
-class _Batch:
-    checked: list[Checked] = field(default_factory=list)
-    rejected: list[Rejection] = field(default_factory=list)
 
 
 class Ingest:
@@ -90,7 +83,8 @@ class Ingest:
             TransportError: the log cannot take them; none counts as received then.
         """
         received_at_ms = self._clock.now_ms()
-        batch = _Batch()
+        checked: list[Checked] = []
+        rejected: list[Rejection] = []
         received: Counter[str] = Counter()
         refused: Counter[tuple[str, str]] = Counter()
         for index, event in enumerate(events):
@@ -98,18 +92,18 @@ class Ingest:
             try:
                 body = _decode(event)
                 kind = _kind(body)
-                batch.checked.append(self._checker.check(body, received_at_ms=received_at_ms))
+                checked.append(self._checker.check(body, received_at_ms=received_at_ms))
             except Refusal as refusal:
-                place = rejected_pointer(index, refusal.steps)
-                batch.rejected.append(Rejection(index, place, refusal.detail))
+                place = pointer(["events", index, *refusal.steps])
+                rejected.append(Rejection(index, place, refusal.detail))
                 refused[kind, refusal.reason] += 1
             received[kind] += 1
-        receipt = self._append(batch.checked) if batch.checked else ""
+        receipt = self._append(checked) if checked else ""
         self._count(received, refused, source)
         return EventsResponse(
-            accepted=len(batch.checked),
-            duplicates=self._remember(batch),
-            rejected=batch.rejected,
+            accepted=len(checked),
+            duplicates=self._remember(checked, len(rejected)),
+            rejected=rejected,
             receipt=receipt,
         )
 
@@ -130,19 +124,19 @@ class Ingest:
         for (kind, reason), n in refused.items():
             self._metrics.events_rejected.labels(kind, reason).inc(n)
 
-    def _remember(self, batch: _Batch) -> int:
+    def _remember(self, checked: Sequence[Checked], n_rejected: int) -> int:
         """Note the ids that are in the log now. Returns how many were there before."""
         duplicates = 0
         with self._lock:
-            for event in batch.checked:
+            for event in checked:
                 duplicates += event.event_id in self._recent
                 self._recent[event.event_id] = None
                 self._recent.move_to_end(event.event_id)
             while len(self._recent) > RECENT_IDS_MAX:
                 self._recent.popitem(last=False)
-            self._totals["accepted"] += len(batch.checked)
-            self._totals["rejected"] += len(batch.rejected)
-            self._totals["received"] += len(batch.checked) + len(batch.rejected)
+            self._totals["accepted"] += len(checked)
+            self._totals["rejected"] += n_rejected
+            self._totals["received"] += len(checked) + n_rejected
             self._totals["duplicates"] += duplicates
         return duplicates
 

@@ -72,12 +72,14 @@ class Scorer:
             is_late: Asked between pieces; when it says True the rest stays NaN.
         """
         start_s = time.perf_counter()
-        ids = {
-            table: np.concatenate([encoded.slots[name].ids for name in names])
-            for table, names in self._slots_of_table.items()
-        }
+        ids: dict[str, U64] = {}
+        place: dict[str, slice] = {}  # of a slot's ids among those of its table
+        for table, names in self._slots_of_table.items():
+            ids[table] = np.concatenate([encoded.slots[name].ids for name in names])
+            ends = np.cumsum([len(encoded.slots[name].ids) for name in names]).tolist()
+            place |= zip(names, map(slice, [0, *ends], ends), strict=False)
         reading = model.read(ids)
-        rows = self._pooled(encoded, reading)
+        rows = self._pooled(encoded, reading, place)
         looked_up_s = time.perf_counter()
         z, n_scored = self._forward(reading.current, rows, encoded.dense, is_late)
         # Extreme features may overflow float32; JSON has no word for infinity.
@@ -85,24 +87,20 @@ class Scorer:
         return Scores(
             predictions=np.where(self._is_probability, sigmoid(z), z),
             n_scored=n_scored,
-            is_known=self._present(encoded, reading, ITEM_SLOT),
-            is_user_known=bool(self._present(encoded, reading, USER_SLOT).all()),
+            is_known=self._present(encoded, reading, place, ITEM_SLOT),
+            is_user_known=bool(self._present(encoded, reading, place, USER_SLOT).all()),
             current=reading.current,
             lookup_s=looked_up_s - start_s,
             forward_s=time.perf_counter() - looked_up_s,
         )
 
-    def _pooled(self, encoded: Encoded, reading: Reading) -> F32:
+    def _pooled(self, encoded: Encoded, reading: Reading, place: dict[str, slice]) -> F32:
         width = next(iter(reading.rows.values())).shape[1]
         rows = np.empty((encoded.n_rows, len(self._slots), width), np.float32)
-        parts: dict[str, F32] = {}
-        for table, names in self._slots_of_table.items():
-            counts = [len(encoded.slots[name].ids) for name in names]
-            ends = np.cumsum(counts)[:-1]
-            parts |= zip(names, np.split(reading.rows[table], ends), strict=True)
         for index, slot in enumerate(self._slots):
             mode: Literal["sum", "mean"] = "mean" if slot.pooling == "mean" else "sum"
-            rows[:, index] = pool(parts[slot.name], encoded.slots[slot.name].offsets, mode)
+            own = reading.rows[slot.table][place[slot.name]]
+            rows[:, index] = pool(own, encoded.slots[slot.name].offsets, mode)
         return rows  # [B, S, W]
 
     def _forward(
@@ -118,18 +116,14 @@ class Scorer:
             z[chunk] = current.net.predict(rows[chunk], dense[chunk])
         return z, len(rows)  # [B, T]
 
-    def _present(self, encoded: Encoded, reading: Reading, name: str) -> npt.NDArray[np.bool_]:
+    def _present(
+        self, encoded: Encoded, reading: Reading, place: dict[str, slice], name: str
+    ) -> npt.NDArray[np.bool_]:
         """Whether each row's id of the slot has a row; True without such a slot."""
-        if name not in encoded.slots:
+        if name not in place:
             return np.ones(encoded.n_rows, np.bool_)
         table = next(slot.table for slot in self._slots if slot.name == name)
-        start = 0
-        for other in self._slots_of_table[table]:
-            n_ids = len(encoded.slots[other].ids)
-            if other == name:
-                break
-            start += n_ids
-        present: npt.NDArray[np.bool_] = reading.present[table][start : start + n_ids] != 0
+        present: npt.NDArray[np.bool_] = reading.present[table][place[name]] != 0
         return present
 
 

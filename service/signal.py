@@ -1,4 +1,4 @@
-"""Waking those who wait: any thread notifies, coroutines and threads wait."""
+"""Waking those who wait: any thread notifies, coroutines wait."""
 
 import asyncio
 import threading
@@ -13,29 +13,23 @@ class Signal:
     """
 
     def __init__(self) -> None:
-        self._condition = threading.Condition()
+        self._lock = threading.Lock()
         self._futures: set[asyncio.Future[None]] = set()
 
     def notify(self) -> None:
         """Wake everybody who waits."""
-        with self._condition:
-            self._condition.notify_all()
+        with self._lock:
             futures, self._futures = self._futures, set()
         for future in futures:
             with suppress(RuntimeError):  # its loop was closed: nobody waits any more
                 future.get_loop().call_soon_threadsafe(_resolve, future)
 
-    def wait_for(self, is_done: Callable[[], bool], *, timeout_s: float) -> bool:
-        """Block this thread until `is_done`; False when time ran out."""
-        with self._condition:
-            return self._condition.wait_for(is_done, timeout_s)
-
-    async def wait_for_async(self, is_done: Callable[[], bool], *, timeout_s: float) -> bool:
-        """The same for a coroutine."""
+    async def wait_for(self, is_done: Callable[[], bool], *, timeout_s: float) -> bool:
+        """Return once `is_done`; False when time ran out."""
         end = asyncio.get_running_loop().time() + timeout_s
         while True:
             future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            with self._condition:
+            with self._lock:
                 self._futures.add(future)
             try:
                 # Asked after the future is registered: a change in between resolves it.
@@ -46,7 +40,7 @@ class Signal:
             except TimeoutError:
                 return is_done()
             finally:
-                with self._condition:
+                with self._lock:
                     self._futures.discard(future)
 
 

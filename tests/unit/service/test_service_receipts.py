@@ -339,7 +339,7 @@ def test_a_signal_is_never_lost_between_look_and_wait() -> None:
         seen = 0
         while seen < 500:
             last = seen
-            assert await signal.wait_for_async(partial(grown, last), timeout_s=5)
+            assert await signal.wait_for(partial(grown, last), timeout_s=5)
             seen = value
         return seen
 
