@@ -174,12 +174,14 @@ class Publisher:
         head = self._channel.head()
         if head is None:
             return None
-        base = self._channel.base()
-        data = self._channel.delta(head.epoch, head.seq) or (base[2] if base else b"")
         try:
+            base = self._channel.base()
+            data = self._channel.delta(head.epoch, head.seq) or (base[2] if base else b"")
             return frames.decode_info(data)
-        except SyncError as error:
-            # Damaged or of a newer program: the numbers in HEAD still hold.
+        except (SyncError, TransportError) as error:
+            if isinstance(error, TransportError) and error.code != "channel-damaged":
+                raise
+            # Damaged, missing or of a newer program: the numbers in HEAD still hold.
             logger.warning(
                 "channel=unreadable epoch=%d seq=%d error=%s", head.epoch, head.seq, error
             )

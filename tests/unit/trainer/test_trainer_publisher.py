@@ -428,6 +428,21 @@ def test_restart_opens_an_epoch_whose_versions_are_new(make_bench: MakeBench) ->
     _assert_equal(Replica.of(bench.frames()), again)
 
 
+@pytest.mark.parametrize("n_records", [0, 3])
+def test_restart_replaces_a_base_that_is_missing(make_bench: MakeBench, n_records: int) -> None:
+    bench = make_bench(**ADAPTIVE)
+    trainer = bench.trainer()
+    trainer.start()
+    _feed(bench, trainer, n_records)
+    trainer.close()
+    (bench.directory / "parameters" / "base-1-0.frame").unlink()
+    again = bench.trainer()
+    again.start()
+    [base] = bench.frames()
+    assert (base.info.epoch, base.info.seq) == (2, n_records + 1)
+    _assert_equal(Replica.of([base]), again)
+
+
 def test_rows_that_are_not_finite_are_not_published(
     make_bench: MakeBench, caplog: pytest.LogCaptureFixture
 ) -> None:
