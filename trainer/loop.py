@@ -12,8 +12,6 @@ from freshrank.features import FeatureEncoder
 from freshrank.progress import Progress
 from freshrank.settings import Settings
 from freshrank.transport.base import EXAMPLES, EventLog, ParameterChannel, Record
-from trainer.control import LOG as CONTROL_LOG
-from trainer.control import ControlReader
 from trainer.dead_letters import DeadLetterBox, Refused
 from trainer.evaluation import Evaluation
 from trainer.export import OnnxExport
@@ -21,7 +19,7 @@ from trainer.gauges import Gauges
 from trainer.learner import Learner
 from trainer.publisher import Publisher
 from trainer.queue import BatchQueue, Cut
-from trainer.reader import ExampleReader
+from trainer.reader import CONTROL_LOG, ControlReader, ExampleReader
 from trainer.saver import Saver
 
 logger = logging.getLogger(__name__)
@@ -166,13 +164,11 @@ class Trainer:
         """
         if self._is_torn:
             return
-        if self._is_fixed:
-            while self._advance(flush=False) is not None:
-                pass
-            if not self._state.is_paused and self._is_started:
-                self._publisher.publish()
-        else:
-            self.drain()
+        self.start()
+        while self._advance(flush=False) is not None:
+            pass
+        if not self._state.is_paused:
+            self._publisher.publish()
         self._dead_letters.flush()
         self._saver.save()
         self._gauges.refresh()

@@ -1,16 +1,19 @@
-"""Reads `freshrank.examples`: log -> decoded, judged records in the queue."""
+"""Reads the log: examples -> decoded, judged records in the queue; commands -> the state."""
 
 import logging
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from freshrank import examples
+from freshrank import examples, messages
 from freshrank.errors import DataError, SchemaError
 from freshrank.features import FeatureEncoder
+from freshrank.messages import Control
 from freshrank.settings import Settings
-from freshrank.transport.base import EXAMPLES, EventLog, Record, TopicPartition
+from freshrank.transport.base import CONTROL, EXAMPLES, EventLog, Record, TopicPartition
+from trainer.dead_letters import DeadLetterBox, Refused
 from trainer.losses import Loss
 from trainer.queue import BatchQueue, Position, ReadRecord
+from trainer.state import TrainerState
 from trainer.validation import check_rows
 
 logger = logging.getLogger(__name__)
@@ -19,6 +22,7 @@ logger = logging.getLogger(__name__)
 # default batch; 4 MiB bounds what large ones put in memory beyond a batch.
 _RECORDS_MAX: Final = 256
 _BYTES_MAX: Final = 4 << 20
+CONTROL_LOG: Final = TopicPartition(CONTROL, 0)
 
 
 class ExampleReader:
@@ -85,10 +89,46 @@ class ExampleReader:
             )
         n_dense = batch.values.dense.shape[1]
         if n_dense != self._n_dense:
-            error = DataError(f"{n_dense} dense values, expected {self._n_dense}", code="schema")
-            return ReadRecord(record, error)
+            wrong = DataError(f"{n_dense} dense values, expected {self._n_dense}", code="schema")
+            return ReadRecord(record, wrong)
         return ReadRecord(record, (batch, check_rows(batch, self._losses)))
 
     @staticmethod
     def _place(record: Record) -> str:
         return f"example record {record.topic}:{record.partition} offset {record.offset}"
+
+
+class ControlReader:
+    """Follows the control topic; its offset and what it said are part of the state.
+
+    Args:
+        log: The event log.
+        state: Where `is_paused` and the offset are kept.
+        dead_letters: Takes records that are no commands.
+    """
+
+    def __init__(self, log: EventLog, state: TrainerState, dead_letters: DeadLetterBox) -> None:
+        self._log = log
+        self._state = state
+        self._dead_letters = dead_letters
+
+    @property
+    def offset(self) -> int:
+        """The next control record. Commands that retention removed are passed over."""
+        start = self._log.start_offset(*CONTROL_LOG)
+        return max(self._state.control_offset or 0, start)
+
+    def poll(self) -> None:
+        """Obey what has arrived."""
+        state = self._state
+        for record in self._log.read(*CONTROL_LOG, self.offset):
+            try:
+                message = messages.decode(record.value)
+                if not isinstance(message, Control):
+                    raise DataError("not a control record", code="not-control")
+            except DataError as error:
+                self._dead_letters.put(Refused(record, error.code, str(error)))
+            else:
+                state.is_paused = message.command == "pause"
+                logger.info("command=%s offset=%d", message.command, record.offset)
+            state.control_offset = record.offset + 1

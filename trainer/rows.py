@@ -1,7 +1,8 @@
 """Parts of example batches: some rows of one, or several in a row."""
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -10,6 +11,13 @@ from freshrank.examples import BatchInfo, ExampleBatch
 from freshrank.features import Encoded, SlotIds
 
 I64 = npt.NDArray[np.int64]
+
+# The arrays of a batch, one row or entry per example.
+_COLUMNS: Final = [
+    field.name
+    for field in fields(ExampleBatch)
+    if field.name not in ("info", "request_ids", "items", "values")
+]
 
 
 def select(batch: ExampleBatch, rows: I64) -> ExampleBatch:
@@ -22,33 +30,26 @@ def select(batch: ExampleBatch, rows: I64) -> ExampleBatch:
     k = len(rows)
     if k == batch.n_rows and np.array_equal(rows, np.arange(k)):
         return batch
-    values = Encoded(
-        n_rows=k,
-        slots={name: _select_ids(column, rows) for name, column in batch.values.slots.items()},
-        dense=batch.values.dense[rows],
-    )
+    slots = {name: select_ids(column, rows) for name, column in batch.values.slots.items()}
+    columns: dict[str, Any] = {name: getattr(batch, name)[rows] for name in _COLUMNS}
     return replace(
         batch,
         request_ids=[batch.request_ids[i] for i in rows],
         items=[batch.items[i] for i in rows],
-        ts_ms=batch.ts_ms[rows],
-        appended_at_ms=batch.appended_at_ms[rows],
-        is_action=batch.is_action[rows],
-        is_first=batch.is_first[rows],
-        is_reversal=batch.is_reversal[rows],
-        labels=batch.labels[rows],
-        weights=batch.weights[rows],
-        keep_rates=batch.keep_rates[rows],
-        served=batch.served[rows],
-        values=values,
+        values=Encoded(k, slots, batch.values.dense[rows]),
+        **columns,
     )
 
 
-def _select_ids(column: SlotIds, rows: I64) -> SlotIds:
-    lengths = np.diff(column.offsets)[rows]
+def select_ids(column: SlotIds, rows: I64) -> SlotIds:
+    """The ids of the given rows, in the given order."""
+    begins = column.offsets[rows]
+    lengths = column.offsets[rows + 1] - begins
     offsets = np.zeros(len(rows) + 1, np.int64)
     np.cumsum(lengths, out=offsets[1:])
-    positions = np.repeat(column.offsets[rows] - offsets[:-1], lengths) + np.arange(offsets[-1])
+    if offsets[-1] == len(rows) and (lengths == 1).all():
+        return SlotIds(column.ids[begins], offsets)
+    positions = np.repeat(begins - offsets[:-1], lengths) + np.arange(offsets[-1])
     return SlotIds(column.ids[positions], offsets)
 
 
@@ -60,24 +61,19 @@ def concatenate(batches: Sequence[ExampleBatch], info: BatchInfo) -> ExampleBatc
         name: _concatenate_ids([batch.values.slots[name] for batch in batches])
         for name in batches[0].values.slots
     }
+    columns: dict[str, Any] = {
+        name: np.concatenate([getattr(batch, name) for batch in batches]) for name in _COLUMNS
+    }
     return ExampleBatch(
         info=info,
         request_ids=[request for batch in batches for request in batch.request_ids],
         items=[item for batch in batches for item in batch.items],
-        ts_ms=np.concatenate([batch.ts_ms for batch in batches]),
-        appended_at_ms=np.concatenate([batch.appended_at_ms for batch in batches]),
-        is_action=np.concatenate([batch.is_action for batch in batches]),
-        is_first=np.concatenate([batch.is_first for batch in batches]),
-        is_reversal=np.concatenate([batch.is_reversal for batch in batches]),
-        labels=np.concatenate([batch.labels for batch in batches]),
-        weights=np.concatenate([batch.weights for batch in batches]),
-        keep_rates=np.concatenate([batch.keep_rates for batch in batches]),
-        served=np.concatenate([batch.served for batch in batches]),
         values=Encoded(
             n_rows=sum(batch.n_rows for batch in batches),
             slots=slots,
             dense=np.concatenate([batch.values.dense for batch in batches]),
         ),
+        **columns,
     )
 
 

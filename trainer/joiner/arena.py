@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from freshrank.features import Encoded, SlotIds
+from trainer.rows import select_ids
 
 I64 = npt.NDArray[np.int64]
 
@@ -87,14 +88,7 @@ class _Bags:
         self._n_rows += n_rows
 
     def take(self, places: I64) -> SlotIds:
-        begins = self._offsets[places]
-        lengths = self._offsets[places + 1] - begins
-        offsets = np.zeros(len(places) + 1, np.int64)
-        np.cumsum(lengths, out=offsets[1:])
-        if offsets[-1] == len(places) and (lengths == 1).all():
-            return SlotIds(self._ids[begins], offsets)
-        index = np.repeat(begins - offsets[:-1], lengths) + np.arange(offsets[-1])
-        return SlotIds(self._ids[index], offsets)
+        return select_ids(SlotIds(self._ids, self._offsets), places)
 
     def drop(self, n_rows: int) -> None:
         first = int(self._offsets[n_rows])

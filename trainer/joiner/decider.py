@@ -268,4 +268,4 @@ class Decider:
         self._cache.put(request)
         due_at_ms = request.due_at_ms
         if due_at_ms is not None:
-            self.ledger.schedule(due_at_ms, request.request_id)
+            self.ledger.scheduled.append((due_at_ms, request.request_id))

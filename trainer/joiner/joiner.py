@@ -18,12 +18,11 @@ from trainer.joiner.decider import Decider, milliseconds
 from trainer.joiner.inputs import TICK_EVERY_MS, Inputs
 from trainer.joiner.judge import Judge
 from trainer.joiner.ledger import TOTALS, item_totals
-from trainer.joiner.merge import Head
+from trainer.joiner.merge import Head, Timers
 from trainer.joiner.outbox import OUTGOING_TOPICS, Outbox
 from trainer.joiner.rows import EncodedParts, Packer, Position
 from trainer.joiner.rules import Rules
 from trainer.joiner.state import Changes, State
-from trainer.joiner.timers import Timers
 
 logger = logging.getLogger(__name__)
 
@@ -230,7 +229,7 @@ class Joiner:
             head = source.pop()
             self._newest_ms = newest_ms
             self._decider.process(head, watermark_ms)
-            timers.push(self._decider.ledger.take_scheduled())
+            timers.take(self._decider.ledger.scheduled)
             n_processed += 1
             n_news += not head.is_tick
         return n_processed, n_news
@@ -250,7 +249,7 @@ class Joiner:
             if due is None:
                 return timers.reaches(watermark_ms)
             self._decider.fire(*due)
-            timers.push(self._decider.ledger.take_scheduled())
+            timers.take(self._decider.ledger.scheduled)
         return False
 
     def _commit(self) -> None:

@@ -9,6 +9,7 @@ from freshrank.feature_state import Did
 from freshrank.frames import Outcome
 from freshrank.transport.base import DEAD_LETTER_SUFFIX, Record
 from trainer.dead_letters import dead_letter
+from trainer.joiner.merge import Due
 from trainer.joiner.requests import HELD, NEGATIVE, PENDING, POSITIVE, SAMPLED_OUT
 from trainer.joiner.rules import Row
 
@@ -43,11 +44,12 @@ class Ledger:
         did: Event, user and action, for feature state.
         letters: Dead letters: topic and value.
         parts: New impression records by (request, part).
+        scheduled: When requests fall due, since the last look.
     """
 
     def __init__(self, partition: int) -> None:
         self._partition = partition
-        self._scheduled: list[tuple[int, str]] = []
+        self.scheduled: list[Due] = []
         self.rows: list[Row] = []
         self.outcomes: list[Outcome] = []
         self.totals: Counter[str] = Counter()
@@ -64,15 +66,6 @@ class Ledger:
         letter = dead_letter(record, error.code, str(error), record.value)
         self.tell(record.topic, record.offset, "dead_letter")
         self.letters.append((record.topic + DEAD_LETTER_SUFFIX, letter))
-
-    def schedule(self, due_at_ms: int, request_id: str) -> None:
-        """Note when a request falls due."""
-        self._scheduled.append((due_at_ms, request_id))
-
-    def take_scheduled(self) -> list[tuple[int, str]]:
-        """What was scheduled since the last call."""
-        scheduled, self._scheduled = self._scheduled, []
-        return scheduled
 
     def count_rows(self) -> None:
         """Enter the rows into the totals."""

@@ -6,6 +6,7 @@ has nothing more, the joiner appends a `Tick` to it; from then on the tick is pa
 every replay finds it at the same place.
 """
 
+import heapq
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ from freshrank.transport.base import EventLog, NewRecord, Record
 READ_BYTES_MAX: Final = 4 << 20
 # A record whose time is unknown is processed at once and moves no watermark.
 NO_TIME: Final = -1
+
+Due = tuple[int, str]  # when, which request
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,3 +131,36 @@ def releasing_ticks(drained: Source, other: Source, now_ms: int) -> list[int]:
         if not head.is_tick:
             n_released = len(times_ms)
     return times_ms[:n_released]
+
+
+class Timers:
+    """What falls due in a round, in the order (due time, request).
+
+    Args:
+        loaded: The first of those in the database, in order.
+        is_complete: False when the database has more: nothing after the last one may fire yet.
+    """
+
+    def __init__(self, loaded: Sequence[Due], *, is_complete: bool) -> None:
+        self._heap = list(loaded)  # sorted, hence a heap
+        self._horizon = None if is_complete or not loaded else loaded[-1]
+
+    def take(self, due: list[Due]) -> None:
+        """Move due times here."""
+        for one in due:
+            heapq.heappush(self._heap, one)
+        due.clear()
+
+    def pop(self, until_ms: int) -> Due | None:
+        """The first that is due by `until_ms`; None when there is none, or not in this round."""
+        if not self._heap or self._heap[0][0] > until_ms:
+            return None
+        if self._horizon is not None and self._heap[0] > self._horizon:
+            return None
+        return heapq.heappop(self._heap)
+
+    def reaches(self, until_ms: int) -> bool:
+        """True when everything due by `until_ms` has fired."""
+        if self._horizon is not None and self._horizon[0] <= until_ms:
+            return False
+        return not self._heap or self._heap[0][0] > until_ms

@@ -6,7 +6,7 @@ import pytest
 from freshrank.features import FeatureEncoder
 from tests.unit.trainer.example_records import NOW_MS, make_batch, make_settings
 from trainer.evaluation import Evaluation, auc
-from trainer.samples import Sample
+from trainer.state import Sample
 
 ENCODER = FeatureEncoder(make_settings())
 
