@@ -154,15 +154,12 @@ class EntityView:
 
     def _put(self, entity: Entity) -> None:
         # The configuration may have changed since the record was accepted.
-        bad = {p.pointer for p in self._encoder.check(entity.features, [entity.scope])}
-        self.n_skipped += len(bad)
-        features = {name: v for name, v in entity.features.items() if _pointer(name) not in bad}
+        # One by one, as the check names the first 20 problems only.
+        check, scopes = self._encoder.check, [entity.scope]
+        features = {name: v for name, v in entity.features.items() if not check({name: v}, scopes)}
+        self.n_skipped += len(entity.features) - len(features)
         known = self._features[entity.scope]
         known[entity.id] = features
         if len(known) > ENTITIES_MAX:
             known.popitem(last=False)
             self.n_dropped += 1
-
-
-def _pointer(name: str) -> str:
-    return name.replace("~", "~0").replace("/", "~1")

@@ -302,6 +302,23 @@ def test_the_entity_view_starts_at_the_beginning_of_the_log(
     assert len(view) == 1
 
 
+def test_what_an_earlier_configuration_took_never_reaches_a_request(
+    world: World, make_client: MakeClient
+) -> None:
+    """However much of it there is: the check names 20 problems and stops."""
+    gone: dict[str, Value] = {f"gone{i}": 1 for i in range(25)}
+    features = {**gone, "tags": 3}
+    entity = Entity(
+        event_id="e", ts_ms=1, received_at_ms=1, scope="item", id="a", features=features
+    )
+    world.log.append(ENTITIES, [NewRecord(entity_key("item", "a"), encode(entity))])
+    world.base()
+    client = make_client(world)
+    assert service_of(client).entities.features("item", "a") == {}
+    answer = client.post("/v1/rank", json={"user": "u", "candidates": [{"item": "a"}]})
+    assert answer.status_code == 200, answer.text
+
+
 def test_the_entity_view_catches_up_before_the_service_is_ready(
     world: World, make_client: MakeClient
 ) -> None:
