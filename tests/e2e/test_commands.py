@@ -177,17 +177,17 @@ def test_demo_ends_cleanly_when_interrupted_while_it_warms_up(tmp_path: Path) ->
     shown, errors = process.communicate(timeout=30)
     assert (process.returncode, errors) == (0, "")
     assert "curl" not in shown
-    assert list(tmp_path.iterdir()) == []
+    assert list(tmp_path.glob("freshrank-demo-*")) == []
 
 
 def test_demo_interrupted_before_it_is_ready_leaves_nothing(tmp_path: Path) -> None:
     process = start_demo(tmp_path, "--seconds", "300")
-    while not list(tmp_path.iterdir()) and process.poll() is None:
+    while not list(tmp_path.glob("freshrank-demo-*")) and process.poll() is None:
         time.sleep(0.01)
     process.send_signal(signal.SIGTERM)
     _, errors = process.communicate(timeout=60)
     assert (process.returncode, errors) == (0, "")
-    assert list(tmp_path.iterdir()) == []
+    assert list(tmp_path.glob("freshrank-demo-*")) == []
 
 
 def test_demo_refuses_a_directory_with_another_configuration(directory: Path) -> None:
