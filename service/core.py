@@ -57,9 +57,6 @@ class ServiceParts:
 class Service:
     """Ranks, takes events in and answers for both; start it before use.
 
-    Args:
-        parts: What it is built from.
-
     Raises:
         ConfigError: a key file cannot be read.
     """

@@ -28,12 +28,6 @@ _NONE: Final[Mapping[str, Value]] = {}
 class EntityView:
     """The last features of every item and user, read from the start of the log.
 
-    Args:
-        encoder: Says which features are legal.
-        log: Holds the records.
-        clock: Time.
-        changed: Notified when records were read.
-
     Attributes:
         n_skipped: Records that were no entity, and values that the configuration does not take.
         n_dropped: Entities that left because there were too many.

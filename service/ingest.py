@@ -27,16 +27,7 @@ _decoder: Final[msgspec.json.Decoder[EventBody]] = msgspec.json.Decoder(EventBod
 
 
 class Ingest:
-    """Takes events from HTTP and from the simulated audience alike. Safe for threads.
-
-    Args:
-        settings: The configuration.
-        encoder: Its encoder.
-        log: Takes the records.
-        receipts: Issues receipts.
-        clock: Time.
-        metrics: Counters.
-    """
+    """Takes events from HTTP and from the simulated audience alike. Safe for threads."""
 
     def __init__(
         self,

@@ -27,15 +27,7 @@ _UNGATED: Final = ("/health/", "/metrics", "/ui")
 
 
 class Guard:
-    """ASGI middleware; the outermost that sees requests.
-
-    Args:
-        app: What it surrounds.
-        body_bytes_max: Largest body, told or counted.
-        gate: Limits requests at work.
-        metrics: Counters.
-        clock: Time, for request ids.
-    """
+    """ASGI middleware; the outermost that sees requests."""
 
     def __init__(
         self, app: ASGIApp, *, body_bytes_max: int, gate: Gate, metrics: Metrics, clock: Clock

@@ -134,12 +134,8 @@ class ModelShape:
 class Model:
     """One lineage of parameters: a base, and the deltas applied to it since.
 
-    Args:
-        frame: A base.
-        shape: What it must look like.
-
     Raises:
-        SyncError: it looks otherwise, or its dense net cannot be used.
+        SyncError: `frame` is no base of this shape, or its dense net cannot be used.
     """
 
     def __init__(self, frame: Frame, shape: ModelShape) -> None:

@@ -7,26 +7,18 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
 from freshrank import __version__
-from service.bodies import (
-    ControlRequest,
-    EventsRequest,
-    EventsResponse,
-    Feedback,
-    RankRequest,
-    RankResponse,
-    ReceiptResponse,
-)
+from service import bodies
 from service.problems import ProblemDocument
 
 BODIES = (
-    ControlRequest,
-    EventsRequest,
-    EventsResponse,
-    Feedback,
+    bodies.ControlRequest,
+    bodies.EventsRequest,
+    bodies.EventsResponse,
+    bodies.Feedback,
+    bodies.RankRequest,
+    bodies.RankResponse,
+    bodies.ReceiptResponse,
     ProblemDocument,
-    RankRequest,
-    RankResponse,
-    ReceiptResponse,
 )
 
 

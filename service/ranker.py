@@ -48,18 +48,7 @@ class Ranked:
 
 
 class Ranker:
-    """Answers rank requests. Safe for threads.
-
-    Args:
-        settings: The configuration.
-        encoder: Its encoder.
-        reader: Completes requests.
-        replica: Holds the parameters.
-        receipts: Understands `after`.
-        health: Knows what is degraded.
-        log: Takes the impressions.
-        clock: Time.
-    """
+    """Answers rank requests. Safe for threads."""
 
     def __init__(
         self,

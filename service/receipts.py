@@ -62,12 +62,7 @@ class _Content(msgspec.Struct, array_like=True):
 class Receipts:
     """Issues receipts and says how far their events have come.
 
-    Args:
-        salt: The configuration's; keys the checksum.
-        log: Where the events are.
-        learned: What the applied frames say.
-        entities: The local view of entities.
-        progress: Joiner and trainer of this process, or None.
+    `progress` is that of joiner and trainer in this process, or None.
     """
 
     def __init__(

@@ -36,13 +36,7 @@ _REFUSALS: Final = (SyncError, SchemaError, DataError, StoreError)
 class Replica:
     """A read-only copy of the parameters that stays up to date by itself.
 
-    Args:
-        settings: The configuration.
-        encoder: Its encoder.
-        channel: Where frames come from.
-        clock: Time.
-        metrics: Counters.
-        changed: Notified after every applied frame.
+    `changed` is notified after every applied frame.
 
     Attributes:
         learned: What the applied frames say of events.
