@@ -1,9 +1,8 @@
 """Adam on the dense net, over one flat vector.
 
 All parameters of the net become views of one vector, and so do their gradients: a step is a handful
-    of
-vector operations whatever the number of layers (a step's fixed cost is what an idle stream pays),
-and a checkpoint stores three vectors.
+of vector operations whatever the number of layers (a step's fixed cost is what an idle stream
+pays), and a checkpoint stores three vectors.
 """
 
 from typing import Final

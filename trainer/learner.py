@@ -78,8 +78,7 @@ class Learner:
 
         Where the loss or a gradient is not finite nothing is applied. Occurrences of the batch are
         counted by then, and rows born from them stay at their initial values: counting is what
-            reads
-        the rows, and an id was seen whether or not its example could be learned.
+        reads the rows, and an id was seen whether or not its example could be learned.
         """
         self.clock_s = max(self.clock_s, int(batch.ts_ms.max()) // 1_000)
         born_s = self.sparse.item_born_s(batch)

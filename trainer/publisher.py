@@ -86,8 +86,7 @@ class Publisher:
         """Open the next epoch and publish its base.
 
         The very first base is the seeded initialisation, d0-s0. Later ones count on from the newest
-        frame in the channel, which may be ahead of the checkpoint: a version never names two
-            states.
+        frame in the channel, which may be ahead of the checkpoint: no version names two states.
 
         Raises:
             TransportError: the epoch cannot be opened.

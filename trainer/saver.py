@@ -137,8 +137,7 @@ class Saver:
         self._learner.sparse.tables.update(checkpoint.tables)
         self._learner.clock_s = state.clock_s
         self._evaluation.restore(checkpoint.windows)
-        if self._store.n_refused:
-            state.counts["checkpoints_refused"] += self._store.n_refused
+        state.counts["checkpoints_refused"] += self._store.n_refused
         logger.info(
             "checkpoint=restored rows=%d refused=%d",
             state.counts["rows_learned"],

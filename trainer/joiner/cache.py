@@ -17,14 +17,19 @@ class Cache:
 
     Args:
         state: The database.
+
+    Attributes:
+        changed: Requests to write, by id.
+        gone: Requests to remove, before `changed` is written.
+        new_seen: Event id -> when it is forgotten.
     """
 
     def __init__(self, state: State) -> None:
         self._state = state
         self._requests: dict[str, Request | None] = {}
         self._seen: dict[str, int] = {}
-        self._changed: dict[str, Request] = {}
-        self._gone: set[str] = set()
+        self.changed: dict[str, Request] = {}
+        self.gone: set[str] = set()
         self._touched: set[str] = set()  # read or changed in this round
         self.new_seen: dict[str, int] = {}
 
@@ -57,14 +62,14 @@ class Cache:
         """Note a new or changed request."""
         self._touched.add(request.request_id)
         self._requests[request.request_id] = request
-        self._changed[request.request_id] = request
+        self.changed[request.request_id] = request
 
     def drop(self, request_id: str) -> None:
         """Remove a request."""
         self._touched.add(request_id)
         self._requests[request_id] = None
-        self._changed.pop(request_id, None)
-        self._gone.add(request_id)
+        self.changed.pop(request_id, None)
+        self.gone.add(request_id)
 
     def has_seen(self, event_id: str, watermark_ms: int) -> bool:
         """True when the event id is known and has not expired."""
@@ -74,16 +79,6 @@ class Cache:
     def see(self, event_id: str, expires_at_ms: int) -> None:
         """Remember an event id."""
         self.new_seen[event_id] = expires_at_ms
-
-    @property
-    def changed(self) -> list[Request]:
-        """Requests to write."""
-        return list(self._changed.values())
-
-    @property
-    def gone(self) -> list[str]:
-        """Requests to remove, before `changed` is written."""
-        return list(self._gone)
 
     def settle(self) -> None:
         """After a commit: keep the requests whose window is open, up to the limit."""
@@ -102,8 +97,8 @@ class Cache:
         self._clear_changes()
 
     def _clear_changes(self) -> None:
-        self._changed.clear()
-        self._gone.clear()
+        self.changed.clear()
+        self.gone.clear()
         self._touched.clear()
         self.new_seen = {}
         self._seen = {}

@@ -258,8 +258,8 @@ class Joiner:
         totals = {name: total + ledger.totals[name] for name, total in self._totals.items()}
         changes = Changes(
             meta={**totals, **here.offsets, "newest_ms": self._newest_ms},
-            requests=cache.changed,
-            gone=cache.gone,
+            requests=list(cache.changed.values()),
+            gone=list(cache.gone),
             parts=ledger.parts,
             seen=cache.new_seen,
             did=ledger.did,
