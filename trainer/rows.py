@@ -12,6 +12,8 @@ from freshrank.features import Encoded, SlotIds
 
 I64 = npt.NDArray[np.int64]
 
+# The store keeps event time as uint32 seconds (until 2106); beyond, a time is a mistake of unit.
+TIME_MS_MAX: Final = (1 << 32) * 1_000 - 1
 # The arrays of a batch, one row or entry per example.
 _COLUMNS: Final = [
     field.name

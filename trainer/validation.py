@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from freshrank.examples import ExampleBatch
 from trainer.losses import Loss
+from trainer.rows import TIME_MS_MAX
 
 Bools = npt.NDArray[np.bool_]
 
@@ -21,8 +22,6 @@ Bools = npt.NDArray[np.bool_]
 LABEL_MAX: Final = 1e6
 WEIGHT_MAX: Final = 1e6
 DENSE_MAX: Final = 1e12
-# The store keeps event time as uint32 seconds.
-TS_MS_MAX: Final = (1 << 32) * 1_000 - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +68,7 @@ def _rules(batch: ExampleBatch, losses: Sequence[Loss]) -> list[tuple[str, Bools
         ("bad-label", (counts & ~label_fits).any(axis=1)),
         ("bad-keep-rate", (counts & ~keep_fits).any(axis=1)),
         ("bad-dense", ~dense_fits.all(axis=1)),
-        ("bad-time", (batch.ts_ms < 0) | (batch.ts_ms > TS_MS_MAX)),
+        ("bad-time", (batch.ts_ms < 0) | (batch.ts_ms > TIME_MS_MAX)),
         ("negative-weight", is_negative),
     ]
 

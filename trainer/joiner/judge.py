@@ -14,11 +14,10 @@ from freshrank.settings import RecentFeature, Settings
 from freshrank.transport.base import IMPRESSIONS, Record
 from trainer.joiner.arena import Arena
 from trainer.joiner.merge import NO_TIME, Head
+from trainer.rows import TIME_MS_MAX
 
 # docs/semantics.md, records and time: further ahead of its ingest an event's clock is wrong.
 AHEAD_MS_MAX: Final = 5 * 60 * 1_000
-# The store keeps event time as uint32 seconds (until 2106); beyond, a time is a mistake of unit.
-TIME_MS_MAX: Final = (1 << 32) * 1_000 - 1
 # Two rows of one item must fit into a record; canonical ids have at most 256 characters.
 ID_LENGTH_MAX: Final = 512
 PARTS_MAX: Final = 65_536
