@@ -138,7 +138,7 @@ class _Document:
                 container[key] = {}
                 self._keys[location] = self._values[location] = at
         container[key] = source.value
-        self._keys[location] = at
+        self._keys[location] = self._values[location] = at
         self._values |= {(*location, *below): place for below, place in source.values.items()}
         self._keys |= {(*location, *below): place for below, place in source.keys.items()}
 

@@ -135,9 +135,10 @@ def _cross(
 
 
 def _length(feature: Mapping[str, Any]) -> int:
-    if feature.get("type") not in _LIST_LENGTH:
+    kind = feature.get("type")
+    if not isinstance(kind, str) or kind not in _LIST_LENGTH:
         return 1
-    length = feature.get("max_len", _LIST_LENGTH[feature["type"]])
+    length = feature.get("max_len", _LIST_LENGTH[kind])
     return length if isinstance(length, int) else 1
 
 

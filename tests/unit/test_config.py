@@ -307,12 +307,24 @@ def test_environment_variables_override_the_file() -> None:
         ("FEATURES__9__DIM", "8", ":1:1: error: there is no 'features.9.dim' to override"),
         ("SALT__X", "8", ":1:1: error: there is no 'salt.x' to override"),
         ("SALT", "[", ": error: not YAML"),
+        ("SALT", "", ":1:1: error: salt: expected an integer, got nothing"),
     ],
 )
 def test_a_wrong_override_names_its_variable(name: str, value: str, said: str) -> None:
     said_line = line(BASE + "salt: 1", **{f"FRESHRANK__{name}": value})
     assert said_line.startswith(f"$FRESHRANK__{name}:")
     assert said in said_line
+
+
+@pytest.mark.parametrize("kind", ["[id]", "{id: 1}"])
+def test_a_cross_of_a_feature_whose_type_is_no_word_is_one_mistake(kind: str) -> None:
+    features = [
+        f"{{name: a, type: {kind}, scope: user}}",
+        "{name: item_id, type: id, scope: item}",
+        "{name: c, type: cross, of: [a, item_id]}",
+    ]
+    said = line(FEATURES + "".join(f"  - {feature}\n" for feature in features))
+    assert "features.0.type: expected" in said
 
 
 def test_mistakes_of_variables_follow_those_of_the_file() -> None:
