@@ -1,6 +1,5 @@
 """Item and user features sent once: this process' view of `freshrank.entities`."""
 
-import logging
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -8,24 +7,20 @@ from itertools import islice
 from typing import Final
 
 from freshrank.clock import Clock
-from freshrank.errors import DataError, TransportError
+from freshrank.errors import DataError
 from freshrank.features import FeatureEncoder
 from freshrank.messages import Entity, Value, decode
 from freshrank.transport.base import ENTITIES, EventLog, Record, TopicPartition
+from service.follower import Follower
 from service.learned import OffsetHistory, Reached
 from service.signal import Signal
 
-logger = logging.getLogger(__name__)
-
 # About 1 KiB each: a gigabyte per scope. Beyond it the longest unchanged leave, counted.
 ENTITIES_MAX: Final = 1_000_000
-STEP_TIMEOUT_S: Final = 0.1
-RETRY_S: Final = 1.0
-STOP_TIMEOUT_S: Final = 10.0
 _NONE: Final[Mapping[str, Value]] = {}
 
 
-class EntityView:
+class EntityView(Follower):
     """The last features of every item and user, read from the start of the log.
 
     Attributes:
@@ -36,6 +31,7 @@ class EntityView:
     def __init__(
         self, encoder: FeatureEncoder, log: EventLog, clock: Clock, changed: Signal
     ) -> None:
+        super().__init__("entities")
         self._encoder = encoder
         self._log = log
         self._clock = clock
@@ -50,8 +46,6 @@ class EntityView:
         self._positions = [log.start_offset(ENTITIES, p) for p in range(n_partitions)]
         # What was written before this process began is not waited for by anybody here.
         self._old_ends = [log.end_offset(ENTITIES, p) for p in range(n_partitions)]
-        self._stop = threading.Event()
-        self._thread: threading.Thread | None = None
         self.n_skipped = 0
         self.n_dropped = 0
 
@@ -82,21 +76,6 @@ class EntityView:
         with self._lock:
             return self._histories[partition].reached(offset)
 
-    def start(self) -> None:
-        """Follow the log in a thread of its own."""
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name="entities", daemon=True)
-            self._thread.start()
-
-    def stop(self) -> None:
-        """Tell the thread to end."""
-        self._stop.set()
-
-    def join(self) -> None:
-        """Wait until it has ended."""
-        if self._thread is not None:
-            self._thread.join(STOP_TIMEOUT_S)
-
     def step(self, timeout_s: float) -> int:
         """Read what is new, or wait for it. Returns records read.
 
@@ -110,18 +89,6 @@ class EntityView:
             ends = {TopicPartition(ENTITIES, p): at for p, at in enumerate(self._positions)}
             self._log.wait(ends, timeout_s=timeout_s)
         return n_read
-
-    def _run(self) -> None:
-        while not self._stop.is_set():
-            try:
-                self.step(STEP_TIMEOUT_S)
-            except TransportError as error:
-                logger.warning("entities=retrying error=%s", error)
-                self._stop.wait(RETRY_S)
-            except Exception:
-                # A bug here must not stop the ranking: it goes on with the features it has.
-                logger.exception("entities=retrying reason=internal")
-                self._stop.wait(RETRY_S)
 
     def _read(self, partition: int) -> int:
         # Retention may have removed what was not read yet.

@@ -5,7 +5,6 @@ has something else to try; where only a newer base would do, the replica asks fo
 """
 
 import logging
-import threading
 from collections import Counter
 from typing import Final
 
@@ -18,22 +17,17 @@ from freshrank.frames import Frame, FrameInfo
 from freshrank.metrics import Metrics
 from freshrank.settings import Settings
 from freshrank.transport.base import Head, ParameterChannel
+from service.follower import Follower
 from service.learned import Learned, SampleWindow
 from service.model import Model, ModelShape
 from service.signal import Signal
 
 logger = logging.getLogger(__name__)
 
-# How long the thread sleeps without news before it sees that it shall stop.
-STEP_TIMEOUT_S: Final = 0.1
-# After an error of the channel: long enough not to spin, short against any staleness limit.
-RETRY_S: Final = 1.0
-STOP_TIMEOUT_S: Final = 10.0
-
 _REFUSALS: Final = (SyncError, SchemaError, DataError, StoreError)
 
 
-class Replica:
+class Replica(Follower):
     """A read-only copy of the parameters that stays up to date by itself.
 
     `changed` is notified after every applied frame.
@@ -53,6 +47,7 @@ class Replica:
         metrics: Metrics,
         changed: Signal,
     ) -> None:
+        super().__init__("replica")
         self._channel = channel
         self._clock = clock
         self._metrics = metrics
@@ -62,8 +57,6 @@ class Replica:
         self._stuck_at: Head | None = None
         self._is_unheard = False  # the last request for a base failed
         self._refusals: Counter[str] = Counter()
-        self._stop = threading.Event()
-        self._thread: threading.Thread | None = None
         self.learned = Learned()
         self.action_freshness = SampleWindow()
         self.impression_freshness = SampleWindow()
@@ -82,21 +75,6 @@ class Replica:
     def is_behind(self) -> bool:
         """True while the channel holds a newer frame that could not be applied."""
         return self._stuck_at is not None
-
-    def start(self) -> None:
-        """Follow the channel in a thread of its own."""
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name="replica", daemon=True)
-            self._thread.start()
-
-    def stop(self) -> None:
-        """Tell the thread to end; what is loaded keeps answering."""
-        self._stop.set()
-
-    def join(self) -> None:
-        """Wait until it has ended."""
-        if self._thread is not None:
-            self._thread.join(STOP_TIMEOUT_S)
 
     def step(self, timeout_s: float) -> bool:
         """Apply the next frame, or wait for one.
@@ -128,18 +106,8 @@ class Replica:
         self._ask(info.epoch, info.seq)  # an older base would lead to the same delta again
         return self._hold(head)
 
-    def _run(self) -> None:
-        while not self._stop.is_set():
-            try:
-                self.step(STEP_TIMEOUT_S)
-            except TransportError as error:
-                self._count("channel", "transport", str(error))
-                self._stop.wait(RETRY_S)
-            except Exception:
-                # A bug here must not take the ranking away: the last good version keeps serving.
-                logger.exception("replica=serving_old reason=internal")
-                self._count("channel", "internal", "see the log")
-                self._stop.wait(RETRY_S)
+    def _failed(self, reason: str, text: str) -> None:
+        self._count("channel", reason, text)
 
     def _load_base(self, head: Head) -> bool:
         try:
