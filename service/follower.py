@@ -2,6 +2,7 @@
 
 import logging
 import threading
+from abc import ABC, abstractmethod
 from typing import Final
 
 from freshrank.errors import TransportError
@@ -15,7 +16,7 @@ RETRY_S: Final = 1.0
 STOP_TIMEOUT_S: Final = 10.0
 
 
-class Follower:
+class Follower(ABC):
     """Base of what keeps itself up to date; `name` is the thread's and the log's."""
 
     def __init__(self, name: str) -> None:
@@ -38,9 +39,9 @@ class Follower:
         if self._thread is not None:
             self._thread.join(STOP_TIMEOUT_S)
 
+    @abstractmethod
     def step(self, timeout_s: float) -> object:
         """Take in what is new, or wait for it."""
-        raise NotImplementedError
 
     def _failed(self, reason: str, text: str) -> None:
         """Note a step that failed."""

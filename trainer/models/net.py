@@ -5,6 +5,7 @@ gradient goes back to the store; their last column is the first-order weight of 
 """
 
 import math
+from abc import ABC, abstractmethod
 from itertools import pairwise
 from typing import Literal
 
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 
-class Net(nn.Module):
+class Net(nn.Module, ABC):
     """What every net shares: its shape, a bias per task and the weights of the dense values.
 
     B rows, S slots, W = dim + 1 floats per slot, K dense values, T tasks.
@@ -41,6 +42,7 @@ class Net(nn.Module):
             z = z + dense @ self.dense_weight.T  # [B, T]
         return z
 
+    @abstractmethod
     def forward(self, rows: Tensor, dense: Tensor | None = None) -> Tensor:
         """Score.
 
@@ -51,7 +53,6 @@ class Net(nn.Module):
         Returns:
             `float32[B, T]`: per task the logit (log loss) or the value (Huber).
         """
-        raise NotImplementedError  # pragma: no cover
 
 
 class Logistic(Net):

@@ -208,7 +208,9 @@ def test_every_uint64_is_an_item_of_its_own(
         kept = [item["item"] for item in client.post("/v1/rank", json=body).json()["items"]]
         assert kept == [str(one) for one in reversed(UINT64S) if one != identity]
     items = {"kind": "impression", "request_id": "r", "items": candidates}
-    features = [{"kind": "item", "item": form(one), "features": {}} for one in UINT64S]
+    features: list[dict[str, Any]] = [
+        {"kind": "item", "item": form(one), "features": {}} for one in UINT64S
+    ]
     sent = client.post("/v1/events", json={"events": [items, *features]})
     assert sent.json()["accepted"] == 1 + len(UINT64S)
     impression = world.records(IMPRESSIONS)[-1]

@@ -2,6 +2,7 @@
 
 import math
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from freshrank.errors import TransportError
 from freshrank.feature_state import Did
 from freshrank.messages import Impression, Tick, encode
 from freshrank.transport.base import ACTIONS, IMPRESSIONS, NewRecord
+from service.replica import Replica
 from tests.unit.service.conftest import MakeClient, MakeWorld
 from tests.unit.service.support import (
     DIM,
@@ -402,8 +404,13 @@ def test_answers_during_base_swaps_are_each_of_one_version(
         asking = [pool.submit(seqs_until_the_last, client) for _ in range(2)]
         for seq in range(1, last_seq + 1):
             publish(seq)
-            until(lambda seq=seq: replica.model.current.info.seq == seq)
+            until(partial(serves, replica, seq))
         assert all(one.result(10) == sorted(one.result()) for one in asking)
+
+
+def serves(replica: Replica, seq: int) -> bool:
+    model = replica.model
+    return model is not None and model.current.info.seq == seq
 
 
 def test_without_a_base_the_answer_is_503(world: World, make_client: MakeClient) -> None:
