@@ -4,9 +4,9 @@ from typing import Final
 
 import numpy as np
 import numpy.typing as npt
-import onnxruntime as ort
 
 from freshrank.errors import SyncError
+from freshrank.onnx_session import open_session
 
 F32 = npt.NDArray[np.float32]
 
@@ -30,16 +30,9 @@ class DenseNet:
 
     def __init__(self, onnx: bytes, *, shape: tuple[int, int, int, int]) -> None:
         n_slots, width, n_dense, n_tasks = shape
-        options = ort.SessionOptions()
-        # Requests are answered in parallel already: more threads per session would only contend.
-        options.intra_op_num_threads = 1
-        options.inter_op_num_threads = 1
-        options.log_severity_level = 4  # a refused net is our exception, not a line on stderr
         self._has_dense = n_dense > 0
         try:
-            self._session = ort.InferenceSession(
-                onnx, sess_options=options, providers=["CPUExecutionProvider"]
-            )
+            self._session = open_session(onnx)
             zeros = np.zeros((1, n_slots, width), np.float32)
             probe = self.predict(zeros, np.zeros((1, n_dense), np.float32))
         except Exception as error:  # onnxruntime's exceptions have no base of their own

@@ -15,10 +15,10 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 import onnx
-import onnxruntime
 import torch
 
 from freshrank.errors import SchemaError
+from freshrank.onnx_session import open_session
 from trainer.losses import Loss, served
 from trainer.models import Net
 
@@ -78,9 +78,7 @@ class OnnxExport:
 
     def _difference(self, data: bytes, rows: F32, dense: F32) -> float:
         """The largest difference between scores of torch and of the runtime."""
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = 1
-        session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+        session = open_session(data)
         inputs = {"rows": rows} | ({"dense": dense} if self._net.n_dense else {})
         there: F32 = session.run(["z"], inputs)[0]
         with torch.no_grad():

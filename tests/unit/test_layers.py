@@ -1,5 +1,7 @@
 """Who may know whom: the import contracts hold, can fail, and cover every module."""
 
+import os
+import re
 import shutil
 import subprocess
 import sys
@@ -142,3 +144,24 @@ def test_importing_loads_nothing_forbidden(module: str, absent: tuple[str, ...])
     loaded = done.stdout.split()
     assert module in loaded
     assert [name for name in absent if name in loaded] == []
+
+
+def test_only_one_module_loads_onnxruntime() -> None:
+    """It reports home unless told not to before its first import."""
+    found = [
+        path.relative_to(ROOT).as_posix()
+        for package in ("freshrank", "service", "trainer", "embedding_store")
+        for path in (ROOT / package).rglob("*.py")
+        if re.search(r"^\s*(import|from) onnxruntime\b", path.read_text(), re.MULTILINE)
+    ]
+    assert found == ["freshrank/onnx_session.py"]
+
+
+def test_onnxruntime_keeps_no_session_id_for_its_vendor(tmp_path: Path) -> None:
+    environ = {name: value for name, value in os.environ.items() if "TELEMETRY" not in name}
+    subprocess.run(
+        [sys.executable, "-c", "import freshrank.onnx_session"],
+        env={**environ, "TMPDIR": str(tmp_path)},
+        check=True,
+    )
+    assert list(tmp_path.iterdir()) == []
