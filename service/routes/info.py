@@ -1,11 +1,11 @@
 """What the service says of itself: models, schema, version, stats."""
 
 import hashlib
+import importlib.metadata
 import platform
 from typing import Any
 
 import numpy as np
-import onnxruntime as ort
 from fastapi import APIRouter, Depends, Request
 from starlette.responses import Response
 
@@ -74,7 +74,7 @@ async def version(request: Request) -> Response:
             "build": {
                 "python": platform.python_version(),
                 "numpy": np.__version__,
-                "onnxruntime": ort.__version__,
+                "onnxruntime": importlib.metadata.version("onnxruntime"),
             },
         }
     )
