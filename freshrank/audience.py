@@ -70,6 +70,8 @@ class Audience:
         # Items to come are drawn now, so that item k is the same however fast the run is.
         n_ever = n_items + 100_000
         self.category = self._rng.integers(len(CATEGORIES), size=n_ever)
+        is_in = self.category[:, None] == np.arange(len(CATEGORIES))
+        self._number = (np.cumsum(is_in, axis=0)[np.arange(n_ever), self.category]).tolist()
         self.price = np.round(self._rng.lognormal(2.5, 0.8, n_ever), 2)
         self._quality = self._rng.normal(0.0, 1.2, n_ever)
 
@@ -87,8 +89,8 @@ class Audience:
         return f"user-{user}"
 
     def item_name(self, item: int) -> str:
-        """The item's id as events carry it."""
-        return f"{CATEGORIES[self.category[item]]}-{item}"
+        """The item's id as events carry it: its category, and its number in that."""
+        return f"{CATEGORIES[self.category[item]]}-{self._number[item]}"
 
     def item_features(self, item: int) -> dict[str, str | float]:
         """What the catalogue says of the item."""

@@ -229,6 +229,10 @@ class Embedded:
         """Errors that stopped a worker."""
         return [one.failure for one in self._workers.values() if one.failure is not None]
 
+    def is_learning(self) -> bool:
+        """False once a joiner or the trainer has failed."""
+        return not self.failures
+
     def accounting(self) -> dict[str, int]:
         """The joiners' and the trainer's totals; `freshrank.accounting` says how they add up."""
         total: Counter[str] = Counter()

@@ -27,9 +27,7 @@ def open_session(onnx: bytes) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1
-    options.log_severity_level = (
-        4  # a refused graph is the caller's to report
-    )
+    options.log_severity_level = 4  # a refused graph is the caller's to report
     return onnxruntime.InferenceSession(
         onnx, sess_options=options, providers=["CPUExecutionProvider"]
     )

@@ -18,6 +18,9 @@ class LoopView(Protocol):
     def accounting(self) -> dict[str, int]:
         """The joiner's and the trainer's totals; `freshrank.accounting` says how they add up."""
 
+    def is_learning(self) -> bool:
+        """False once a joiner or the trainer has stopped, by itself or because it failed."""
+
     def statistics(self) -> dict[str, float]:
         """Gauges such as `auc`, `rows`, `filtered`, `examples_per_second`."""
 

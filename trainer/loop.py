@@ -26,6 +26,9 @@ logger = logging.getLogger(__name__)
 
 # How long `run` waits for examples before it looks at `stop` and the clocks again.
 _IDLE_S: Final = 0.1
+# A crash loses at most one checkpoint interval of learning, a minute by default: at the rate of
+# learning, half of that makes it up. Whoever is further behind publishes and catches up in public.
+_CATCH_UP_S_MAX: Final = 30.0
 
 
 class Trainer:
@@ -63,6 +66,8 @@ class Trainer:
         self._is_fixed = _is_fixed(settings, log)
         tasks = [task.name for task in settings.tasks]
         self._log = log
+        self._channel = channel
+        self._clock = clock
         self._progress = progress
         self._learner = Learner(settings, encoder)
         self._evaluation = Evaluation(tasks, self._learner.losses)
@@ -96,15 +101,32 @@ class Trainer:
         self._is_torn = False
         progress.reach("trained", state.offsets)
 
-    def start(self) -> None:
+    def start(self) -> int:
         """Open the next epoch and publish its base; `step` does it if nobody did.
+
+        Replicas go on with what an earlier trainer published, which may be ahead of the checkpoint:
+        so what stands in the log is learned first, for a while, and the base does not set them
+        back. Where nothing was published yet, the base comes at once.
+
+        Returns:
+            Rows learned.
 
         Raises:
             TransportError: the channel cannot be reached.
         """
-        if not self._is_started:
-            self._publisher.start()
-            self._is_started = True
+        if self._is_started:
+            return 0
+        n_total = 0
+        if self._channel.head() is not None:
+            deadline_s = self._clock.monotonic_s() + _CATCH_UP_S_MAX
+            while self._clock.monotonic_s() < deadline_s:
+                n_rows = self._advance(flush=False)
+                if n_rows is None:
+                    break
+                n_total += n_rows
+        self._publisher.start()
+        self._is_started = True
+        return n_total
 
     def step(self, timeout_s: float) -> int:
         """Learn at most one batch; publish and save what is due.
@@ -147,8 +169,7 @@ class Trainer:
         Returns:
             Rows learned; 0 while paused.
         """
-        self.start()
-        n_total = 0
+        n_total = self.start()
         while (n_rows := self._advance(flush=True)) is not None:
             n_total += n_rows
         if not self._state.is_paused:

@@ -6,7 +6,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from freshrank import examples
+from freshrank import examples, frames
 from freshrank.errors import ConfigError, SchemaError, TransportError
 from freshrank.messages import Control, DeadLetter
 from freshrank.messages import encode as encode_message
@@ -276,3 +276,31 @@ def test_statistics_follow_what_was_learned(make_bench: MakeBench) -> None:
     n_ids = [len(set(ids.tolist())) for ids in (users, slots["item_id"].ids, slots["tags"].ids)]
     assert found["rows"] == sum(n_ids)
     assert found["examples_per_second"] == 100.0
+
+
+def test_restart_learns_its_backlog_before_it_replaces_what_is_served(
+    make_bench: MakeBench,
+) -> None:
+    bench = make_bench(**ADAPTIVE)
+    bench.append(random_batch(bench.encoder, np.random.default_rng(0), 200))
+    bench.trainer().drain()  # published, but never saved: as after kill -9
+    head = bench.channel.head()
+    assert head is not None
+
+    again = bench.trainer()
+    again.start()
+
+    found = bench.channel.base()
+    assert found is not None
+    epoch, _, data = found
+    info = frames.decode_info(data)
+    assert epoch == head.epoch + 1
+    assert (info.examples, info.untrained) == (200, False)
+
+
+def test_catching_up_is_bounded(make_bench: MakeBench, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = make_bench(**ADAPTIVE)
+    bench.trainer().start()
+    bench.append(random_batch(bench.encoder, np.random.default_rng(0), 200))
+    monkeypatch.setattr("trainer.loop._CATCH_UP_S_MAX", 0.0)
+    assert bench.trainer().start() == 0
