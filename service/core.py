@@ -18,6 +18,7 @@ from service.entities import EntityView
 from service.gate import Gate
 from service.health import Health
 from service.ingest import Ingest
+from service.known import KnownFeatures
 from service.ranker import Ranker
 from service.receipts import Receipt, Receipts
 from service.replica import Replica
@@ -78,10 +79,11 @@ class Service:
             progress=parts.progress,
         )
         self.health = Health(settings, log, self.replica, self.entities, clock)
+        known = KnownFeatures(settings, encoder, self.entities.features, parts.state)
         self.ranker = Ranker(
             settings,
             encoder,
-            reader=RequestReader(settings, encoder, self.entities, parts.state),
+            reader=RequestReader(settings, encoder, known),
             replica=self.replica,
             receipts=self.receipts,
             health=self.health,
@@ -91,6 +93,7 @@ class Service:
         self.ingest = Ingest(
             settings,
             encoder,
+            known=known,
             log=log,
             receipts=self.receipts,
             clock=clock,

@@ -16,6 +16,7 @@ from freshrank.settings import RecentFeature, Settings
 from freshrank.transport.base import ACTIONS, ENTITIES, IMPRESSIONS, RECORD_BYTES_MAX, NewRecord
 from service.bodies import EventBody, FeedbackEvent, ImpressionEvent, ItemEvent, UserEvent
 from service.impressions import records_of
+from service.known import KnownFeatures, SentTogether
 from service.times import parse_moment
 
 # Clocks of clients go wrong by minutes; what lies further ahead would hold the watermark back.
@@ -64,30 +65,41 @@ class _Head(TypedDict):
 class EventChecker:
     """Checks events of one configuration and makes records of them. Immutable."""
 
-    def __init__(self, settings: Settings, encoder: FeatureEncoder) -> None:
+    def __init__(self, settings: Settings, encoder: FeatureEncoder, known: KnownFeatures) -> None:
         self._encoder = encoder
+        self._known = known
+        # A report names what was shown; the joiner takes the features from the served record.
+        self._is_reported = settings.join.impressions == "reported"
         used = {task.event for task in settings.tasks}
         used |= {f.event for f in settings.features if isinstance(f, RecentFeature)}
         self._events = sorted(used)
 
-    def check(self, event: EventBody, *, received_at_ms: int) -> Checked:
+    def check(
+        self, event: EventBody, *, received_at_ms: int, sent: SentTogether | None = None
+    ) -> Checked:
         """The event's records.
+
+        Args:
+            event: As decoded.
+            received_at_ms: Now.
+            sent: Entities that came before it in the same request; an entity joins them.
 
         Raises:
             Refusal: it cannot be used.
         """
         ts_ms = self._ts(event, received_at_ms)
         event_id = event.event_id or _derived_id(event) or uuid4().hex
+        sent = {} if sent is None else sent
         head = _Head(event_id=event_id, ts_ms=ts_ms, received_at_ms=received_at_ms)
         match event:
             case FeedbackEvent():
                 return self._feedback(event, head)
             case ImpressionEvent():
-                return self._impression(event, head)
+                return self._impression(event, head, sent)
             case ItemEvent():
-                return self._entity("item", self._item(event.item, ["item"]), event, head)
+                return self._entity("item", self._item(event.item, ["item"]), event, head, sent)
             case UserEvent():
-                return self._entity("user", self._user(event.user), event, head)
+                return self._entity("user", self._user(event.user), event, head, sent)
 
     def _ts(self, event: EventBody, received_at_ms: int) -> int:
         if event.ts is None:
@@ -120,20 +132,22 @@ class EventChecker:
         record = NewRecord(event.request_id.encode(), encode(action))
         return Checked(ACTIONS, head["event_id"], [record])
 
-    def _impression(self, event: ImpressionEvent, head: _Head) -> Checked:
+    def _impression(self, event: ImpressionEvent, head: _Head, sent: SentTogether) -> Checked:
         items = [self._item(one.item, ["items", i, "item"]) for i, one in enumerate(event.items)]
         first_of: dict[str, int] = {}
         for i, (item, shown) in enumerate(zip(items, event.items, strict=True)):
             self._check_features(shown.features, ["item", "candidate"], ["items", i, "features"])
             if (first := first_of.setdefault(item, i)) != i:
                 raise Refusal("bad-value", ["items", i, "item"], f"the same item as {first}")
-        names = sorted({name for shown in event.items for name in shown.features})
+        user = None if event.user is None else self._user(event.user)
+        shared, columns = self._values(event, head["ts_ms"], user, items, sent)
         impression = Impression(
             **head,
             request_id=event.request_id,
-            user=None if event.user is None else self._user(event.user),
+            user=user,
             items=items,
-            columns={name: [shown.features.get(name) for shown in event.items] for name in names},
+            shared=shared,
+            columns=columns,
             positions=[shown.position or i for i, shown in enumerate(event.items, start=1)],
             source="client",
         )
@@ -142,12 +156,31 @@ class EventChecker:
         except DataError as error:
             raise Refusal("too-large", ["items"], str(error)) from error
 
+    def _values(
+        self,
+        event: ImpressionEvent,
+        ts_ms: int,
+        user: str | None,
+        items: Sequence[str],
+        sent: SentTogether,
+    ) -> tuple[dict[str, Value], dict[str, list[Value]]]:
+        """What a ranking at that time would have used; its shared values, and those per item."""
+        explicit = [shown.features for shown in event.items]
+        if self._is_reported:
+            names = sorted({name for features in explicit for name in features})
+            return {}, {name: [features.get(name) for features in explicit] for name in names}
+        columns = self._known.columns(items, explicit, sent=sent)
+        if user is None:
+            return {}, columns
+        return self._known.shared(user, {}, before_ms=ts_ms, sent=sent), columns
+
     def _entity(
         self,
         scope: Literal["item", "user"],
         identity: str,
         event: ItemEvent | UserEvent,
         head: _Head,
+        sent: SentTogether,
     ) -> Checked:
         self._check_features(event.features, [scope], ["features"])
         entity = Entity(
@@ -160,6 +193,7 @@ class EventChecker:
         if len(value) >= RECORD_BYTES_MAX:
             detail = f"{len(value)} bytes of features, at most {RECORD_BYTES_MAX - 1} are taken"
             raise Refusal("too-large", ["features"], detail)
+        sent[scope, identity] = event.features
         return Checked(ENTITIES, head["event_id"], [NewRecord(entity_key(scope, identity), value)])
 
     def _item(self, item: int | str, steps: Sequence[str | int]) -> str:

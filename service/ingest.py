@@ -15,6 +15,7 @@ from freshrank.transport.base import ACTIONS, ENTITIES, IMPRESSIONS, EventLog, N
 from service.bodies import EventBody, EventsResponse, Rejection
 from service.decoding import locate, malformed, parse, pointer
 from service.event_checks import Checked, EventChecker, Refusal
+from service.known import KnownFeatures, SentTogether
 from service.problems import FieldError
 from service.receipts import Receipts
 
@@ -34,12 +35,13 @@ class Ingest:
         settings: Settings,
         encoder: FeatureEncoder,
         *,
+        known: KnownFeatures,
         log: EventLog,
         receipts: Receipts,
         clock: Clock,
         metrics: Metrics,
     ) -> None:
-        self._checker = EventChecker(settings, encoder)
+        self._checker = EventChecker(settings, encoder, known)
         self._log = log
         self._receipts = receipts
         self._clock = clock
@@ -78,12 +80,13 @@ class Ingest:
         rejected: list[Rejection] = []
         received: Counter[str] = Counter()
         refused: Counter[tuple[str, str]] = Counter()
+        sent: SentTogether = {}
         for index, event in enumerate(events):
             kind = "unknown"
             try:
                 body = _decode(event)
                 kind = _kind(body)
-                checked.append(self._checker.check(body, received_at_ms=received_at_ms))
+                checked.append(self._checker.check(body, received_at_ms=received_at_ms, sent=sent))
             except Refusal as refusal:
                 place = pointer(["events", index, *refusal.steps])
                 rejected.append(Rejection(index, place, refusal.detail))

@@ -1,46 +1,30 @@
 """A rank request -> the values to encode, or everything that is wrong with it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 from freshrank.errors import DataError
-from freshrank.feature_state import FeatureState
 from freshrank.features import FeatureEncoder, Problem, RequestValues
 from freshrank.messages import Value
-from freshrank.settings import CrossFeature, RecentFeature, Settings
-from service.bodies import Candidate, RankRequest
+from freshrank.settings import Settings
+from service.bodies import RankRequest
 from service.decoding import pointer
-from service.entities import EntityView
+from service.known import KnownFeatures
 from service.problems import FieldError, validation
 
 # A client mends a handful at a time; a thousand equal lines help nobody.
 ERRORS_MAX: Final = 20
 MODEL_NAME: Final = "main"
 CANDIDATE_SCOPES: Final = ("item", "candidate")
-_FILLED_IN: Final = ("user_id", "item_id")
 
 
 class RequestReader:
-    """Checks a request and completes it with entity features and feature state."""
+    """Checks a request and completes it with what is known besides."""
 
-    def __init__(
-        self,
-        settings: Settings,
-        encoder: FeatureEncoder,
-        entities: EntityView,
-        state: FeatureState,
-    ) -> None:
+    def __init__(self, settings: Settings, encoder: FeatureEncoder, known: KnownFeatures) -> None:
         self._encoder = encoder
-        self._entities = entities
-        self._state = state
+        self._known = known
         self._n_candidates_max = settings.limits.candidates
-        self._shared_names: list[str] = []
-        self._column_names: list[str] = []
-        for feature in settings.features:
-            if isinstance(feature, CrossFeature | RecentFeature) or feature.name in _FILLED_IN:
-                continue
-            is_shared = feature.scope in ("user", "context")
-            (self._shared_names if is_shared else self._column_names).append(feature.name)
 
     def read(self, request: RankRequest, *, before_ms: int) -> RequestValues:
         """All values of the request, ids canonical, excluded items left out.
@@ -76,15 +60,19 @@ class RequestReader:
         return RequestValues(
             items=[items[i] for i in kept],
             user=user,
-            shared=self._shared(request, user, before_ms),
-            columns=self._columns([items[i] for i in kept], [request.candidates[i] for i in kept]),
+            shared=self._known.shared(
+                user, {**request.user_features, **request.context}, before_ms=before_ms
+            ),
+            columns=self._known.columns(
+                [items[i] for i in kept], [request.candidates[i].features for i in kept]
+            ),
         )
 
     def missing_features(self, values: RequestValues) -> list[str]:
         """Features without a value, for the request or for at least one of its items."""
-        missing = [name for name in self._shared_names if values.shared.get(name) is None]
+        missing = [name for name in self._known.names.shared if values.shared.get(name) is None]
         nothing: list[Value] = [None]
-        for name in self._column_names:
+        for name in self._known.names.columns:
             if any(value is None for value in values.columns.get(name, nothing)):
                 missing.append(name)
         return missing
@@ -113,31 +101,6 @@ class RequestReader:
             if item and (first := first_of.setdefault(item, i)) != i:
                 detail = f"the same item as candidate {first}: send each once"
                 errors.append(FieldError(f"#/candidates/{i}/item", detail))
-
-    def _shared(self, request: RankRequest, user: str, before_ms: int) -> dict[str, Value]:
-        """User and context features, explicit ones winning, and feature state."""
-        shared: dict[str, Value] = {
-            **self._entities.features("user", user),
-            **request.user_features,
-            **request.context,
-        }
-        for feature in self._encoder.recent:
-            shared[feature.name] = list[int | float | str](
-                self._state.recent(feature.event, user, before_ms=before_ms, n_max=feature.max_len)
-            )
-        return shared
-
-    def _columns(
-        self, items: Sequence[str], candidates: Sequence[Candidate]
-    ) -> dict[str, Sequence[Value]]:
-        """Item and candidate features, explicit ones winning; one entry per item."""
-        rows: list[Mapping[str, Value]] = []
-        for item, candidate in zip(items, candidates, strict=True):
-            known = self._entities.features("item", item)
-            explicit = candidate.features
-            rows.append({**known, **explicit} if known and explicit else known or explicit)
-        columns = {name: [row.get(name) for row in rows] for name in self._column_names}
-        return {n: c for n, c in columns.items() if any(value is not None for value in c)}
 
 
 def _located(place: str, problems: Sequence[Problem]) -> list[FieldError]:

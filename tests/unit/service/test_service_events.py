@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from freshrank.feature_state import Did, LocalFeatureState
 from freshrank.features import FeatureEncoder
 from freshrank.messages import Action, Entity, Impression, Value, encode, entity_key
 from freshrank.transport.base import (
@@ -17,6 +18,7 @@ from service import ingest as ingest_module
 from service.bodies import ItemEvent
 from service.core import Service
 from service.event_checks import EventChecker, Refusal
+from service.known import KnownFeatures
 from tests.unit.service.conftest import MakeClient, MakeWorld
 from tests.unit.service.support import (
     NOW_MS,
@@ -24,6 +26,7 @@ from tests.unit.service.support import (
     World,
     make_settings,
     service_of,
+    until,
 )
 
 CLICK = {"kind": "feedback", "request_id": "r", "item": "a", "event": "click"}
@@ -66,6 +69,7 @@ def test_every_kind_reaches_its_topic_under_its_key(world: World, client: TestCl
             request_id="r",
             user="u",
             items=["a", "b"],
+            shared={"last_clicks": []},
             columns={"price": [2.5, None], "tags": [None, ["x"]]},
             positions=[3, 2],
             source="client",
@@ -104,6 +108,66 @@ def test_every_kind_reaches_its_topic_under_its_key(world: World, client: TestCl
     ]
     keys = [world.log.read(topic, 0, 0)[0].key for topic in (IMPRESSIONS, ACTIONS, ENTITIES)]
     assert keys == [b"r", b"r", b"item:a"]
+
+
+ENTITY_EVENTS: list[dict[str, Any]] = [
+    {"kind": "item", "item": "a", "features": {"tags": ["sent", "before"]}},
+    {"kind": "item", "item": "b", "features": {"tags": ["sent"]}},
+    {"kind": "user", "user": "u", "features": {"age": 3}},
+]
+SHOWN: dict[str, Any] = {
+    "kind": "impression",
+    "request_id": "shown",
+    "user": "u",
+    "ts": NOW_MS / 1_000 - 2,
+    "items": [{"item": "a"}, {"item": "b", "features": {"tags": ["explicit"], "price": 2}}],
+}
+SHOWN_COLUMNS = {"tags": [["sent", "before"], ["explicit"]], "price": [None, 2]}
+
+
+def shown(world: World) -> Impression:
+    [impression] = [one for one in world.records(IMPRESSIONS) if isinstance(one, Impression)]
+    return impression
+
+
+def test_a_reported_impression_carries_what_a_ranking_would(
+    world: World, client: TestClient
+) -> None:
+    """Features sent before, explicit ones winning, and feature state as of its event time."""
+    before, at = Did(NOW_MS - 2_001, "e", "before"), Did(NOW_MS - 2_000, "f", "too late")
+    world.state.update("click", "u", [before, at])
+    send(client, *ENTITY_EVENTS)
+    until(lambda: len(service_of(client).entities) == 3)
+    send(client, SHOWN)
+    assert shown(world).columns == SHOWN_COLUMNS
+    assert shown(world).shared == {"age": 3, "last_clicks": ["before"]}
+
+
+def test_features_of_the_same_request_reach_its_impressions(
+    world: World, client: TestClient
+) -> None:
+    send(client, *ENTITY_EVENTS, SHOWN)
+    assert shown(world).columns == SHOWN_COLUMNS
+    assert shown(world).shared == {"age": 3, "last_clicks": []}
+
+
+def test_without_a_user_an_impression_has_item_features_alone(
+    world: World, client: TestClient
+) -> None:
+    send(client, *ENTITY_EVENTS, {**SHOWN, "user": None})
+    assert shown(world).columns == SHOWN_COLUMNS
+    assert shown(world).shared == {}
+
+
+def test_a_report_that_only_names_items_is_left_as_it_is(
+    make_world: MakeWorld, make_client: MakeClient
+) -> None:
+    """The joiner takes the features that were served."""
+    world = make_world(settings=make_settings(join={"impressions": "reported"}))
+    world.base()
+    send(make_client(world), *ENTITY_EVENTS, SHOWN)
+    assert shown(world).columns == {"tags": [None, ["explicit"]], "price": [None, 2]}
+    assert shown(world).shared == {}
 
 
 def test_ndjson_is_taken_line_by_line(world: World, client: TestClient) -> None:
@@ -264,7 +328,9 @@ def test_an_entity_above_the_record_limit_is_refused() -> None:
     settings = make_settings(
         features=[{"name": "item_id", "type": "id", "scope": "item"}, *features]
     )
-    checker = EventChecker(settings, FeatureEncoder(settings))
+    encoder = FeatureEncoder(settings)
+    known = KnownFeatures(settings, encoder, lambda *_: {}, LocalFeatureState(n_max=1))
+    checker = EventChecker(settings, encoder, known)
     text = "x" * 250
     big: dict[str, Value] = {f"t{i}": [text] * 256 for i in range(10)}
     assert RECORD_BYTES_MAX < 10 * 256 * 250
