@@ -113,7 +113,6 @@ class UserEvent(_Event, frozen=True, kw_only=True, tag="user"):
 
 
 EventBody = ImpressionEvent | FeedbackEvent | ItemEvent | UserEvent
-EVENT_BODIES: Final = (ImpressionEvent, FeedbackEvent, ItemEvent, UserEvent)
 
 
 class EventsRequest(Body, frozen=True, kw_only=True):

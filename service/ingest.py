@@ -145,7 +145,7 @@ def _decode(event: msgspec.Raw | EventBody | Mapping[str, object]) -> EventBody:
         return _decoder.decode(event)
     except msgspec.ValidationError as error:
         raw = event if isinstance(event, Mapping) else parse(bytes(event))
-        raise _refusal(locate(error, raw)) from error
+        raise _refusal(locate(error, raw, EventBody)) from error
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
         raise malformed(error) from error
 

@@ -58,6 +58,31 @@ def test_what_is_not_json_is_400(client: TestClient, path: str, body: bytes) -> 
     assert problem["type"] == "/problems/malformed-json"
 
 
+@pytest.mark.parametrize(
+    "event", [{"kind": "impression", "request_id": "r", "items": []}, {"event_id": "e"}]
+)
+@pytest.mark.parametrize("is_list", [False, True])
+def test_an_event_without_its_wrapper_is_told_where_events_go(
+    client: TestClient, event: dict[str, Any], is_list: bool
+) -> None:
+    content = json.dumps([event] if is_list else event).encode()
+    status, problem = post(client, "/v1/events", content)
+    assert status == 422
+    [error] = problem["errors"]
+    assert error["detail"].endswith('events go in {"events": […]}')
+    assert "mean" not in error["detail"]
+
+
+def test_feedback_knows_its_own_fields_alone(client: TestClient) -> None:
+    body = b'{"request_id":"r","item":"a","event":"click","candidates":[]}'
+    [error] = post(client, "/v1/feedback", body)[1]["errors"]
+    assert error == {
+        "pointer": "#/candidates",
+        "detail": "unknown field 'candidates'; known: event, event_id, item, request_id, ts, user, "
+        "value",
+    }
+
+
 @pytest.mark.parametrize("body", [b"null", b"[]", b"3", b'"x"', b"true"])
 @pytest.mark.parametrize("path", POSTS)
 def test_json_that_is_no_object_is_422(client: TestClient, path: str, body: bytes) -> None:
@@ -72,6 +97,9 @@ def candidates(**features: Any) -> dict[str, Any]:
     ("change", "pointer", "words"),
     [
         ({"usr": "x"}, "#/usr", "did you mean 'user'"),
+        ({"items": []}, "#/items", "unknown field 'items'; known: after, candidates, context, "),
+        ({"kind": "rank"}, "#/kind", "unknown field 'kind'; known: after, candidates"),
+        ({"candidates": [{"item": "a", "user": 1}]}, "#/candidates/0/user", "; known: features, "),
         ({"user": None}, "#/user", "got `null`"),
         ({"user": 1.5}, "#/user", "got `float`"),
         ({"user": True}, "#/user", "got `bool`"),
