@@ -22,7 +22,7 @@ from service.routes.common import (
 )
 
 # Longer waits belong to the receipt's own route: a rank request has a user waiting.
-WAIT_MAX_S: Final = 2.0
+WAIT_MAX_S: Final = 5.0
 
 router = APIRouter(tags=["rank"], dependencies=[Depends(require("rank"))])
 _decoder = msgspec.json.Decoder(RankRequest)
@@ -36,12 +36,13 @@ _decoder = msgspec.json.Decoder(RankRequest)
     openapi_extra=takes(RankRequest),
 )
 async def rank(request: Request) -> Response:
-    """Order candidates; with `after` and `Prefer: wait=2` first wait for those events."""
+    """Order candidates; with `after` and `Prefer: wait=5` first wait for those events."""
     service = service_of(request)
     body = await json_body(request)
     start_s = time.perf_counter()
     asked = decode(_decoder, body)
     parse_ms = (time.perf_counter() - start_s) * 1_000
+    headers: dict[str, str] = {}
     wait_s = preferred_wait(request, max_s=WAIT_MAX_S)
     if wait_s and asked.after is not None:
         try:
@@ -50,9 +51,10 @@ async def rank(request: Request) -> Response:
             pass  # the ranker says what is wrong with it, where it belongs
         else:
             await service.wait_servable(receipt, wait_s)
+            headers["Preference-Applied"] = f"wait={wait_s:.0f}"  # what was granted, maybe less
     ranked = await in_thread(request, service.ranker.rank_timed, asked)
     timing = (
         f"parse;dur={parse_ms:.3f}, lookup;dur={ranked.lookup_s * 1_000:.3f}, "
         f"forward;dur={ranked.forward_s * 1_000:.3f}"
     )
-    return json_response(ranked.response, headers={"Server-Timing": timing})
+    return json_response(ranked.response, headers={**headers, "Server-Timing": timing})

@@ -308,6 +308,28 @@ def test_after_tells_whether_the_answer_holds_the_events(world: World, client: T
     assert wrong.json()["errors"][0]["pointer"] == "#/after"
 
 
+@pytest.mark.parametrize(
+    ("preferred", "applied"), [("wait=1", "wait=1"), ("wait=5", "wait=5"), ("wait=9", "wait=5")]
+)
+def test_the_wait_granted_is_named(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch, preferred: str, applied: str
+) -> None:
+    waited: list[float] = []
+
+    async def wait(_receipt: object, timeout_s: float) -> None:
+        waited.append(timeout_s)
+
+    monkeypatch.setattr(service_of(client), "wait_servable", wait)
+    body = {"user": "u", "candidates": [{"item": "a"}], "after": click(client)}
+    answer = client.post("/v1/rank", json=body, headers={"Prefer": preferred})
+    assert answer.headers["Preference-Applied"] == applied
+    assert applied == f"wait={waited[0]:.0f}"
+    assert "Preference-Applied" not in client.post("/v1/rank", json=body).headers
+    del body["after"]
+    answer = client.post("/v1/rank", json=body, headers={"Prefer": preferred})
+    assert "Preference-Applied" not in answer.headers
+
+
 def test_after_speaks_of_the_version_that_answered(
     client: TestClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
