@@ -78,7 +78,7 @@ class Service:
             entities=self.entities,
             progress=parts.progress,
         )
-        self.health = Health(settings, log, self.replica, self.entities, clock)
+        self.health = Health(settings, log, self.replica, self.entities, clock, parts.loop)
         known = KnownFeatures(settings, encoder, self.entities.features, parts.state)
         self.ranker = Ranker(
             settings,

@@ -9,6 +9,7 @@ import msgspec
 from freshrank.clock import Clock
 from freshrank.errors import DataError, TransportError
 from freshrank.messages import Tick, decode
+from freshrank.progress import LoopView
 from freshrank.settings import Settings
 from freshrank.transport.base import ACTIONS, IMPRESSIONS, EventLog
 from service.entities import EntityView
@@ -43,8 +44,10 @@ class Health:
         replica: Replica,
         entities: EntityView,
         clock: Clock,
+        loop: LoopView | None = None,
     ) -> None:
         self._log = log
+        self._loop = loop
         self._replica = replica
         self._entities = entities
         self._clock = clock
@@ -70,7 +73,8 @@ class Health:
             reasons.append("stale_dense")
         if backlog is None:
             reasons.append("broker")
-        elif backlog and age_ms > self._away_ms:
+        is_stopped = self._loop is not None and not self._loop.is_learning()
+        if is_stopped or (backlog and age_ms > self._away_ms):
             reasons.append("trainer_away")
         return reasons
 

@@ -149,6 +149,10 @@ class StubLoop:
     def __init__(self) -> None:
         self.totals: dict[str, int] = {}
         self.gauges: dict[str, float] = {}
+        self.learning = True
+
+    def is_learning(self) -> bool:
+        return self.learning
 
     def accounting(self) -> dict[str, int]:
         return self.totals

@@ -135,6 +135,22 @@ def test_stats_show_the_whole_loop(make_world: MakeWorld, make_client: MakeClien
     }
 
 
+def test_a_loop_that_stopped_is_away_at_once(
+    make_world: MakeWorld, make_client: MakeClient
+) -> None:
+    loop = StubLoop()
+    world = make_world(loop=loop)
+    world.base()
+    client = make_client(world)
+    assert client.get("/v1/stats").json()["degraded"] == []
+    loop.learning = False
+    assert client.get("/v1/stats").json()["degraded"] == ["trainer_away"]
+    answer = client.post("/v1/rank", json={"user": "u", "candidates": [{"item": "a"}]})
+    assert answer.json()["degraded"] == ["trainer_away"]
+    loop.learning = True
+    assert client.get("/v1/stats").json()["degraded"] == []
+
+
 def test_samples_are_small(world: World, client: TestClient) -> None:
     candidates = [{"item": f"i{i}"} for i in range(40)]
     for user in range(12):
