@@ -2,7 +2,8 @@
 
     received           = accepted + rejected                        (events, at the service)
     accepted actions   = matched + duplicate + unmatched + late + dead letter + pending
-    impression items   = positive + negative + sampled out + pending            (per task)
+    impression items   = positive + negative + sampled out + pending   (per task with negatives)
+                       = positive + unlabelled                         (per task without)
     examples written   = learned + refused                          (once the trainer caught up)
 
 Rows of negative weight are no examples: a reversal pair is one, its row of weight +1.
@@ -13,7 +14,7 @@ from collections.abc import Mapping
 from freshrank.settings import Settings
 
 _ACTIONS = ("matched", "duplicate", "unmatched", "late", "dead_letter", "pending")
-_ITEMS = ("positive", "negative", "sampled_out", "pending")
+_ITEMS = ("positive", "negative", "sampled_out", "pending", "unlabelled")
 # Totals that never fall. Items by status do: a late click takes its item out of `negative`.
 GROWING = (*_ACTIONS[:-1], "examples_written", "reversals")
 
@@ -44,5 +45,5 @@ def problems(totals: Mapping[str, int], settings: Settings) -> list[str]:
 
 def n_open(totals: Mapping[str, int], settings: Settings) -> int:
     """Actions parked and items whose window is open: what time will still decide."""
-    ruled = [task.name for task in settings.tasks if task.negative is not None]
-    return totals.get("pending", 0) + sum(totals.get(f"{name}.pending", 0) for name in ruled)
+    open_items = sum(totals.get(f"{task.name}.pending", 0) for task in settings.tasks)
+    return totals.get("pending", 0) + open_items

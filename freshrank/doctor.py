@@ -1,8 +1,11 @@
 """Is this machine fit to run freshrank? Each check says what it found and how to mend it."""
 
+import errno
+import http.client
 import importlib
 import importlib.metadata
 import importlib.util
+import json
 import shutil
 import socket
 import sys
@@ -27,6 +30,9 @@ TRAIN_MEND: Final = "pip install 'freshrank[train]'"
 
 # Top-level packages of ours whose names others on PyPI use too.
 SHARED_NAMES: Final = ("service", "trainer")
+
+ANSWER_TIMEOUT_S: Final = 1.0
+ANSWER_BYTES_MAX: Final = 1 << 16
 
 DAY_S: Final = 86_400.0
 
@@ -168,7 +174,7 @@ def data_directory(directory: Path, free_bytes: Callable[[Path], int]) -> Findin
 
 
 def port(host: str, number: int) -> Finding:
-    """Nobody else listens where the service will."""
+    """Nobody else listens where the service will; freshrank itself may."""
     name = f"port {number}"
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as listener:
@@ -177,9 +183,27 @@ def port(host: str, number: int) -> Finding:
             listener.bind((host, number))
             listener.listen(1)
         except OSError as error:
+            if error.errno == errno.EADDRINUSE and is_freshrank(host, number):
+                return Finding(name, True, "freshrank answers here")
             mend = "stop the other program, or set FRESHRANK__SERVICE__PORT to another port"
             return Finding(name, False, f"cannot listen on {host}: {error.strerror}", mend)
     return Finding(name, True, f"free on {host}")
+
+
+def is_freshrank(host: str, number: int) -> bool:
+    """Whether what listens answers as freshrank does, or asks for a key as freshrank does."""
+    address = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - not listening
+    connection = http.client.HTTPConnection(address, number, timeout=ANSWER_TIMEOUT_S)
+    try:
+        connection.request("GET", "/v1/version")
+        document = json.loads(connection.getresponse().read(ANSWER_BYTES_MAX))
+    except (OSError, http.client.HTTPException, ValueError):
+        return False
+    finally:
+        connection.close()
+    if not isinstance(document, dict):
+        return False
+    return "config_hash" in document or document.get("type") == "/problems/unauthorized"
 
 
 def clock(now_s: float, installed_s: float) -> Finding:

@@ -7,7 +7,7 @@ legal.
 from datetime import timedelta
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
@@ -171,6 +171,15 @@ class TaskSettings(Part):
     loss: Literal["logloss", "huber"] = "logloss"
     weight: Annotated[float, Field(gt=0)] = 1.0
     negative: NegativeSettings | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _absence_is_negative(cls, document: Any) -> Any:
+        """A probability needs both sides: by default, shown and not done is a negative."""
+        is_open = isinstance(document, dict) and "negative" not in document
+        if is_open and document.get("loss", "logloss") == "logloss":
+            return {**document, "negative": {"from": "shown"}}
+        return document
 
     @model_validator(mode="after")
     def _negatives_need_logloss(self) -> Self:

@@ -37,7 +37,9 @@ def check(path: Path, *, environ: Mapping[str, str], as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps({"ok": True, "mistakes": []}))
     else:
-        typer.echo(f"{path}: {len(settings.features)} features, {len(settings.tasks)} tasks: ok")
+        typer.echo(
+            f"{path}: {len(settings.features)} feature(s), {len(settings.tasks)} task(s): ok"
+        )
 
 
 def show(path: Path, *, environ: Mapping[str, str], as_json: bool) -> None:

@@ -151,7 +151,8 @@ def _warm_up(loop: Embedded, simulation: Simulation, stop: threading.Event, seco
 def _bar(seconds: float) -> Iterator[Any]:
     """A progress bar on a terminal; nothing elsewhere."""
     console = Console(stderr=True)
-    columns = (BarColumn(bar_width=20), TimeElapsedColumn(), TextColumn("{task.description}"))
+    # Two lines of figures, so that all of it fits into 80 columns.
+    columns = (BarColumn(bar_width=10), TimeElapsedColumn(), TextColumn("{task.description}"))
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
         task = progress.add_task("the simulated audience arrives", total=seconds)
         yield lambda at_s, text: progress.update(task, completed=at_s, description=text)
@@ -161,12 +162,17 @@ def _figures(loop: Embedded, simulation: Simulation, began_s: float) -> str:
     freshness = loop.service.replica.action_freshness
     gauges = loop.statistics()
     rate = simulation.n_events / max(time.monotonic() - began_s, 1e-3)
+    p50_s, p99_s = freshness.percentile(50), freshness.percentile(99)
+    rows, filtered = gauges.get("rows", 0), gauges.get("filtered", 0)
     return (
-        f"{rate:,.0f} events/s  AUC {gauges.get('auc', math.nan):.3f}  "
-        f"freshness p50 {freshness.percentile(50) or math.nan:.2f} s "
-        f"p99 {freshness.percentile(99) or math.nan:.2f} s  "
-        f"rows {gauges.get('rows', 0):,.0f}  filtered {gauges.get('filtered', 0):,.0f}"
+        f"{rate:,.0f} events/s  rows {rows:,.0f}  filtered {filtered:,.0f}\n"
+        f"AUC {_shown(gauges.get('auc'), 3)}  "
+        f"freshness p50 {_shown(p50_s, 2)} s  p99 {_shown(p99_s, 2)} s"
     )
+
+
+def _shown(value: float | None, n_decimals: int) -> str:
+    return "-" if value is None else f"{value:.{n_decimals}f}"
 
 
 def _drain(loop: Embedded, simulation: Simulation, before: dict[str, int]) -> None:
@@ -211,15 +217,19 @@ def _print_result(outcome: dict[str, Any], *, as_json: bool) -> None:
         print()
         return
     for name, value in outcome.items():
-        print(f"{name:24} {value}")
+        if isinstance(value, dict):
+            print(name, *(f"    {key:24} {n}" for key, n in value.items()), sep="\n")
+        else:
+            print(f"{name:28} {value:.3f}" if isinstance(value, float) else f"{name:28} {value}")
 
 
 def _print_page(base: str) -> None:
-    print(f"The page: {base}/ui   (a simulated audience is warming the model up)", flush=True)
+    print(f"The page: {base}/ui  (a simulated audience arrives)", flush=True)
 
 
 def _print_curls(base: str) -> None:
     text = (
         files("freshrank").joinpath("curls.txt").read_text().replace("http://127.0.0.1:8000", base)
     )
-    print(f"\nThe page: {base}/ui\nThree curls that show it learning:\n\n{text}", flush=True)
+    print(f"\nThe page: {base}/ui\nThree curls that show it learning:\n\n{text}")
+    print("A few of the audience stay. Ctrl-C stops.", flush=True)

@@ -13,7 +13,9 @@ from freshrank.client import call
 
 def run(*, url: str, key: str | None, user: str, items: list[str], as_json: bool) -> None:
     """Ask, and print items by rank with the freshness of the answer."""
-    body = {"user": user, "candidates": [{"item": item} for item in items]}
+    # A look at the ranking is nobody's impression: the model must not learn from it.
+    candidates = [{"item": item} for item in items]
+    body = {"user": user, "candidates": candidates, "log_impression": False}
     answer = call(url, "/v1/rank", body, key=key)
     if as_json:
         json.dump(answer, sys.stdout)

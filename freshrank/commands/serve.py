@@ -46,6 +46,8 @@ def run(
         try:
             with served(loop.app, listener):
                 print(f"freshrank serves on {address(listener)}", flush=True)
+                doing = "learning" if learn else "not learning"
+                print(f"{doing}, data in {settings.service.data_dir}; Ctrl-C stops", flush=True)
                 stop.wait()
                 began_s = time.monotonic()
         finally:

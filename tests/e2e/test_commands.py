@@ -172,7 +172,7 @@ def start_demo(directory: Path, *arguments: str) -> subprocess.Popen[str]:
 def test_demo_ends_cleanly_when_interrupted_while_it_warms_up(tmp_path: Path) -> None:
     process = start_demo(tmp_path, "--seconds", "300")
     assert process.stdout is not None
-    assert "warming the model up" in process.stdout.readline()
+    assert "audience arrives" in process.stdout.readline()
     process.send_signal(signal.SIGINT)
     shown, errors = process.communicate(timeout=30)
     assert (process.returncode, errors) == (0, "")

@@ -14,7 +14,15 @@ from typing import Literal
 from urllib.parse import urlsplit
 
 import pytest
-from playwright.sync_api import Browser, Locator, Page, ViewportSize, expect, sync_playwright
+from playwright.sync_api import (
+    Browser,
+    Locator,
+    Page,
+    Route,
+    ViewportSize,
+    expect,
+    sync_playwright,
+)
 
 ARTIFACTS = Path(__file__).parents[2] / "artifacts"
 BROWSER = "chromium-headless-shell"
@@ -158,6 +166,78 @@ def test_a_click_is_servable_soon_and_changes_the_score(visit: Visit) -> None:
     assert abs(visit.scores()[item] - before) > 1e-4
     scores = list(visit.scores().values())
     assert scores == sorted(scores, reverse=True)
+
+
+def test_a_click_on_an_old_list_belongs_to_a_new_one(visit: Visit) -> None:
+    item = visit.item_at(8)
+    visit.page.evaluate("{ const now = Date.now; Date.now = () => now() + 21_000; }")
+    visit.requests.clear()
+
+    visit.click(item)
+
+    posts = [url.rpartition("/")[2] for url in visit.requests]
+    assert [name for name in posts if name in ("rank", "feedback")] == ["rank", "feedback", "rank"]
+    expect(visit.card(item)).to_have_attribute("data-state", "servable")
+
+
+@pytest.mark.parametrize(
+    ("outcome", "words"),
+    [("late", "too late"), ("duplicate", "duplicate"), ("unknown", "unknown"), ("odd_one", "odd")],
+)
+def test_a_click_that_was_not_trained_says_so(visit: Visit, outcome: str, words: str) -> None:
+    def lose(route: Route) -> None:
+        answer = route.fetch()
+        document = answer.json()
+        for one in document["outcomes"]:
+            one["outcome"] = outcome
+        route.fulfill(response=answer, json=document)
+
+    item = visit.item_at(6)
+    visit.page.route("**/v1/events/*", lose)
+
+    visit.card(item).click()
+
+    news = visit.page.locator("#news")
+    expect(news).to_contain_text(f"{item}: {words}", timeout=SERVABLE_TIMEOUT_MS)
+    receipt = visit.card(item).locator(".receipt")
+    expect(receipt).to_contain_text(words)
+    expect(receipt).not_to_contain_text(re.compile("servable|trained"))
+    expect(visit.card(item)).to_have_attribute("data-state", "lost")
+
+
+@pytest.mark.parametrize(
+    ("degraded", "level"),
+    [
+        ([], "fresh"),
+        (["untrained"], "fresh"),
+        (["stale_sparse"], "stale"),
+        (["trainer_away"], "stale"),
+    ],
+)
+def test_age_alone_is_no_fault(visit: Visit, degraded: list[str], level: str) -> None:
+    def age(route: Route) -> None:
+        answer = route.fetch()
+        document = answer.json()
+        document["freshness"]["sparse_age_seconds"] = 3_600.0
+        document["degraded"] = degraded
+        route.fulfill(response=answer, json=document)
+
+    visit.page.route("**/v1/stats", age)
+
+    expect(visit.page.locator("#age")).to_have_text("parameters 3600.0 s old")
+    expect(visit.page.locator("#age")).to_have_attribute("data-level", level)
+    visit.page.unroute_all(behavior="ignoreErrors")
+
+
+def test_the_first_user_is_you(browser: Browser, demo: str) -> None:
+    with browser.new_context(viewport=WIDE) as context:
+        page = context.new_page()
+        page.goto(f"{demo}/ui/")
+        expect(page.locator(".card")).to_have_count(N_CARDS, timeout=RANKED_TIMEOUT_MS)
+        expect(page.locator("#user")).to_have_value("you")
+        expect(page.locator("#user option").first).to_have_text("you")
+        expect(page.locator("#user option", has_text=re.compile("^you$"))).to_have_count(1)
+        assert page.locator("#user option").count() > 1
 
 
 def test_four_clicks_lift_an_item_into_the_first_three(visit: Visit) -> None:

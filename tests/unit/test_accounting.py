@@ -19,7 +19,7 @@ TOTALS = {
     **{"dead_letter": 1, "pending": 1},
     "impression_items": 10,
     **{"click.positive": 2, "click.negative": 5, "click.sampled_out": 2, "click.pending": 1},
-    **{"dwell.positive": 1, "dwell.pending": 9},
+    **{"dwell.positive": 1, "dwell.unlabelled": 9},
     **{"examples_written": 8, "examples_learned": 7, "examples_dead_letter": 1},
 }
 
@@ -37,7 +37,7 @@ def test_what_adds_up_has_no_problem() -> None:
         ("late", "accepted_actions"),
         ("pending", "accepted_actions"),
         ("click.sampled_out", "impression_items (click)"),
-        ("dwell.pending", "impression_items (dwell)"),
+        ("dwell.unlabelled", "impression_items (dwell)"),
         ("examples_learned", "examples_written"),
         ("examples_dead_letter", "examples_written"),
     ],

@@ -100,7 +100,7 @@ def test_config_check_accepts_what_config_show_demo_prints(tmp_path: Path) -> No
     (tmp_path / "freshrank.yaml").write_text(demo, "utf-8")
     done = freshrank("config", "check", cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout == "freshrank.yaml: 9 features, 2 tasks: ok\n"
+    assert done.stdout == "freshrank.yaml: 9 feature(s), 2 task(s): ok\n"
     as_json = freshrank("config", "check", "--json", cwd=tmp_path)
     assert json.loads(as_json.stdout) == {"ok": True, "mistakes": []}
 

@@ -418,3 +418,17 @@ def test_any_text_is_read_or_refused(text: str) -> None:
             assert loads(candidate, name="f", environ={}).features
         except InvalidConfigError as error:
             assert error.diagnostics  # noqa: PT017 -- either outcome is right
+
+
+def test_a_probability_has_negatives_unless_told_otherwise() -> None:
+    text = (
+        "features: [{name: item_id, type: id, scope: item}]\n"
+        "tasks:\n"
+        "  - {name: buy, event: buy}\n"
+        "  - {name: keep, event: keep, negative: null}\n"
+        "  - {name: dwell, event: dwell, loss: huber}\n"
+    )
+    buy, keep, dwell = loads(text, name="test", environ={}).tasks
+    assert buy.negative is not None
+    assert buy.negative.sample_rate == 1.0
+    assert (keep.negative, dwell.negative) == (None, None)

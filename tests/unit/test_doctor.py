@@ -1,8 +1,11 @@
 """`freshrank doctor` with planted faults: each is named, with its remedy."""
 
+import contextlib
 import json
 import socket
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -136,6 +139,46 @@ def test_a_taken_port() -> None:
         number = other.getsockname()[1]
         assert_bad(doctor.port("127.0.0.1", number), "in use", "FRESHRANK__SERVICE__PORT")
     assert doctor.port("127.0.0.1", number).ok
+
+
+@contextlib.contextmanager
+def answering(content: bytes, status: int = 200) -> Iterator[int]:
+    """A port where something answers every GET of the version."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(status if self.path == "/v1/version" else 404)
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, *_args: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server.server_address[1]
+        server.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("content", "status"),
+    [
+        (b'{"version": "0.1", "config_hash": "0"}', 200),
+        (b'{"type": "/problems/unauthorized", "status": 401}', 401),
+    ],
+)
+@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])  # noqa: S104 - the doctor's argument
+def test_freshrank_on_its_own_port_is_no_fault(content: bytes, status: int, host: str) -> None:
+    with answering(content, status) as number:
+        assert doctor.port(host, number) == Finding(
+            f"port {number}", True, "freshrank answers here"
+        )
+
+
+@pytest.mark.parametrize("content", [b"<html>", b"[]", b"3", b'{"version": "2"}', b""])
+def test_another_server_on_the_port_is_a_fault(content: bytes) -> None:
+    with answering(content) as number:
+        assert_bad(doctor.port("127.0.0.1", number), "in use", "FRESHRANK__SERVICE__PORT")
 
 
 def test_a_host_that_is_not_ours() -> None:

@@ -69,7 +69,7 @@ class Decider:
     def finish(self) -> Ledger:
         """The round with its totals complete."""
         self.ledger.count_rows()
-        self.ledger.totals.update(item_totals(self._rules.tasks, self._rules.take_counts()))
+        self.ledger.totals.update(item_totals(self._rules))
         return self.ledger
 
     def process(self, head: Head, watermark_ms: int) -> None:

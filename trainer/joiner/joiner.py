@@ -77,7 +77,7 @@ class Joiner:
         self._closing = threading.Event()
         self._is_short_round = False
         rules = Rules(settings)
-        self._total_names = [*TOTALS, *item_totals(rules.tasks, rules.take_counts())]
+        self._total_names = [*TOTALS, *item_totals(rules)]
         self._state = State(
             database,
             is_durable=settings.log.fsync != "never",
@@ -158,9 +158,9 @@ class Joiner:
 
         accepted_actions = matched + duplicate + unmatched + late + dead_letter + pending;
         accepted_impressions = impressions_joined + impressions_duplicate + impressions_dead_letter;
-        per task, impression_items = positive + negative + sampled_out + pending, where a task
-        without a negative rule leaves items pending for good. examples_written counts the rows but
-        those of negative weight, which are `reversals`.
+        per task, impression_items = positive + negative + sampled_out + pending, or positive +
+        unlabelled where a task has no negatives. examples_written counts the rows but those of
+        negative weight, which are `reversals`.
         """
         return dict(self._totals)
 

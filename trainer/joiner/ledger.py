@@ -1,7 +1,6 @@
 """What one round decides, collected until it is committed."""
 
 from collections import Counter
-from collections.abc import Sequence
 from typing import Final
 
 from freshrank.errors import DataError
@@ -11,7 +10,7 @@ from freshrank.transport.base import DEAD_LETTER_SUFFIX, Record
 from trainer.dead_letters import dead_letter
 from trainer.joiner.merge import Due
 from trainer.joiner.requests import HELD, NEGATIVE, PENDING, POSITIVE, SAMPLED_OUT
-from trainer.joiner.rules import Row
+from trainer.joiner.rules import Row, Rules
 
 TOTALS: Final = (
     "accepted_actions",
@@ -74,17 +73,14 @@ class Ledger:
         self.totals["reversals"] += n_reversals
 
 
-def item_totals(tasks: Sequence[str], counts: Sequence[Sequence[int]]) -> dict[str, int]:
-    """Items by task and status, under the names of docs/semantics.md, accounting.
-
-    Args:
-        tasks: Task names.
-        counts: Per task, items in each status.
-    """
+def item_totals(rules: Rules) -> dict[str, int]:
+    """By how much items in each status have changed, by the names of `freshrank.accounting`."""
     totals = {}
-    for task, of_task in zip(tasks, counts, strict=True):
+    counts = zip(rules.tasks, rules.has_negative, rules.take_counts(), strict=True)
+    for task, has_negative, of_task in counts:
         totals[f"{task}.positive"] = of_task[POSITIVE] + of_task[HELD]
         totals[f"{task}.negative"] = of_task[NEGATIVE]
         totals[f"{task}.sampled_out"] = of_task[SAMPLED_OUT]
-        totals[f"{task}.pending"] = of_task[PENDING]
+        # Without a negative rule nothing is waited for: an item stays without a label.
+        totals[f"{task}.{'pending' if has_negative else 'unlabelled'}"] = of_task[PENDING]
     return totals

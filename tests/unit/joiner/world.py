@@ -22,7 +22,7 @@ from trainer.joiner import Joiner
 
 CLICK = {"name": "click", "event": "click", "negative": {"from": "shown"}}
 BUY = {"name": "buy", "event": "buy", "negative": {"from": "shown"}}
-LIKE = {"name": "like", "event": "like"}
+LIKE = {"name": "like", "event": "like", "negative": None}
 RATING = {"name": "rating", "event": "rate", "loss": "huber"}
 
 FEATURES: list[dict[str, Any]] = [
@@ -193,8 +193,8 @@ def check_accounting(totals: dict[str, int], config: Settings) -> None:
     joined = ("impressions_joined", "impressions_duplicate", "impressions_dead_letter")
     assert totals["accepted_impressions"] == sum(totals[name] for name in joined)
     for task in config.tasks:
-        items = ("positive", "negative", "sampled_out", "pending")
-        of_task = {name: totals[f"{task.name}.{name}"] for name in items}
+        items = ("positive", "negative", "sampled_out", "pending", "unlabelled")
+        of_task = {name: totals.get(f"{task.name}.{name}", 0) for name in items}
         assert totals["impression_items"] == sum(of_task.values()), of_task
     assert min(totals.values()) >= 0, totals
 
