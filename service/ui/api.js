@@ -51,6 +51,7 @@ export function createApi(onRequest) {
   };
   return {
     stats: () => call("GET", "stats"),
+    schema: () => call("GET", "schema"),
     rank: (user, items) => told("POST", "rank", { user, candidates: items.map((item) => ({ item })) }),
     click: (requestId, item) => told("POST", "feedback", { request_id: requestId, item, event: "click" }),
     setPaused: (paused) => told("POST", `admin/trainer/${paused ? "pause" : "resume"}`, {}),

@@ -1,15 +1,15 @@
 // The page: asks, shows, and follows each click until the served parameters have learned it.
 
 import { asCurl, createApi, receiptTimes } from "./api.js";
-import { createCards, servableText, showChips } from "./cards.js";
+import { createCards, lostText, servableText, showChips } from "./cards.js";
 import { createChart } from "./chart.js";
 
 const STATS_MS = 1_000;
 const STATS_HIDDEN_MS = 2_000;
 const TICK_MS = 100;
 const ITEMS_MAX = 12;
-const AGING_S = 5; // Parameters are published about once a second; five missed ones are worth a look.
-const STALE_S = 20;
+const SHOWN_MAX_MS = 20_000; // A click on an older impression may find its join window closed.
+const YOU = "you"; // A user without a history: the first clicks show best.
 const BEGIN_TRIES_MAX = 5; // The sample fills while a demo starts.
 const RETRY_STATUSES = [0, 429, 503, 504];
 
@@ -19,6 +19,8 @@ const state = {
   users: new Map(), // id -> features
   items: new Map(), // id -> {id, features}
   requestId: null, // of the ranking on screen; a click refers to it
+  rankedAt: 0, // when it was asked for
+  refreshing: null, // the request for a newer one, shared by the clicks that need it
   nTries: 0, // at finding a full sample
   turn: 0, // of the newest rank request: an older answer is not shown
   clicks: new Map(), // item id -> {startedAt, stage} until the click is in the ranking
@@ -48,10 +50,12 @@ function setProblem(source, error) {
 
 async function rank(compare) {
   const turn = ++state.turn;
+  const askedAt = Date.now(); // Unlike performance.now() it counts while the machine sleeps.
   try {
     const answer = await api.rank(state.user, [...state.items.keys()]);
     if (turn !== state.turn) return;
     state.requestId = answer.request_id;
+    state.rankedAt = askedAt;
     const ranked = answer.items.map((entry) => ({ ...entry, item: String(entry.item) }));
     cards.show(ranked, state.items, compare);
     $("cards").dataset.user = state.user;
@@ -81,32 +85,40 @@ async function click(id) {
   }
 }
 
+const isOld = () => Date.now() - state.rankedAt > SHOWN_MAX_MS;
+
+// A click belongs to the impression it was made on, and to one of long ago it would be too late.
+async function refresh() {
+  if (!isOld()) return;
+  state.refreshing ??= rank(true).finally(() => (state.refreshing = null));
+  await state.refreshing;
+  if (isOld()) throw new Error("not sent: the list is old and could not be ranked again");
+}
+
 async function learn(id, clicked, signal) {
+  await refresh();
+  signal.throwIfAborted();
   const { rank: rankBefore, score: scoreBefore } = cards.get(id);
   const { receipt } = await api.click(state.requestId, id);
   const answer = await api.follow(receipt, ({ state: stage }) => (clicked.stage = stage), signal);
   signal.throwIfAborted();
   if (answer.state !== "servable") throw new Error(`still ${answer.state}; no longer waiting`);
   clicked.stage = "servable";
-  cards.get(id).showReceipt("servable", servableText(answer) + untrained(answer));
+  const lost = lostText(answer);
+  cards.get(id).showReceipt(lost ? "lost" : "servable", lost ?? servableText(answer));
   await rank(true);
   signal.throwIfAborted();
+  if (lost) return say(`${id}: ${lost}`);
   const { rank: rankAfter, score } = cards.get(id);
   const took = receiptTimes(answer).servable;
   const after = took === null ? "" : ` after ${took.toFixed(1)} s`;
   const scores = [scoreBefore, score].map((value) => value?.toFixed(4) ?? "none").join(" → ");
-  say(`${id}: servable${after}${untrained(answer)}. Score ${scores}, place ${rankBefore} → ${rankAfter}.`);
-}
-
-// A click may pass without being trained, e.g. as a duplicate; the page says so.
-function untrained(answer) {
-  const other = answer.outcomes.map(({ outcome }) => outcome).filter((outcome) => outcome !== "trained");
-  return other.length ? ` (not trained: ${other.join(", ").replaceAll("_", " ")})` : "";
+  return say(`${id}: servable${after}. Score ${scores}, place ${rankBefore} → ${rankAfter}.`);
 }
 
 function showPending() {
   for (const [id, { startedAt, stage }] of state.clicks) {
-    if (stage === "servable") continue;
+    if (stage === "servable") continue; // The card says what came of it.
     cards.showPending(id, stage, (performance.now() - startedAt) / 1000, state.paused);
   }
 }
@@ -125,8 +137,9 @@ function chooseUser(user) {
   return rank(false);
 }
 
-function addUser(user, features) {
-  if (!state.users.has(user)) $("user").add(new Option(user));
+function addUser(user, features, isFirst = false) {
+  const known = [...$("user").options].find(({ value }) => value === user);
+  if (isFirst || !known) $("user").add(known ?? new Option(user), isFirst ? 0 : null);
   state.users.set(user, features);
 }
 
@@ -143,7 +156,7 @@ async function addItem(id) {
   return say(`${id} joined at place ${card.rank}.`);
 }
 
-function begin({ sample: { users, items } }) {
+async function begin({ sample: { users, items } }) {
   const full = items.length >= ITEMS_MAX && users.length > 0;
   if (!full && ++state.nTries < BEGIN_TRIES_MAX) {
     say("Waiting for users and items…");
@@ -155,8 +168,14 @@ function begin({ sample: { users, items } }) {
   for (const { id, features } of (named ? items : ids(ITEMS_MAX)).slice(0, ITEMS_MAX)) {
     state.items.set(String(id), { id: String(id), features });
   }
-  chooseUser(state.users.keys().next().value);
+  if (await takesNames()) addUser(YOU, state.users.get(YOU) ?? null, true);
+  chooseUser($("user").options[0].value);
   if (!named) say("This server names no sample: the ids 1, 2, 3 … are made up.");
+}
+
+async function takesNames() {
+  const { features } = await api.schema();
+  return features.find(({ name }) => name === "user_id")?.key !== "uint64";
 }
 
 const count = (value) => (typeof value === "number" ? value.toLocaleString("en") : "–");
@@ -177,18 +196,19 @@ function showStats(stats) {
     chart.add(stats.auc);
   }
   state.paused = stats.trainer.paused === true;
-  showTrainer(stats.freshness.sparse_age_seconds);
+  showTrainer(stats.freshness.sparse_age_seconds, stats.degraded);
 }
 
-function showTrainer(ageSeconds) {
+// On an idle stream parameters grow old and nothing is wrong: only the service knows what it lacks.
+function showTrainer(ageSeconds, degraded = []) {
   const { paused } = state;
   setText("trainer", paused ? "Resume trainer" : "Pause trainer");
   $("trainer").classList.toggle("primary", paused);
   const known = typeof ageSeconds === "number";
   const age = known ? `parameters ${ageSeconds.toFixed(1)} s old` : "parameters: age unknown";
   setText("age", paused ? `${age}, paused` : age);
-  const running = !known ? "unknown" : ageSeconds > STALE_S ? "stale" : ageSeconds > AGING_S ? "aging" : "fresh";
-  $("age").dataset.level = paused ? "stale" : running;
+  const isStale = paused || degraded.some((reason) => reason.startsWith("stale") || reason === "trainer_away");
+  $("age").dataset.level = isStale ? "stale" : known ? "fresh" : "unknown";
 }
 
 async function watch() {
@@ -197,7 +217,7 @@ async function watch() {
     setProblem("stats", null);
     $("aside").classList.remove("away");
     showStats(stats);
-    if (state.user === null) begin(stats);
+    if (state.user === null) await begin(stats);
     else if (RETRY_STATUSES.includes(state.problems.rank?.status)) rank(true);
   } catch (error) {
     setProblem("stats", error);

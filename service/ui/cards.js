@@ -33,7 +33,7 @@ const hueOf = (text) => {
 // What stands on a card while its click is on the way; a paused trainer holds it for as long as it likes.
 function pendingText(stage, elapsedSeconds, paused) {
   const elapsed = `${elapsedSeconds.toFixed(1)} s`;
-  if (stage === "trained") return `sent → trained → waiting for the sync ${elapsed}`;
+  if (stage === "trained") return `sent → waiting for the sync ${elapsed}`; // The frame brings the outcome.
   return paused ? "sent → trainer paused, waiting…" : `sent → learning ${elapsed}`;
 }
 
@@ -45,6 +45,21 @@ export function servableText(answer) {
   if (trained !== null) parts.push(`trained ${after(trained)}`);
   parts.push(servable === null ? "servable" : `servable ${after(servable)}`);
   return parts.join(" → ");
+}
+
+const LOST = {
+  late: "too late: its list was shown too long ago; not learned",
+  duplicate: "duplicate: this click was counted before; not learned again",
+  unmatched: "unmatched: no list that was shown has this item; not learned",
+  dead_letter: "refused: it could not be read; not learned",
+  recorded: "recorded for features to come; no task learns it",
+  unknown: "unknown: nobody remembers what became of it",
+};
+
+/** Why a click whose receipt has arrived was not trained; null when it was. */
+export function lostText({ outcomes }) {
+  const other = outcomes.find(({ outcome }) => outcome !== "trained");
+  return other ? LOST[other.outcome] ?? `${other.outcome.replaceAll("_", " ")}: not learned` : null;
 }
 
 class Card {
@@ -92,7 +107,7 @@ class Card {
     return moved ? `, ${moved > 0 ? "up" : "down"} ${Math.abs(moved)}` : "";
   }
 
-  /** `state` is pending, servable, failed or null for none. */
+  /** `state` is pending, servable, lost, failed or null for none. */
   showReceipt(state, text = "") {
     const receipt = this.part("receipt");
     receipt.hidden = state === null;
