@@ -9,12 +9,15 @@ import subprocess
 import sys
 import time
 import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from freshrank.client import call
+from freshrank.errors import DataError
 
 FRESHRANK = str(Path(sys.executable).with_name("freshrank"))
 CONFIG = """
@@ -64,28 +67,12 @@ def serving(directory: Path, *arguments: str) -> Iterator[tuple[str, subprocess.
         process.communicate()
 
 
-def post(url: str, body: object) -> dict[str, object]:
-    headers = {"Content-Type": "application/json"}
-    request = urllib.request.Request(url, json.dumps(body).encode(), headers)  # noqa: S310
-    with urllib.request.urlopen(request, timeout=30) as answer:  # noqa: S310
-        result = json.load(answer)
-    assert isinstance(result, dict)
-    return result
-
-
-def get(url: str) -> dict[str, object]:
-    with urllib.request.urlopen(url, timeout=30) as answer:  # noqa: S310
-        result = json.load(answer)
-    assert isinstance(result, dict)
-    return result
-
-
 def learn_one_click(base: str, request: str = "r1") -> None:
     """An impression and its click, until they are servable."""
     impression = {"kind": "impression", "request_id": request, "items": [{"item": "i1"}]}
     click = {"kind": "feedback", "request_id": request, "item": "i1", "event": "click"}
-    receipt = post(f"{base}/v1/events", {"events": [impression, click]})["receipt"]
-    assert get(f"{base}/v1/events/{receipt}?wait=30s")["state"] == "servable"
+    receipt = call(base, "/v1/events", {"events": [impression, click]})["receipt"]
+    assert call(base, f"/v1/events/{receipt}?wait=30s")["state"] == "servable"
 
 
 def test_serve_learns_stops_on_sigterm_and_goes_on_where_it_was(directory: Path) -> None:
@@ -214,9 +201,9 @@ def test_serve_goes_on_with_what_the_demo_left(tmp_path: Path) -> None:
     assert left.returncode == 0, left.stderr
     with serving(tmp_path, "-c", f"{name}/freshrank.yaml", "--no-learn") as (base, _):
         deadline = time.monotonic() + 30
-        while not get(f"{base}/v1/stats")["rows"] and time.monotonic() < deadline:
+        while not call(base, "/v1/stats")["rows"] and time.monotonic() < deadline:
             time.sleep(0.05)
-        rows = get(f"{base}/v1/stats")["rows"]
+        rows = call(base, "/v1/stats")["rows"]
     assert isinstance(rows, int)
     assert rows > 100
 
@@ -256,13 +243,14 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", str(directory)], check=True)
 
 
-def status(url: str, body: object) -> int:
+def status(base: str, path: str, body: dict[str, Any]) -> int:
     """The status of an answer that may be a refusal."""
     try:
-        post(url, body)
-    except urllib.error.HTTPError as error:
-        with error:
-            return error.code
+        call(base, path, body)
+    except DataError as error:
+        if not isinstance(error.__cause__, urllib.error.HTTPError):
+            raise
+        return error.__cause__.code
     return 200
 
 
@@ -290,10 +278,10 @@ def test_a_full_disk_refuses_events_keeps_ranking_and_is_left_by_itself(
             "user": "u" * 250,
         }
         # The last page of each file still has room.
-        assert 503 in [status(f"{base}/v1/events", {"events": [click]}) for _ in range(100)]
+        assert 503 in [status(base, "/v1/events", {"events": [click]}) for _ in range(100)]
         time.sleep(1.0)  # checkpoints and publications meet the full disk too
         body = {"user": "u", "candidates": [{"item": "i1"}], "log_impression": False}
-        assert post(f"{base}/v1/rank", body)["items"]
+        assert call(base, "/v1/rank", body)["items"]
         filler.unlink()
         learn_one_click(base, "r3")
         process.send_signal(signal.SIGTERM)

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.test_commands import CONFIG, get, post, run, serving
+from freshrank.client import call
+from tests.e2e.test_commands import CONFIG, run, serving
 
 LOGISTIC = ("join:", "model: {kind: logistic}\njoin:")
 UINT64 = ("type: id, scope: item", "type: id, scope: item, key: uint64")
@@ -31,8 +32,8 @@ def test_a_click_is_learned_and_outlives_a_restart(change: tuple[str, str], tmp_
     with serving(tmp_path) as (base, process):
         shown = {"kind": "impression", "request_id": "r1", "items": [{"item": str(item)}]}
         click = {"kind": "feedback", "request_id": "r1", "item": str(item), "event": "click"}
-        receipt = post(f"{base}/v1/events", {"events": [shown, click]})["receipt"]
-        learned = get(f"{base}/v1/events/{receipt}?wait=30s")
+        receipt = call(base, "/v1/events", {"events": [shown, click]})["receipt"]
+        learned = call(base, f"/v1/events/{receipt}?wait=30s")
         assert learned["state"] == "servable", learned
         process.terminate()
         assert process.wait(30) == 0
