@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -56,6 +57,32 @@ class RequestValues:
     user: str | None = None
     shared: Mapping[str, Value] = field(default_factory=dict)
     columns: Mapping[str, Sequence[Value]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class TableValues:
+    """Raw values of r whole requests with n rows in all, as columns: what a labelled table holds.
+
+    A column is an array of numbers, a `pyarrow` array (strings, dictionary-encoded strings, numbers
+    or lists), or a list of values; a null is a missing value.
+
+    Attributes:
+        n_items: `int64[r]`, rows of each request; they sum to n.
+        ts_ms: `int64[r]`, event time, never falling.
+        users: A user per request; None where the table has no users.
+        items: An item per row; None where the table has no items.
+        shared: Values of user and context features, one per request.
+        columns: Values of item and candidate features, one per row.
+        acted: Event -> `bool[n]`, rows on which the user did it: what live features learn from.
+    """
+
+    n_items: I64
+    ts_ms: I64
+    users: Any = None
+    items: Any = None
+    shared: Mapping[str, Any] = field(default_factory=dict)
+    columns: Mapping[str, Any] = field(default_factory=dict)
+    acted: Mapping[str, npt.NDArray[np.bool_]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,20 +5,49 @@ legal.
 """
 
 from datetime import timedelta
-from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import Field, model_validator
 
-from freshrank.units import Age, Bytes, Dim, Duration, FilePath, Name, Part, Period, Ratio
-
-
-def _ascending(boundaries: list[float]) -> list[float]:
-    if any(a >= b for a, b in pairwise(boundaries)):
-        raise ValueError(f"boundaries must ascend, got {boundaries}")
-    return boundaries
-
+from freshrank.feature_settings import (
+    Admission as Admission,
+)
+from freshrank.feature_settings import (
+    BucketFeature as BucketFeature,
+)
+from freshrank.feature_settings import (
+    CountFeature as CountFeature,
+)
+from freshrank.feature_settings import (
+    CrossFeature as CrossFeature,
+)
+from freshrank.feature_settings import (
+    DenseFeature as DenseFeature,
+)
+from freshrank.feature_settings import (
+    Feature as Feature,
+)
+from freshrank.feature_settings import (
+    IdFeature as IdFeature,
+)
+from freshrank.feature_settings import (
+    IdListFeature as IdListFeature,
+)
+from freshrank.feature_settings import (
+    LiveFeature as LiveFeature,
+)
+from freshrank.feature_settings import (
+    RateFeature as RateFeature,
+)
+from freshrank.feature_settings import (
+    RecentFeature as RecentFeature,
+)
+from freshrank.feature_settings import (
+    SeenFeature as SeenFeature,
+)
+from freshrank.replay_settings import ReplaySettings
+from freshrank.units import Age, Bytes, Duration, FilePath, Name, Part, Period, Ratio
 
 Width = Annotated[int, Field(ge=1, le=4_096)]
 
@@ -30,88 +59,6 @@ class ServiceSettings(Part):
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65_535)] = 8000
     data_dir: FilePath = Path("data")
-
-
-class Admission(Part):
-    """Frequency filter of a slot: a row at the `min_count`-th occurrence, or by chance."""
-
-    min_count: Annotated[int, Field(ge=1, le=65_536)] = 1
-    probability: Ratio = 1.0
-
-
-class _Embedded(Part):
-    name: Name
-    dim: Dim = 16
-    admission: Admission = Admission()
-    expire: Age | None = None
-
-
-class IdFeature(_Embedded):
-    """One id. `user_id` takes the request's user and `item_id` the candidate's item."""
-
-    type: Literal["id"]
-    scope: Literal["user", "item", "candidate", "context"]
-    key: Literal["string", "uint64"] = "string"
-
-
-class IdListFeature(_Embedded):
-    """Several ids, pooled into one vector."""
-
-    type: Literal["id_list"]
-    scope: Literal["user", "item", "candidate", "context"]
-    key: Literal["string", "uint64"] = "string"
-    pooling: Literal["mean", "sum"] = "mean"
-    max_len: Annotated[int, Field(ge=1, le=256)] = 32
-
-
-class BucketFeature(_Embedded):
-    """A number cut into buckets at `boundaries`; each bucket has an embedding."""
-
-    type: Literal["bucket"]
-    scope: Literal["user", "item", "candidate", "context"]
-    boundaries: Annotated[
-        list[float], Field(min_length=1, max_length=1_000), AfterValidator(_ascending)
-    ]
-
-
-class DenseFeature(Part):
-    """A number that enters the net as it is, or through `transform`, as does its default."""
-
-    type: Literal["dense"]
-    name: Name
-    scope: Literal["user", "item", "candidate", "context"]
-    transform: Literal["none", "log1p"] = "none"
-    default: float = 0.0
-
-    @model_validator(mode="after")
-    def _default_has_a_logarithm(self) -> Self:
-        if self.transform == "log1p" and self.default < 0:
-            raise ValueError(f"default {self.default} is below 0: log1p needs a number from 0")
-        return self
-
-
-class CrossFeature(_Embedded):
-    """The combination of two features' ids as an id of its own."""
-
-    type: Literal["cross"]
-    of: Annotated[list[Name], Field(min_length=2, max_length=2)]
-
-
-class RecentFeature(Part):
-    """The user's last items of an event, read from feature state; it shares the rows of `table`."""
-
-    type: Literal["recent"]
-    name: Name
-    event: Name
-    table: Name = "item_id"
-    max_len: Annotated[int, Field(ge=1, le=64)] = 5
-    pooling: Literal["mean", "sum"] = "mean"
-
-
-Feature = Annotated[
-    IdFeature | IdListFeature | BucketFeature | DenseFeature | CrossFeature | RecentFeature,
-    Field(discriminator="type"),
-]
 
 
 class InitSettings(Part):
@@ -133,6 +80,8 @@ class SparseOptimizer(Part):
     kind: Literal["sgd", "adagrad", "rowwise_adagrad", "adam"] = "adagrad"
     lr: Annotated[float, Field(gt=0)] = 0.05
     l2: Annotated[float, Field(ge=0)] = 0.0
+    # Of Adagrad: the divisor of a row's first step is its square root. 0 makes that step lr * sign.
+    initial_accumulator: Annotated[float, Field(ge=0)] = 0.1
 
 
 class DenseOptimizer(Part):
@@ -216,6 +165,13 @@ class LogSettings(Part):
     retention: Age | None = timedelta(days=7)
 
 
+class ArchiveSettings(Part):
+    """Where the joiner keeps examples as Parquet by hour, and for how long."""
+
+    dir: FilePath
+    keep: Age | None = None  # None: for ever
+
+
 class SyncSettings(Part):
     """How often parameters reach the replicas."""
 
@@ -282,8 +238,10 @@ class Settings(Part):
     join: JoinSettings = JoinSettings()
     trainer: TrainerSettings = TrainerSettings()
     log: LogSettings = LogSettings()
+    archive: ArchiveSettings | None = None
     sync: SyncSettings = SyncSettings()
     checkpoint: CheckpointSettings = CheckpointSettings()
     serving: ServingSettings = ServingSettings()
     auth: AuthSettings = AuthSettings()
     limits: LimitSettings = LimitSettings()
+    replay: ReplaySettings = ReplaySettings()
