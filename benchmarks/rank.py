@@ -1,9 +1,9 @@
 """Latency of a rank request: 200 candidates with 5 features each, dim 16, over a real socket.
 
-    python -m benchmarks.rank
+    python -m benchmarks.rank [--json]
 
-Prints milliseconds, p50 and p99, of the ranker alone and of HTTP from one client. The impression is
-logged in both, as in service.
+Milliseconds, p50 and p99, of the ranker alone and of HTTP from one client. The impression is logged
+in both, as in service.
 """
 
 import http.client
@@ -20,6 +20,8 @@ import msgspec
 import numpy as np
 import uvicorn
 
+from benchmarks import report
+from benchmarks.report import Row, row
 from freshrank.clock import ManualClock, SystemClock
 from freshrank.frames import TableRows
 from service.app import create_app
@@ -31,8 +33,8 @@ DIM = 16
 N_ITEMS, N_CANDIDATES, N_REQUESTS = 5_000, 200, 500
 
 
-def main() -> None:
-    """Measure and print."""
+def run() -> list[Row]:
+    """The ranker alone, then the same requests over HTTP."""
     rng = np.random.default_rng(0)
     more = [{"name": f"f{i}", "type": "id", "scope": "candidate"} for i in range(3)]
     features = [{**f, "dim": DIM} if "dim" in f else f for f in FEATURES] + more
@@ -44,8 +46,9 @@ def main() -> None:
         rows = rng.normal(size=(len(keys), DIM + 1)).astype(np.float32)
         world.base({"item_id": TableRows(keys, rows, np.empty(0, np.uint64))})
         bodies = [body(rng, names) for _ in range(N_REQUESTS)]
-        measure(world, bodies)
+        rows = measure(world, bodies)
         world.close()
+    return rows
 
 
 def body(rng: np.random.Generator, names: list[str]) -> bytes:
@@ -68,14 +71,14 @@ def body(rng: np.random.Generator, names: list[str]) -> bytes:
     return msgspec.json.encode(request)
 
 
-def measure(world: World, bodies: list[bytes]) -> None:
+def measure(world: World, bodies: list[bytes]) -> list[Row]:
     """Both ways, the same requests."""
     app = create_app(world.parts)
     service: Service = app.state.service
     service.start()
     until(lambda: service.replica.model is not None)
     requests = [msgspec.json.decode(one, type=RankRequest) for one in bodies]
-    report("ranker", [partial(service.ranker.rank, one) for one in requests])
+    rows = timed("ranker", [partial(service.ranker.rank, one) for one in requests])
 
     listening = socket.socket()
     listening.bind(("127.0.0.1", 0))
@@ -92,13 +95,14 @@ def measure(world: World, bodies: list[bytes]) -> None:
         if answer.status != 200:
             raise SystemExit(f"status {answer.status}")
 
-    report("HTTP", [partial(post, one) for one in bodies])
+    rows += timed("http", [partial(post, one) for one in bodies])
     client.close()
     server.should_exit = True
     thread.join()
+    return rows
 
 
-def report(name: str, calls: list[Callable[[], object]]) -> None:
+def timed(name: str, calls: list[Callable[[], object]]) -> list[Row]:
     """Time each call; the first tenth only warms up."""
     times_ms = []
     for call in calls:
@@ -106,8 +110,11 @@ def report(name: str, calls: list[Callable[[], object]]) -> None:
         call()
         times_ms.append((time.perf_counter() - start_s) * 1_000)
     p50, p99 = np.percentile(times_ms[len(times_ms) // 10 :], [50, 99])
-    print(f"{name:7} p50 {p50:.2f} ms  p99 {p99:.2f} ms")
+    return [
+        row(f"{name}_200_candidates_p50", p50, "ms"),
+        row(f"{name}_200_candidates_p99", p99, "ms"),
+    ]
 
 
 if __name__ == "__main__":
-    main()
+    report.main(run)

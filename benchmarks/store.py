@@ -7,35 +7,20 @@ median of five rounds. Take is told the row numbers that lookup has to find out:
 1.0, and the goal leaves a tenth for the noise of a shared machine.
 """
 
-import argparse
-import json
 import statistics
 import time
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 
+from benchmarks import report
+from benchmarks.report import Row, row
 from embedding_store import Table
 
 N_ROWS, DIM, BATCH, N_BATCHES, N_ROUNDS = 1_000_000, 16, 8_192, 60, 5
 
 
-def main() -> None:
-    """Run, then print a table or JSON."""
-    parser = argparse.ArgumentParser(description="Speed of the embedding table.")
-    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
-    as_json = parser.parse_args().json
-    rows = run()
-    if as_json:
-        print(json.dumps(rows))
-        return
-    for row in rows:
-        goal = "" if row["goal"] is None else f"  goal {row['goal']}  met {row['met']}"
-        print(f"{row['name']:<32} {row['value']:>8.2f} {row['unit']}{goal}")
-
-
-def run() -> list[dict[str, Any]]:
+def run() -> list[Row]:
     """Fill a table with a million rows and time every call on it."""
     rng = np.random.default_rng(1)
     ids = rng.integers(0, 2**64, N_ROWS, np.uint64)
@@ -96,11 +81,5 @@ def interleaved(calls: dict[str, Callable[[int], object]]) -> dict[str, float]:
     return {name: statistics.median(values) for name, values in rates.items()}
 
 
-def row(name: str, value: float, unit: str, goal: float | None = None) -> dict[str, Any]:
-    """One line of the result; without a goal `met` is null."""
-    met = None if goal is None else value >= goal
-    return {"name": name, "value": round(value, 3), "unit": unit, "goal": goal, "met": met}
-
-
 if __name__ == "__main__":
-    main()
+    report.main(run)
