@@ -46,9 +46,9 @@ def run() -> list[Row]:
         rows = rng.normal(size=(len(keys), DIM + 1)).astype(np.float32)
         world.base({"item_id": TableRows(keys, rows, np.empty(0, np.uint64))})
         bodies = [body(rng, names) for _ in range(N_REQUESTS)]
-        rows = measure(world, bodies)
+        found = measure(world, bodies)
         world.close()
-    return rows
+    return found
 
 
 def body(rng: np.random.Generator, names: list[str]) -> bytes:
@@ -78,7 +78,7 @@ def measure(world: World, bodies: list[bytes]) -> list[Row]:
     service.start()
     until(lambda: service.replica.model is not None)
     requests = [msgspec.json.decode(one, type=RankRequest) for one in bodies]
-    rows = timed("ranker", [partial(service.ranker.rank, one) for one in requests])
+    found = timed("ranker", [partial(service.ranker.rank, one) for one in requests])
 
     listening = socket.socket()
     listening.bind(("127.0.0.1", 0))
@@ -95,11 +95,11 @@ def measure(world: World, bodies: list[bytes]) -> list[Row]:
         if answer.status != 200:
             raise SystemExit(f"status {answer.status}")
 
-    rows += timed("http", [partial(post, one) for one in bodies])
+    found += timed("http", [partial(post, one) for one in bodies])
     client.close()
     server.should_exit = True
     thread.join()
-    return rows
+    return found
 
 
 def timed(name: str, calls: list[Callable[[], object]]) -> list[Row]:
