@@ -28,6 +28,7 @@ from freshrank.settings import (
     Feature,
     IdFeature,
     IdListFeature,
+    LiveFeature,
     RecentFeature,
     Settings,
 )
@@ -42,26 +43,26 @@ def is_shared(feature: Feature, features: Features) -> bool:
     """Whether the value belongs to the request, not to each of its rows."""
     if isinstance(feature, CrossFeature):
         return all(is_shared(features[part], features) for part in feature.of)
+    if isinstance(feature, LiveFeature):
+        return False
     return isinstance(feature, RecentFeature) or feature.scope in ("user", "context")
 
 
 def slots(features: Features) -> Iterator[Slot]:
     """Every feature that has ids."""
     for feature in features.values():
-        if isinstance(feature, DenseFeature):
+        if isinstance(feature, DenseFeature | LiveFeature):
             continue
         pooling = "sum"  # of one id: its vector
-        if isinstance(feature, IdListFeature | RecentFeature):
+        if isinstance(feature, IdListFeature | RecentFeature | CrossFeature):
             pooling = feature.pooling
-        elif isinstance(feature, CrossFeature):
-            pooling = "mean"  # pairs of lists are many: their mean keeps the size of one vector
         table = feature.table if isinstance(feature, RecentFeature) else feature.name
         yield Slot(feature.name, table, pooling, is_shared(feature, features))
 
 
 def column_encoder(feature: Feature, features: Features, salt: int) -> ColumnEncoder | None:
     """How a column of the feature's values becomes ids; None where it has no column or no ids."""
-    if isinstance(feature, DenseFeature | CrossFeature):
+    if isinstance(feature, DenseFeature | LiveFeature | CrossFeature):
         return None
     owner = features[feature.table] if isinstance(feature, RecentFeature) else feature
     key = owner.key if isinstance(owner, IdFeature | IdListFeature) else ""
@@ -76,7 +77,7 @@ def column_encoder(feature: Feature, features: Features, salt: int) -> ColumnEnc
 
 def parser(feature: Feature) -> Callable[[object], object] | None:
     """What accepts one value as sent, or raises DataError; None where the feature is never sent."""
-    if feature.name in RESERVED or isinstance(feature, CrossFeature | RecentFeature):
+    if feature.name in RESERVED or isinstance(feature, CrossFeature | RecentFeature | LiveFeature):
         return None
     if isinstance(feature, DenseFeature) and feature.transform == "log1p":
         return parse_nonnegative
@@ -88,7 +89,8 @@ def parser(feature: Feature) -> Callable[[object], object] | None:
 
 def tables(settings: Settings) -> Iterator[TableSpec]:
     """The tables that the features declare."""
-    embedded = [f for f in settings.features if not isinstance(f, DenseFeature | RecentFeature)]
+    without = DenseFeature | RecentFeature | LiveFeature
+    embedded = [f for f in settings.features if not isinstance(f, without)]
     for index, feature in enumerate(embedded):
         # Part of a second rounds up: 0 would mean that rows never expire.
         ttl_s = 0 if feature.expire is None else math.ceil(feature.expire.total_seconds())

@@ -10,7 +10,7 @@ from typing import Final
 from freshrank.feature_state import FeatureState
 from freshrank.features import FeatureEncoder
 from freshrank.messages import Value
-from freshrank.settings import CrossFeature, RecentFeature, Settings
+from freshrank.settings import CrossFeature, LiveFeature, RecentFeature, Settings
 
 # Entities by scope and id that came earlier in the same request: nobody has read them back yet.
 SentTogether = dict[tuple[str, str], Mapping[str, Value]]
@@ -30,7 +30,8 @@ class Names:
         """The names of a configuration."""
         names: dict[bool, list[str]] = {True: [], False: []}
         for feature in settings.features:
-            if isinstance(feature, CrossFeature | RecentFeature) or feature.name in _FILLED_IN:
+            filled_in = CrossFeature | RecentFeature | LiveFeature
+            if isinstance(feature, filled_in) or feature.name in _FILLED_IN:
                 continue
             names[feature.scope in ("user", "context")].append(feature.name)
         return cls(tuple(names[True]), tuple(names[False]))
