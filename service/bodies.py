@@ -81,11 +81,13 @@ class _Event(Body, frozen=True, kw_only=True, tag_field="kind"):
 
 
 class ImpressionEvent(_Event, frozen=True, kw_only=True, tag="impression"):
-    """Items that a user was shown."""
+    """Items that a user was shown, and the features of user and context at that time."""
 
     request_id: Text
     items: Annotated[list[ShownItem], msgspec.Meta(min_length=1, max_length=ITEMS_MAX)]
     user: Identity | None = None
+    user_features: Features = {}
+    context: Features = {}
 
 
 class FeedbackEvent(_Event, frozen=True, kw_only=True, tag="feedback"):

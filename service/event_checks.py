@@ -134,6 +134,8 @@ class EventChecker:
 
     def _impression(self, event: ImpressionEvent, head: _Head, sent: SentTogether) -> Checked:
         items = [self._item(one.item, ["items", i, "item"]) for i, one in enumerate(event.items)]
+        self._check_features(event.user_features, ["user"], ["user_features"])
+        self._check_features(event.context, ["context"], ["context"])
         first_of: dict[str, int] = {}
         for i, (item, shown) in enumerate(zip(items, event.items, strict=True)):
             self._check_features(shown.features, ["item", "candidate"], ["items", i, "features"])
@@ -166,13 +168,14 @@ class EventChecker:
     ) -> tuple[dict[str, Value], dict[str, list[Value]]]:
         """What a ranking at that time would have used; its shared values, and those per item."""
         explicit = [shown.features for shown in event.items]
+        shared = {**event.user_features, **event.context}
         if self._is_reported:
             names = sorted({name for features in explicit for name in features})
-            return {}, {name: [features.get(name) for features in explicit] for name in names}
+            return shared, {name: [features.get(name) for features in explicit] for name in names}
         columns = self._known.columns(items, explicit, sent=sent)
         if user is None:
-            return {}, columns
-        return self._known.shared(user, {}, before_ms=ts_ms, sent=sent), columns
+            return shared, columns
+        return self._known.shared(user, shared, before_ms=ts_ms, sent=sent), columns
 
     def _entity(
         self,

@@ -151,12 +151,21 @@ def test_features_of_the_same_request_reach_its_impressions(
     assert shown(world).shared == {"age": 3, "last_clicks": []}
 
 
-def test_without_a_user_an_impression_has_item_features_alone(
+def test_a_reported_impression_says_user_and_context_as_a_ranking_does(
     world: World, client: TestClient
 ) -> None:
-    send(client, *ENTITY_EVENTS, {**SHOWN, "user": None})
+    """What it says itself wins over what was sent before, as in a rank request."""
+    said = {"user_features": {"age": 4}, "context": {"hour": 9}}
+    send(client, *ENTITY_EVENTS, SHOWN | said)
+    assert shown(world).shared == {"age": 4, "hour": 9, "last_clicks": []}
+
+
+def test_without_a_user_an_impression_has_no_user_features(
+    world: World, client: TestClient
+) -> None:
+    send(client, *ENTITY_EVENTS, {**SHOWN, "user": None, "context": {"hour": 9}})
     assert shown(world).columns == SHOWN_COLUMNS
-    assert shown(world).shared == {}
+    assert shown(world).shared == {"hour": 9}
 
 
 def test_a_report_that_only_names_items_is_left_as_it_is(
@@ -220,6 +229,8 @@ def test_ndjson_is_taken_line_by_line(world: World, client: TestClient) -> None:
             "the same item as 0",
         ),
         ({"kind": "impression", "request_id": "r", "items": []}, "items", "length >= 1"),
+        ({**SHOWN, "context": {"hours": 9}}, "context/hours", "did you mean 'hour'"),
+        ({**SHOWN, "user_features": {"hour": 9}}, "user_features/hour", "of scope context"),
     ],
 )
 def test_a_wrong_event_is_named_and_the_good_one_accepted(
