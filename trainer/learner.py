@@ -1,6 +1,7 @@
 """One step: score a batch, then learn it. The dense net in torch, the rows in the store."""
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -9,7 +10,7 @@ import numpy.typing as npt
 import torch
 
 from freshrank.examples import ExampleBatch
-from freshrank.features import FeatureEncoder
+from freshrank.features import Encoded, FeatureEncoder
 from freshrank.settings import Settings
 from trainer.adam import DenseAdam
 from trainer.losses import Loss, served, weighted_loss
@@ -93,6 +94,10 @@ class Learner:
         self.sparse.expire(self.clock_s)
         return Step(is_applied, predictions, age_s)
 
+    def predict(self, values: Encoded) -> F32:
+        """What would be served now, with nothing counted or learned: `float32[B, T]`."""
+        return scores(self.net, self.losses, self.sparse.peek(values), values.dense)
+
     def _forward(
         self, rows: torch.Tensor, batch: ExampleBatch
     ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -100,9 +105,7 @@ class Learner:
         # Where the weight is 0 the label may be anything, NaN included, and NaN * 0 is NaN.
         labels = np.where(has_weight, batch.labels, np.float32(0))
         keep_rates = np.where(has_weight, batch.keep_rates, np.float32(1))
-        # Dense values of a record decoded in place are read-only, which torch does not know.
-        dense = torch.from_numpy(np.require(batch.values.dense, requirements="W"))
-        z: torch.Tensor = self.net(rows, dense if self.net.n_dense else None)  # [B, T]
+        z: torch.Tensor = self.net(rows, dense_input(self.net, batch.values.dense))  # [B, T]
         loss = weighted_loss(
             z,
             losses=self.losses,
@@ -149,3 +152,16 @@ class Learner:
         rows = random.normal(0, 0.3, (PROBE_ROWS, net.n_slots, net.width))
         dense = random.normal(0, 1, (PROBE_ROWS, net.n_dense))
         return rows.astype(np.float32), dense.astype(np.float32)
+
+
+def dense_input(net: Net, dense: F32) -> torch.Tensor | None:
+    """The net's second input, `float32[B, K]`; None where K = 0."""
+    # Dense values of a record decoded in place are read-only, which torch does not know.
+    return torch.from_numpy(np.require(dense, requirements="W")) if net.n_dense else None
+
+
+def scores(net: Net, losses: Sequence[Loss], rows: F32, dense: F32) -> F32:
+    """What is served for pooled rows `float32[B, S, W]` and dense values: `float32[B, T]`."""
+    with torch.no_grad():
+        z = net(torch.from_numpy(rows), dense_input(net, dense))
+    return served(z.numpy(), losses)

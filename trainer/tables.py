@@ -1,6 +1,6 @@
 """The embedding tables as the trainer uses them: ids -> pooled rows, and gradients back."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, cast
 
@@ -11,7 +11,7 @@ from embedding_store import Table
 from embedding_store.pooling import Mode, pool, unpool
 from freshrank.errors import ConfigError, SchemaError
 from freshrank.examples import ExampleBatch
-from freshrank.features import FeatureEncoder, Slot, SlotIds, TableSpec
+from freshrank.features import Encoded, FeatureEncoder, Slot, SlotIds, TableSpec
 from freshrank.settings import Settings
 
 F32 = npt.NDArray[np.float32]
@@ -22,10 +22,6 @@ Bools = npt.NDArray[np.bool_]
 
 ITEM_SLOT: Final = "item_id"
 
-# Adagrad's divisor starts at sqrt(0.1): the first step of a row is then lr * g / 0.32 and not lr *
-# sign(g), which one unlucky first example would otherwise make the largest step of the row's life.
-# (TensorFlow's default; Duchi et al. 2011, section 1.)
-INITIAL_ACCUMULATOR: Final = 0.1
 EPSILON: Final = 1e-8
 BETA1, BETA2 = 0.9, 0.999
 # Rows looked at per table and step for expiry: with steps of 512 examples one sweep of 10 M rows
@@ -60,7 +56,7 @@ def _create(settings: Settings, spec: TableSpec) -> Table:
         eps=EPSILON,
         beta1=BETA1,
         beta2=BETA2,
-        initial_accumulator=INITIAL_ACCUMULATOR,
+        initial_accumulator=sparse.initial_accumulator,
         init_scale=settings.store.init.scale,
         seed=settings.trainer.seed,
         slot=spec.index,
@@ -173,6 +169,12 @@ class SparseTables:
                 )
         return Lookup(rows, ids, parts)
 
+    def peek(self, values: Encoded) -> F32:
+        """Pooled rows as they are, with nothing counted: `float32[B, S, W]`; absent ids are 0."""
+        return pooled_rows(
+            self._slots, values, self.width, lambda name, ids: self.tables[name].lookup(ids)
+        )
+
     def apply(self, lookup: Lookup, gradients: F32) -> None:
         """One optimizer step on every row read.
 
@@ -205,6 +207,18 @@ class SparseTables:
         ids = column.ids[column.offsets[has_item]]
         born_s[has_item] = self.tables[self._item_table].born_s(ids)
         return born_s
+
+
+def pooled_rows(
+    slots: Sequence[Slot], values: Encoded, width: int, lookup: Callable[[str, U64], F32]
+) -> F32:
+    """Pooled rows, as `lookup(table name, ids)` gives them: `float32[B, S, width]`."""
+    rows = np.empty((values.n_rows, len(slots), width), np.float32)
+    for index, slot in enumerate(slots):
+        column = values.slots[slot.name]
+        found = lookup(slot.table, column.ids)
+        rows[:, index] = pool(found, column.offsets, cast("Mode", slot.pooling))
+    return rows
 
 
 def _parts(columns: Sequence[tuple[int, Slot, SlotIds]]) -> list[_Part]:
