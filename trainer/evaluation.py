@@ -120,8 +120,8 @@ class Evaluation:
         for task, kind in zip(self._tasks, self._losses, strict=True):
             for source, prefix in (("served", ""), ("own", "own_")):
                 rows = self._windows[f"{task}.{source}"].rows()
-                metrics = _metrics(rows, kind) if len(rows) else {}
-                found |= {f"{task}.{prefix}{name}": value for name, value in metrics.items()}
+                measured = metrics(rows, kind) if len(rows) else {}
+                found |= {f"{task}.{prefix}{name}": value for name, value in measured.items()}
         return {name: value for name, value in found.items() if np.isfinite(value)}
 
     def state(self) -> dict[str, F32]:
@@ -134,24 +134,30 @@ class Evaluation:
             self._windows[name].add(rows)
 
 
-def _metrics(rows: F32, kind: Loss) -> dict[str, float]:
+def metrics(rows: F32, kind: Loss) -> dict[str, float]:
+    """Metrics of at least one row by name, as in `Evaluation.report`; NaN where not defined.
+
+    Args:
+        rows: `float32[k, 4]`: score, label, weight, age class.
+        kind: Of the task.
+    """
     score, label, weight, age = rows.astype(np.float64).T
     if weight.sum() <= 0:  # a short window may hold a reversal and not its negative
         return {}
-    metrics = {"calibration": _ratio(score, label, weight)}
+    measured = {"calibration": _ratio(score, label, weight)}
     if kind == "huber":
         error = np.abs(score - label)
         small = np.minimum(error, HUBER_DELTA)
         loss = small * (error - 0.5 * small)
-        return metrics | {"huber": float(np.average(loss, weights=weight))}
+        return measured | {"huber": float(np.average(loss, weights=weight))}
     probability = np.clip(score, _PROBABILITY_MIN, 1 - _PROBABILITY_MIN)
     entropy = -(label * np.log(probability) + (1 - label) * np.log1p(-probability))
-    metrics["logloss"] = float(np.average(entropy, weights=weight))
-    metrics["auc"] = auc(score, label > 0.5, weight)
+    measured["logloss"] = float(np.average(entropy, weights=weight))
+    measured["auc"] = auc(score, label > 0.5, weight)
     for n, name in enumerate(AGE_NAMES):
         chosen = age == n
-        metrics[f"calibration_{name}"] = _ratio(score[chosen], label[chosen], weight[chosen])
-    return metrics
+        measured[f"calibration_{name}"] = _ratio(score[chosen], label[chosen], weight[chosen])
+    return measured
 
 
 def _ratio(
