@@ -45,12 +45,12 @@ class Checked:
 
     Attributes:
         topic: Where it goes.
-        event_id: Its identity.
+        message: What it says, complete.
         records: It, as one record or several.
     """
 
     topic: str
-    event_id: str
+    message: Action | Entity | Impression
     records: list[NewRecord]
 
 
@@ -75,7 +75,12 @@ class EventChecker:
         self._events = sorted(used)
 
     def check(
-        self, event: EventBody, *, received_at_ms: int, sent: SentTogether | None = None
+        self,
+        event: EventBody,
+        *,
+        received_at_ms: int,
+        sent: SentTogether | None = None,
+        is_replay: bool = False,
     ) -> Checked:
         """The event's records.
 
@@ -83,14 +88,20 @@ class EventChecker:
             event: As decoded.
             received_at_ms: Now.
             sent: Entities that came before it in the same request; an entity joins them.
+            is_replay: It was received at its `ts`, which it must have; now only says what lies in
+                the future.
 
         Raises:
             Refusal: it cannot be used.
         """
-        ts_ms = self._ts(event, received_at_ms)
+        ts_ms = self._ts(event, received_at_ms, is_required=is_replay)
         event_id = event.event_id or _derived_id(event) or uuid4().hex
         sent = {} if sent is None else sent
-        head = _Head(event_id=event_id, ts_ms=ts_ms, received_at_ms=received_at_ms)
+        head = _Head(
+            event_id=event_id,
+            ts_ms=ts_ms,
+            received_at_ms=ts_ms if is_replay else received_at_ms,
+        )
         match event:
             case FeedbackEvent():
                 return self._feedback(event, head)
@@ -101,8 +112,10 @@ class EventChecker:
             case UserEvent():
                 return self._entity("user", self._user(event.user), event, head, sent)
 
-    def _ts(self, event: EventBody, received_at_ms: int) -> int:
+    def _ts(self, event: EventBody, received_at_ms: int, *, is_required: bool) -> int:
         if event.ts is None:
+            if is_required:
+                raise Refusal("no-ts", ["ts"], "without a ts nobody knows when it happened")
             return received_at_ms
         try:
             ts_ms = parse_moment(event.ts)
@@ -130,7 +143,7 @@ class EventChecker:
             value=event.value,
         )
         record = NewRecord(event.request_id.encode(), encode(action))
-        return Checked(ACTIONS, head["event_id"], [record])
+        return Checked(ACTIONS, action, [record])
 
     def _impression(self, event: ImpressionEvent, head: _Head, sent: SentTogether) -> Checked:
         items = [self._item(one.item, ["items", i, "item"]) for i, one in enumerate(event.items)]
@@ -154,7 +167,7 @@ class EventChecker:
             source="client",
         )
         try:
-            return Checked(IMPRESSIONS, head["event_id"], records_of(impression))
+            return Checked(IMPRESSIONS, impression, records_of(impression))
         except DataError as error:
             raise Refusal("too-large", ["items"], str(error)) from error
 
@@ -197,7 +210,7 @@ class EventChecker:
             detail = f"{len(value)} bytes of features, at most {RECORD_BYTES_MAX - 1} are taken"
             raise Refusal("too-large", ["features"], detail)
         sent[scope, identity] = event.features
-        return Checked(ENTITIES, head["event_id"], [NewRecord(entity_key(scope, identity), value)])
+        return Checked(ENTITIES, entity, [NewRecord(entity_key(scope, identity), value)])
 
     def _item(self, item: int | str, steps: Sequence[str | int]) -> str:
         try:

@@ -84,7 +84,7 @@ class Ingest:
         for index, event in enumerate(events):
             kind = "unknown"
             try:
-                body = _decode(event)
+                body = decode_event(event)
                 kind = _kind(body)
                 checked.append(self._checker.check(body, received_at_ms=received_at_ms, sent=sent))
             except Refusal as refusal:
@@ -123,9 +123,10 @@ class Ingest:
         duplicates = 0
         with self._lock:
             for event in checked:
-                duplicates += event.event_id in self._recent
-                self._recent[event.event_id] = None
-                self._recent.move_to_end(event.event_id)
+                event_id = event.message.event_id
+                duplicates += event_id in self._recent
+                self._recent[event_id] = None
+                self._recent.move_to_end(event_id)
             while len(self._recent) > RECENT_IDS_MAX:
                 self._recent.popitem(last=False)
             self._totals["accepted"] += len(checked)
@@ -135,7 +136,13 @@ class Ingest:
         return duplicates
 
 
-def _decode(event: msgspec.Raw | EventBody | Mapping[str, object]) -> EventBody:
+def decode_event(event: bytes | msgspec.Raw | EventBody | Mapping[str, object]) -> EventBody:
+    """The event, from JSON text or a mapping of JSON values.
+
+    Raises:
+        Refusal: it is no event.
+        ProblemError: it is not JSON.
+    """
     if isinstance(event, msgspec.Struct):
         return event
     try:

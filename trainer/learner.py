@@ -82,7 +82,7 @@ class Learner:
         reads the rows, and an id was seen whether or not its example could be learned.
         """
         self.clock_s = max(self.clock_s, int(batch.ts_ms.max()) // 1_000)
-        born_s = self.sparse.item_born_s(batch)
+        born_s = self.sparse.item_born_s(batch.values)
         age_s = np.where(born_s > 0, np.maximum(batch.ts_ms // 1_000 - born_s, 0), 0)
         lookup = self.sparse.read(batch, self.clock_s)
         self.adam.zero()

@@ -163,15 +163,32 @@ class Trainer:
             self.step(_IDLE_S)
         self.close()
 
+    @property
+    def learner(self) -> Learner:
+        """The parameters: to be read between steps, by the thread that steps."""
+        return self._learner
+
+    def catch_up(self, *, flush: bool = False) -> int:
+        """Learn all that stands in the log now, and publish nothing of it.
+
+        Args:
+            flush: Learn a remainder smaller than a fixed batch too.
+
+        Returns:
+            Rows learned; 0 while paused.
+        """
+        n_total = self.start()
+        while (n_rows := self._advance(flush=flush)) is not None:
+            n_total += n_rows
+        return n_total
+
     def drain(self) -> int:
         """Learn all that stands in the log now, a remainder of a fixed batch too, and publish.
 
         Returns:
             Rows learned; 0 while paused.
         """
-        n_total = self.start()
-        while (n_rows := self._advance(flush=True)) is not None:
-            n_total += n_rows
+        n_total = self.catch_up(flush=True)
         if not self._state.is_paused:
             self._publisher.publish()
         self._gauges.refresh()
@@ -185,9 +202,7 @@ class Trainer:
         """
         if self._is_torn:
             return
-        self.start()
-        while self._advance(flush=False) is not None:
-            pass
+        self.catch_up()
         if not self._state.is_paused:
             self._publisher.publish()
         self._dead_letters.flush()

@@ -197,12 +197,12 @@ class SparseTables:
         for table in self.tables.values():
             table.expire(now_s, SWEEP_ROWS_MAX)
 
-    def item_born_s(self, batch: ExampleBatch) -> I64:
+    def item_born_s(self, values: Encoded) -> I64:
         """When each row's item got its row, `int64[B]` in seconds; 0 where it has none."""
-        born_s = np.zeros(batch.n_rows, np.int64)
+        born_s = np.zeros(values.n_rows, np.int64)
         if self._item_table is None:
             return born_s
-        column = batch.values.slots[ITEM_SLOT]
+        column = values.slots[ITEM_SLOT]
         has_item = np.flatnonzero(np.diff(column.offsets))
         ids = column.ids[column.offsets[has_item]]
         born_s[has_item] = self.tables[self._item_table].born_s(ids)

@@ -117,7 +117,7 @@ def test_bag_is_pooled_and_its_gradient_reaches_every_id() -> None:
 def test_age_of_an_item_counts_from_the_birth_of_its_row() -> None:
     _, encoder, sparse = _tables(min_count=1)
     _read(sparse, make_batch(encoder, {"item_id": [[3]]}, [1]))
-    born_s = sparse.item_born_s(make_batch(encoder, {"item_id": [[3], [], [4]]}, [0, 0, 0]))
+    born_s = sparse.item_born_s(make_batch(encoder, {"item_id": [[3], [], [4]]}, [0, 0, 0]).values)
     assert born_s.tolist() == [NOW_S, 0, 0]
 
 
