@@ -127,13 +127,32 @@ def decode(data: bytes, tasks: Sequence[str], slots: Sequence[str]) -> ExampleBa
         DataError: not an example batch (code `malformed`), newer than this program (code
             `newer-version`), or without a task or slot that is asked for (code `schema`).
     """
+    return from_columns(*unpack(data), tasks, slots)
+
+
+def unpack(data: bytes) -> tuple[pa.RecordBatch, BatchInfo]:
+    """The columns of a record as they are, and what concerns them all.
+
+    Raises:
+        DataError: code `malformed` or `newer-version`, as `decode`.
+    """
     try:
         with pa.ipc.open_stream(pa.py_buffer(data)) as reader:
             record = reader.read_next_batch()
             record.validate(full=True)
-            info = _info((reader.schema.metadata or {})[_METADATA_KEY])
+            return record, _info((reader.schema.metadata or {})[_METADATA_KEY])
     except (pa.ArrowException, StopIteration, KeyError, ValueError, TypeError, OSError) as error:
         raise DataError(f"not an example batch: {error}", code="malformed") from error
+
+
+def from_columns(
+    record: pa.RecordBatch, info: BatchInfo, tasks: Sequence[str], slots: Sequence[str]
+) -> ExampleBatch:
+    """The batch that these columns hold.
+
+    Raises:
+        DataError: code `schema` or `malformed`, as `decode`.
+    """
     try:
         return _batch(record, info, tasks, slots)
     except KeyError as error:
