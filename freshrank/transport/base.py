@@ -60,7 +60,13 @@ class EventLog(Protocol):
 
     Every method is safe to call from several threads. `TransportError` is raised when the log
     cannot do what it was asked; its text says which topic, which offset and what to do.
+
+    Attributes:
+        identity: Names this log among all others, for as long as it lives: offsets of equal
+            identity mean the same records.
     """
+
+    identity: str
 
     def n_partitions(self, topic: str) -> int:
         """Partitions of `topic`."""

@@ -1,7 +1,7 @@
 """The event log in a directory of this machine: one process writes, any number read.
 
 ```
-log.json                                       format and number of partitions
+log.json                                       format, number of partitions, identity
 LOCK                                           held by the process that writes
 groups/<group>.json                            committed offsets
 <topic>/<partition>/00000000000000000000.log   segments, named after their first offset
@@ -88,7 +88,7 @@ class LocalLog:
         self._has_retention = writable and retention_ms is not None
         self._lock = take_lock(directory) if writable else None
         try:
-            check_meta(directory, n_partitions, writable=writable)
+            self.identity = check_meta(directory, n_partitions, writable=writable)
             self._open_partitions(WriteSettings(fsync, segment_bytes, retention_ms), writable)
             self._apply_retention()
         except BaseException:

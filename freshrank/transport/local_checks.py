@@ -1,5 +1,6 @@
 """What the local log refuses before it touches a record."""
 
+import secrets
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
@@ -19,6 +20,7 @@ _PARTITIONS_MAX: Final = 4_096
 class _Meta(msgspec.Struct, frozen=True):
     format: int
     n_partitions: int
+    identity: str = ""
 
 
 def take_lock(directory: Path) -> int:
@@ -42,8 +44,11 @@ def take_lock(directory: Path) -> int:
     return lock
 
 
-def check_meta(directory: Path, n_partitions: int, *, writable: bool) -> None:
+def check_meta(directory: Path, n_partitions: int, *, writable: bool) -> str:
     """Check the log in `directory` for format and number of partitions; a new one gets them.
+
+    Returns:
+        The log's identity: 16 random hex digits from its first opening for writing.
 
     Raises:
         TransportError: it differs, or there is no log to read.
@@ -61,7 +66,7 @@ def check_meta(directory: Path, n_partitions: int, *, writable: bool) -> None:
                     f"there is no log in {directory} yet: start the process that writes it first",
                     code="log-missing",
                 )
-            replace_file(path, msgspec.json.encode(_Meta(_FORMAT, n_partitions)))
+            _write_meta(path, n_partitions)
         data = path.read_bytes()
     try:
         meta = msgspec.json.decode(data, type=_Meta)
@@ -83,6 +88,16 @@ def check_meta(directory: Path, n_partitions: int, *, writable: bool) -> None:
             "number cannot change, as records are found by it",
             code="log-partitions",
         )
+    if not meta.identity and writable:  # made by an earlier version
+        with disk_errors(f"open the log in {directory}"):
+            return _write_meta(path, n_partitions)
+    return meta.identity
+
+
+def _write_meta(path: Path, n_partitions: int) -> str:
+    identity = secrets.token_hex(8)
+    replace_file(path, msgspec.json.encode(_Meta(_FORMAT, n_partitions, identity)))
+    return identity
 
 
 def check_append(

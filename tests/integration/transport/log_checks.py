@@ -65,6 +65,15 @@ def check_empty_log_has_no_records(open_log: OpenLog) -> None:
         assert log.read(ACTIONS, 0, 0) == []
 
 
+def check_its_identity_outlives_a_restart(open_log: OpenLog) -> None:
+    with opened(open_log) as log:
+        identity = log.identity
+        assert len(identity) == 16
+        assert int(identity, 16) >= 0
+    with opened(open_log) as log:
+        assert log.identity == identity
+
+
 def check_records_come_back_in_order_with_their_offsets(open_log: OpenLog) -> None:
     with opened(open_log) as log:
         places = log.append(ACTIONS, new_records(0, 3), partition=1)

@@ -275,3 +275,16 @@ def test_key_beyond_its_limit_is_refused(tmp_path: Path) -> None:
         with pytest.raises(TransportError) as refused:
             log.append(ACTIONS, [NewRecord(bytes(65_536), b"")])
         assert refused.value.code == "record-too-large"
+
+
+def test_two_logs_have_two_identities_and_one_of_an_earlier_version_gets_its_own(
+    tmp_path: Path,
+) -> None:
+    def identity(name: str) -> str:
+        with opened(lambda: LocalLog(tmp_path / name, clock=SystemClock())) as log:
+            return log.identity
+
+    (tmp_path / "earlier").mkdir()
+    (tmp_path / "earlier" / "log.json").write_text('{"format":1,"n_partitions":1}')
+    assert len({identity("a"), identity("b"), identity("earlier")}) == 3
+    assert identity("earlier") == identity("earlier") != ""
