@@ -1,73 +1,113 @@
 """Encoded rows by number: an impression is encoded once, when it is read, and kept here."""
 
-from typing import Final, TypeVar
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any, Final, cast
 
 import numpy as np
 import numpy.typing as npt
 
-from freshrank.features import Encoded, SlotIds
+from freshrank.features import Encoded, FeatureEncoder, RequestValues, SlotIds
+from freshrank.messages import Impression
 from trainer.rows import select_ids
 
 I64 = npt.NDArray[np.int64]
-
-Number = TypeVar("Number", bound=np.generic)
+F32 = npt.NDArray[np.float32]
 
 _CAPACITY_MIN: Final = 1_024
 
 
+@dataclass(frozen=True, slots=True)
+class ArenaRows:
+    """n rows of impressions; T tasks.
+
+    Attributes:
+        items: Item of each.
+        appended_at_ms: `int64[n]`, when its impression entered the log.
+        served: `float32[n, T]`, the prediction served; NaN where none was.
+        values: Ids and dense values.
+    """
+
+    items: list[str]
+    appended_at_ms: I64
+    served: F32
+    values: Encoded
+
+
 class Arena:
-    """A growing run of encoded rows, numbered from 0; `trim` drops the oldest.
+    """A growing run of impressions' rows, numbered from 0; `trim` drops the oldest.
 
     Args:
-        slots: Names of the slots.
-        n_dense: Number of dense values per row.
+        encoder: The feature encoder.
+        tasks: Task names.
 
     Attributes:
         start: Number of the oldest row that is kept.
         end: Number the next row will get.
-
-    Example:
-        >>> arena = Arena(["item_id"], 0)
-        >>> ids = SlotIds(np.array([7, 8, 9], np.uint64), np.array([0, 1, 3]))
-        >>> arena.append(Encoded(2, {"item_id": ids}, np.empty((2, 0), np.float32)))
-        0
-        >>> arena.take(np.array([1, 0])).slots["item_id"].ids.tolist()
-        [8, 9, 7]
     """
 
-    def __init__(self, slots: list[str], n_dense: int) -> None:
+    def __init__(self, encoder: FeatureEncoder, tasks: Sequence[str]) -> None:
         self.start = 0
         self.end = 0
-        self._bags = {slot: _Bags() for slot in slots}
-        self._dense = np.empty((_CAPACITY_MIN, n_dense), np.float32)
+        self._encoder = encoder
+        self._tasks = tasks
+        self._bags = {slot.name: _Bags() for slot in encoder.slots}
+        self._dense = np.empty((_CAPACITY_MIN, len(encoder.dense_names)), np.float32)
+        self._served = np.empty((_CAPACITY_MIN, len(tasks)), np.float32)
+        self._appended_at_ms = np.empty(_CAPACITY_MIN, np.int64)
+        self._items: npt.NDArray[np.object_] = np.empty(_CAPACITY_MIN, np.object_)
 
-    def append(self, rows: Encoded) -> int:
-        """Add rows; returns the number of the first."""
-        first = self.end
-        used = self.end - self.start
+    def encode(self, impressions: Sequence[Impression], appended_at_ms: Sequence[int]) -> int:
+        """Add the rows of impressions; returns the number of the first.
+
+        Args:
+            impressions: At least one; served predictions are one per item.
+            appended_at_ms: When each entered the log.
+
+        Raises:
+            DataError: a value does not fit its feature; nothing was added.
+        """
+        # An impression has the four attributes that the encoder reads.
+        encoded = self._encoder.encode(cast(Sequence[RequestValues], impressions))
+        first, used, n_rows = self.end, self.end - self.start, encoded.n_rows
+        rows = slice(used, used + n_rows)
         for slot, bags in self._bags.items():
-            bags.append(rows.slots[slot])
-        self._dense = _room(self._dense, used + rows.n_rows)
-        self._dense[used : used + rows.n_rows] = rows.dense
-        self.end += rows.n_rows
+            bags.append(encoded.slots[slot])
+        self._dense = _room(self._dense, rows.stop)
+        self._dense[rows] = encoded.dense
+        self._served = _room(self._served, rows.stop)
+        for t, task in enumerate(self._tasks):
+            self._served[rows, t] = _predictions(impressions, task)
+        n_items = [len(impression.items) for impression in impressions]
+        self._appended_at_ms = _room(self._appended_at_ms, rows.stop)
+        self._appended_at_ms[rows] = np.repeat(appended_at_ms, n_items)
+        self._items = _room(self._items, rows.stop)
+        self._items[rows] = list(chain.from_iterable(one.items for one in impressions))
+        self.end += n_rows
         return first
 
-    def take(self, rows: I64) -> Encoded:
+    def take(self, rows: I64) -> ArenaRows:
         """The rows of these numbers, in this order; each lies in [start, end)."""
         places = rows - self.start
         slots = {slot: bags.take(places) for slot, bags in self._bags.items()}
-        return Encoded(len(rows), slots, self._dense[places])
+        return ArenaRows(
+            items=self._items[places].tolist(),
+            appended_at_ms=self._appended_at_ms[places],
+            served=self._served[places],
+            values=Encoded(len(rows), slots, self._dense[places]),
+        )
 
-    def trim(self, n_max: int) -> None:
-        """Keep the newest `n_max` rows, or up to twice as many: so a row is moved once at most."""
-        n_rows = self.end - self.start
-        if n_rows <= 2 * n_max:
-            return
-        n_dropped = n_rows - n_max
+    def trim(self, start: int) -> None:
+        """Drop the rows before `start`."""
+        rows = slice(start - self.start, self.end - self.start)
         for bags in self._bags.values():
-            bags.drop(n_dropped)
-        self._dense = self._dense[n_dropped:n_rows].copy()
-        self.start += n_dropped
+            bags.drop(rows.start)
+        self._dense = self._dense[rows].copy()
+        self._served = self._served[rows].copy()
+        self._appended_at_ms = self._appended_at_ms[rows].copy()
+        self._items = self._items[rows].copy()
+        self.start = start
 
 
 class _Bags:
@@ -98,7 +138,17 @@ class _Bags:
         self._n_rows -= n_rows
 
 
-def _room(array: npt.NDArray[Number], n_rows: int) -> npt.NDArray[Number]:
+def _predictions(impressions: Sequence[Impression], task: str) -> list[float]:
+    """The prediction served for every item; NaN where none was."""
+    nothing = float("nan")
+    return [
+        prediction
+        for one in impressions
+        for prediction in one.served.get(task) or [nothing] * len(one.items)
+    ]
+
+
+def _room(array: npt.NDArray[Any], n_rows: int) -> npt.NDArray[Any]:
     """The array, or a copy at least twice as long when it has no room for `n_rows`."""
     if n_rows <= len(array):
         return array

@@ -1,108 +1,153 @@
-"""Requests and event ids in memory; the database is the truth."""
+"""Requests in memory; the database is the truth."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Final
 
-from freshrank.messages import Action, Impression
-from trainer.joiner.merge import Head
-from trainer.joiner.requests import Request
+from freshrank import messages
+from freshrank.errors import DataError, SchemaError
+from freshrank.messages import Impression
+from trainer.joiner.arena import Arena
+from trainer.joiner.requests import Accepted, Part, Request
 from trainer.joiner.state import State
 
-# A request of ten items takes about 3 KB: at most 200 MB. Others are read back when needed.
+# A request of five items takes about 1 KB here and its encoded rows 1 KB in the arena: at most
+# 150 MB. Others are read back when needed.
 REQUESTS_MAX: Final = 65_536
+# Rows kept encoded: 2^18 rows of 20 ids are 80 MB.
+ARENA_ROWS_MAX: Final = 1 << 18
 
 
 class Cache:
-    """What a round reads and changes, by id.
+    """The requests whose windows are open, and those that a round asks for.
+
+    Whatever is here has its encoded rows in the arena.
 
     Args:
         state: The database.
+        arena: Where encoded rows stand.
 
     Attributes:
-        changed: Requests to write, by id.
-        gone: Requests to remove, before `changed` is written.
-        new_seen: Event id -> when it is forgotten.
+        seen: Key of an event id -> when it is forgotten, of those asked for that are known.
     """
 
-    def __init__(self, state: State) -> None:
+    def __init__(self, state: State, arena: Arena) -> None:
         self._state = state
-        self._requests: dict[str, Request | None] = {}
-        self._seen: dict[str, int] = {}
-        self.changed: dict[str, Request] = {}
-        self.gone: set[str] = set()
-        self._touched: set[str] = set()  # read or changed in this round
-        self.new_seen: dict[str, int] = {}
+        self._arena = arena
+        self._requests: dict[str, Request] = {}
+        self._loaded: list[Request] = []  # in this round
+        self._next = 0
+        self.seen: dict[int, int] = {}
+        self.reset()
 
-    def prefetch(self, heads: Iterable[Head]) -> None:
-        """Read what these records will ask for in a few statements."""
-        request_ids, event_ids = set(), set()
-        for head in heads:
-            if isinstance(head.message, Impression | Action):
-                request_ids.add(head.message.request_id)
-                if isinstance(head.message, Action):
-                    event_ids.add(head.message.event_id)
-        self.prefetch_requests(request_ids)
-        self._seen = self._state.seen(list(event_ids))
+    def prefetch(self, request_ids: Iterable[str]) -> None:
+        """Read what a round will ask for in a few statements.
 
-    def prefetch_requests(self, request_ids: Iterable[str]) -> None:
-        """Read requests that are not here yet."""
-        wanted = [one for one in dict.fromkeys(request_ids) if one not in self._requests]
-        self._touched.update(wanted)
-        self._requests |= dict.fromkeys(wanted)
-        for request in self._state.requests(wanted):
+        Raises:
+            SchemaError: a stored record does not fit the features configured now.
+        """
+        wanted = list({one for one in request_ids if one not in self._requests})
+        found = list(self._state.requests(wanted))
+        if not found:
+            return
+        records = self._state.parts(request.number for request in found)
+        shown = {
+            number: [_impression(value) for _, value in parts] for number, parts in records.items()
+        }
+        impressions = [one for parts in shown.values() for one in parts]
+        appended_at_ms = [at_ms for parts in records.values() for at_ms, _ in parts]
+        row = self._encode(impressions, appended_at_ms) if impressions else 0
+        for request in found:
+            row = _complete(request, shown[request.number], row)
             self._requests[request.request_id] = request
+        self._loaded += found
 
-    def request(self, request_id: str) -> Request | None:
-        """The request as it is now; None when it is unknown."""
-        if request_id not in self._requests:
-            self.prefetch_requests([request_id])
-        return self._requests[request_id]
+    def prefetch_seen(self, event_keys: Iterable[int]) -> None:
+        """Read which of these event ids are known."""
+        self.seen = self._state.seen(list(set(event_keys)))
 
-    def put(self, request: Request) -> None:
-        """Note a new or changed request."""
-        self._touched.add(request.request_id)
-        self._requests[request.request_id] = request
-        self.changed[request.request_id] = request
+    def get(self, request_id: str) -> Request | None:
+        """The request as it is now, of those asked for in `prefetch`; None when it is unknown."""
+        return self._requests.get(request_id)
 
-    def drop(self, request_id: str) -> None:
-        """Remove a request."""
-        self._touched.add(request_id)
-        self._requests[request_id] = None
-        self.changed.pop(request_id, None)
-        self.gone.add(request_id)
+    def add(self, request_id: str) -> Request:
+        """A new request."""
+        request = Request(number=self._next, request_id=request_id)
+        self._next += 1
+        self._requests[request_id] = request
+        return request
 
-    def has_seen(self, event_id: str, watermark_ms: int) -> bool:
-        """True when the event id is known and has not expired."""
-        expires_at_ms = self.new_seen.get(event_id, self._seen.get(event_id))
-        return expires_at_ms is not None and expires_at_ms > watermark_ms
+    def drop(self, request: Request) -> None:
+        """Forget a request that is removed from the database, too."""
+        del self._requests[request.request_id]
 
-    def see(self, event_id: str, expires_at_ms: int) -> None:
-        """Remember an event id."""
-        self.new_seen[event_id] = expires_at_ms
+    def settle(self, changed: Iterable[Request], needed: int) -> None:
+        """After a commit: keep the requests whose window is open, up to the limits.
 
-    def settle(self) -> None:
-        """After a commit: keep the requests whose window is open, up to the limit."""
-        for request_id in self._touched:
-            if not _is_open(self._requests[request_id]):
-                del self._requests[request_id]
-        excess = len(self._requests) - REQUESTS_MAX
-        if excess > 0:
-            for request_id in list(self._requests)[:excess]:
-                del self._requests[request_id]
-        self._clear_changes()
+        Args:
+            changed: The requests that were written.
+            needed: Number of the first encoded row that others still need.
+        """
+        for request in changed:
+            request.saved_due_ms = request.due_at_ms
+        self._evict(one for some in (changed, self._loaded) for one in some if _is_idle(one))
+        self._loaded = []
+        if (excess := len(self._requests) - REQUESTS_MAX) > 0:
+            self._evict(list(self._requests.values())[:excess])
+        if self._arena.end - self._arena.start > 2 * ARENA_ROWS_MAX:
+            start = min(needed, self._arena.end - ARENA_ROWS_MAX)
+            stale = [
+                request
+                for request in self._requests.values()
+                if any(part.first_row < start for part in request.parts)
+            ]
+            self._evict(stale)
+            self._arena.trim(start)
 
     def reset(self) -> None:
         """After a failed commit: forget everything, the database knows."""
         self._requests.clear()
-        self._clear_changes()
+        self._loaded = []
+        # Never back to numbers that were given before: what is removed is told by its number.
+        self._next = max(self._next, self._state.last_number() + 1)
 
-    def _clear_changes(self) -> None:
-        self.changed.clear()
-        self.gone.clear()
-        self._touched.clear()
-        self.new_seen = {}
-        self._seen = {}
+    def _evict(self, requests: Iterable[Request]) -> None:
+        for request in requests:
+            self._requests.pop(request.request_id, None)
+
+    def _encode(self, impressions: Sequence[Impression], appended_at_ms: Sequence[int]) -> int:
+        try:
+            return self._arena.encode(impressions, appended_at_ms)
+        except DataError as error:
+            raise SchemaError(
+                f"an impression accepted earlier does not fit today's features: {error}; "
+                "start with the earlier features until the windows are closed",
+                code="joiner-state",
+            ) from error
 
 
-def _is_open(request: Request | None) -> bool:
-    return request is not None and request.due_at_ms is not None
+def _complete(request: Request, shown: Sequence[Impression], row: int) -> int:
+    """Tell a request what stands in its records; returns the number of the row behind them."""
+    parts = []
+    for one in shown:
+        parts.append(Part(one.items, row))
+        row += len(one.items)
+    request.parts = tuple(parts)
+    if shown and request.served is None:
+        (only,) = shown
+        request.user = only.user
+        request.served = Accepted(only.event_id, only.parts, (only.part,))
+    if request.places is not None:
+        request.items = [parts[part].items[index] for part, index in request.places]
+    elif request.status:
+        request.items = parts[0].items
+    return row
+
+
+def _impression(value: bytes) -> Impression:
+    message = messages.decode(value)
+    assert isinstance(message, Impression)  # noqa: S101 - nothing else is kept
+    return message
+
+
+def _is_idle(request: Request) -> bool:
+    return request.due_at_ms is None

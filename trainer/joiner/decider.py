@@ -8,10 +8,9 @@ from freshrank.messages import Action, Impression
 from freshrank.settings import RecentFeature, Settings
 from freshrank.transport.base import ACTIONS, IMPRESSIONS
 from trainer.joiner.cache import Cache
-from trainer.joiner.ledger import Ledger, item_totals
-from trainer.joiner.merge import Head
+from trainer.joiner.ledger import Ledger
+from trainer.joiner.merge import Head, Timers
 from trainer.joiner.requests import Accepted, Parked, Part, Request
-from trainer.joiner.rows import EncodedParts
 from trainer.joiner.rules import Rules
 
 # A request is written whole each time it changes: this bounds it to some 100 KB when somebody sends
@@ -33,25 +32,17 @@ class Decider:
     Args:
         settings: Tasks, features and join are read.
         rules: Which rows leave.
-        cache: Requests and event ids.
-        encoded: Where the rows of accepted impressions are noted.
+        cache: Requests and event ids; what a round needs was fetched.
         partition: Of both input topics.
 
     Attributes:
         ledger: The results of the round.
+        timers: What falls due in the round.
     """
 
-    def __init__(
-        self,
-        settings: Settings,
-        rules: Rules,
-        cache: Cache,
-        encoded: EncodedParts,
-        partition: int,
-    ) -> None:
+    def __init__(self, settings: Settings, rules: Rules, cache: Cache, partition: int) -> None:
         self._rules = rules
         self._cache = cache
-        self._encoded = encoded
         self._partition = partition
         self._window_ms, _, self._lateness_ms, self._dedup_ms = milliseconds(settings)
         self._is_reported = settings.join.impressions == "reported"
@@ -59,62 +50,66 @@ class Decider:
         self._recent_events = frozenset(
             feature.event for feature in settings.features if isinstance(feature, RecentFeature)
         )
-        self.ledger = Ledger(partition)
+        self.begin()
 
     def begin(self) -> None:
         """Start a round."""
         self.ledger = Ledger(self._partition)
+        self.timers = Timers([], is_complete=True)
         self._rules.take_counts()
 
     def finish(self) -> Ledger:
         """The round with its totals complete."""
-        self.ledger.count_rows()
-        self.ledger.totals.update(item_totals(self._rules))
+        self.ledger.count(self._rules)
         return self.ledger
 
     def process(self, head: Head, watermark_ms: int) -> None:
         """Decide on a record; the watermark already counts it."""
-        if head.is_tick:
-            return
-        is_action = head.record.topic == ACTIONS
-        self.ledger.totals["accepted_actions" if is_action else "accepted_impressions"] += 1
-        if head.error is not None:
-            self.ledger.totals["dead_letter" if is_action else "impressions_dead_letter"] += 1
-            self.ledger.bury(head.record, head.error)
-        elif isinstance(head.message, Action):
+        totals = self.ledger.totals
+        if isinstance(head.message, Action):
+            totals["accepted_actions"] += 1
             self._action(head, head.message, watermark_ms)
         elif isinstance(head.message, Impression):
+            totals["accepted_impressions"] += 1
             self._impression(head, head.message, watermark_ms)
+        elif head.error is not None:
+            is_action = head.record.topic == ACTIONS
+            totals["accepted_actions" if is_action else "accepted_impressions"] += 1
+            totals["dead_letter" if is_action else "impressions_dead_letter"] += 1
+            self.ledger.bury(head.record, head.error)
 
     def fire(self, due_at_ms: int, request_id: str) -> None:
         """Let time pass for a request, if it still falls due then."""
-        request = self._cache.request(request_id)
+        request = self._cache.get(request_id)
         if request is None or request.due_at_ms != due_at_ms:
             return
         if request.is_armed and request.close_at_ms <= due_at_ms:
             request.is_armed = False
             for held in request.held:
                 self.ledger.tell(ACTIONS, held.offset, "trained")
-            self.ledger.rows += self._rules.close(request)
-        while request.parked and request.parked[0][0] <= due_at_ms:
-            _, action = request.parked.pop(0)
-            self.ledger.totals["pending"] -= 1
-            self._settle(action, "unmatched")
-        if request.parked or request.accepted or request.purge_at_ms:
+            self.ledger.leave(self._rules.close(request))
+        if request.parked:
+            expired = [action for at_ms, action in request.parked if at_ms <= due_at_ms]
+            request.parked = request.parked[len(expired) :]
+            for action in expired:
+                self.ledger.totals["pending"] -= 1
+                self._settle(action, "unmatched")
+        if request.parked or request.purge_at_ms:
             self._put(request)
         else:
-            self._cache.drop(request_id)
+            self._drop(request)
 
     def _action(self, head: Head, action: Action, watermark_ms: int) -> None:
-        offset = head.record.offset
-        if self._cache.has_seen(action.event_id, watermark_ms):
+        record, seen = head.record, self.ledger.seen
+        expires_at_ms = seen.get(head.event_key, self._cache.seen.get(head.event_key))
+        if expires_at_ms is not None and expires_at_ms > watermark_ms:
             self.ledger.totals["duplicate"] += 1
-            self.ledger.tell(ACTIONS, offset, "duplicate")
+            self.ledger.tell(ACTIONS, record.offset, "duplicate")
             return
-        self._cache.see(action.event_id, head.time_ms + self._dedup_ms)
+        seen[head.event_key] = head.time_ms + self._dedup_ms
         parked = Parked(
-            offset,
-            head.record.appended_at_ms,
+            record.offset,
+            record.appended_at_ms,
             head.time_ms,
             action.event_id,
             action.item,
@@ -129,13 +124,13 @@ class Decider:
             return
         # An action counts up to window + allowed_lateness after its impression; as long an
         # impression may come after its action. Then the action is an orphan.
-        request = request or Request(action.request_id)
+        request = request or self._cache.add(action.request_id)
         if len(request.parked) >= PARKED_MAX:
             self._settle(parked, "unmatched")
             return
         request.park(parked, head.time_ms + self._window_ms + self._lateness_ms)
         self.ledger.totals["pending"] += 1
-        self.ledger.tell(ACTIONS, offset, "pending")
+        self.ledger.tell(ACTIONS, record.offset, "pending")
         self._put(request)
 
     def _decide(self, request: Request | None, action: Parked, watermark_ms: int) -> str | None:
@@ -144,9 +139,9 @@ class Decider:
             return None
         if max(watermark_ms, action.time_ms - 1) >= request.purge_at_ms:
             return "late"
-        row = request.rows.get(action.item)
-        if row is None:
+        if action.item not in request.items:
             return "unmatched" if self._is_complete(request) else None
+        row = request.items.index(action.item)
         outcome = "trained"
         if action.event not in self._rules.by_event:
             outcome = "recorded"
@@ -154,7 +149,7 @@ class Decider:
             rows = self._rules.label(request, row, action)
             if rows is None:
                 return "duplicate"
-            self.ledger.rows += rows
+            self.ledger.leave(rows)
             self._put(request)
             if not rows:
                 outcome = "pending"
@@ -171,7 +166,8 @@ class Decider:
             self.ledger.tell(ACTIONS, action.offset, outcome)
 
     def _impression(self, head: Head, impression: Impression, watermark_ms: int) -> None:
-        request = self._known(impression.request_id, watermark_ms) or Request(impression.request_id)
+        request = self._known(impression.request_id, watermark_ms)
+        request = request or self._cache.add(impression.request_id)
         role = impression.source if self._is_reported else "served"
         if not self._accept(request, role, impression, watermark_ms):
             self.ledger.totals["impressions_duplicate"] += 1
@@ -179,13 +175,11 @@ class Decider:
             return
         self.ledger.totals["impressions_joined"] += 1
         if role == "client":
-            request.named += impression.items
+            request.named = [*request.named, *impression.items]
         else:
-            number = len(request.parts)
-            served = self._served(impression)
-            request.parts.append(Part(impression.items, served, head.record.appended_at_ms))
-            self.ledger.parts[request.request_id, number] = head.record.value
-            self._encoded.put(request.request_id, number, head.first_row)
+            record, part = head.record, len(request.parts)
+            request.parts = (*request.parts, Part(impression.items, head.first_row))
+            self.ledger.parts.append((request.number, part, record.appended_at_ms, record.value))
         request.user = request.user or impression.user
         if role != "rank" and not request.close_at_ms:
             request.time_ms = head.time_ms
@@ -201,16 +195,9 @@ class Decider:
 
     def _make_live(self, request: Request, watermark_ms: int) -> int:
         """Make items live, decide the actions that waited for them, then let negatives leave."""
-        named = set(request.named)
-        candidates = (
-            (part, i, item)
-            for part in range(len(request.parts))
-            for i, item in enumerate(request.parts[part].items)
-            if not self._is_reported or item in named
-        )
-        n_new = request.make_live(candidates, len(self._rules.tasks))
+        n_new = request.make_live(len(self._rules.tasks), is_reported=self._is_reported)
         self.ledger.totals["impression_items"] += n_new
-        waiting, request.parked = request.parked, []
+        waiting, request.parked = request.parked, ()
         # They expire in order of event time, but the first to arrive is the first to be decided.
         for expires_at_ms, action in sorted(waiting, key=lambda entry: entry[1].offset):
             outcome = self._decide(request, action, watermark_ms)
@@ -219,7 +206,7 @@ class Decider:
                 continue
             self.ledger.totals["pending"] -= 1
             self._settle(action, outcome, was_parked=True)
-        self.ledger.rows += self._rules.opened(request, n_new)
+        self.ledger.leave(self._rules.opened(request, n_new))
         return n_new
 
     def _accept(
@@ -228,44 +215,44 @@ class Decider:
         """Whether this record is a new part of the event that won the role."""
         if request.purge_at_ms and request.purge_at_ms <= watermark_ms:
             return False
-        won = request.accepted.get(role)
-        if won is None:
-            request.accepted[role] = Accepted(
-                impression.event_id, impression.parts, [impression.part]
-            )
-            return True
-        if won.event_id != impression.event_id or impression.part in won.parts:
-            return False
-        won.parts.append(impression.part)
+        won = request.client if role == "client" else request.served
+        parts: tuple[int, ...] = (impression.part,)
+        if won is not None:
+            if won.event_id != impression.event_id or impression.part in won.parts:
+                return False
+            parts += won.parts
+        accepted = Accepted(impression.event_id, impression.parts, parts)
+        if role == "client":
+            request.client = accepted
+        else:
+            request.served = accepted
         return True
 
     def _is_complete(self, request: Request) -> bool:
-        roles = ("rank", "client") if self._is_reported else ("served",)
-        return all(
-            role in request.accepted and request.accepted[role].is_complete for role in roles
-        )
+        winners = (request.served, request.client) if self._is_reported else (request.served,)
+        return all(won is not None and won.is_complete for won in winners)
 
     def _retain(self, request: Request, close_at_ms: int) -> None:
         request.purge_at_ms = close_at_ms + self._lateness_ms
         # A repeated impression counts as a duplicate for as long as a repeated action does.
         request.forget_at_ms = request.purge_at_ms + self._dedup_ms
 
-    def _served(self, impression: Impression) -> list[tuple[float, ...]]:
-        if not any(task in impression.served for task in self._rules.tasks):
-            return []
-        nothing = [float("nan")] * len(impression.items)
-        return list(
-            zip(*(impression.served.get(t, nothing) for t in self._rules.tasks), strict=True)
-        )
-
     def _known(self, request_id: str, watermark_ms: int) -> Request | None:
-        request = self._cache.request(request_id)
+        request = self._cache.get(request_id)
         if request is None or not request.forget_at_ms or request.parked:
             return request
-        return None if request.forget_at_ms <= watermark_ms else request
+        if request.forget_at_ms > watermark_ms:
+            return request
+        self._drop(request)
+        return None
 
     def _put(self, request: Request) -> None:
-        self._cache.put(request)
+        self.ledger.changed[request.number] = request
         due_at_ms = request.due_at_ms
         if due_at_ms is not None:
-            self.ledger.scheduled.append((due_at_ms, request.request_id))
+            self.timers.push((due_at_ms, request.request_id))
+
+    def _drop(self, request: Request) -> None:
+        self._cache.drop(request)
+        self.ledger.changed.pop(request.number, None)
+        self.ledger.gone.append(request.number)

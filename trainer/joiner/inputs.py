@@ -1,5 +1,6 @@
 """The two input topics of a partition, and when they get ticks."""
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
@@ -73,13 +74,19 @@ class Inputs:
         """The source whose head is processed next; None when one of them has none."""
         if not self.impressions.heads or not self.actions.heads:
             return None
-        if self.actions.heads[0].order < self.impressions.heads[0].order:
-            return self.actions
-        return self.impressions
+        # By (time, topic, offset): of topics, actions come first.
+        is_action = self.actions.heads[0].time_ms <= self.impressions.heads[0].time_ms
+        return self.actions if is_action else self.impressions
 
     def heads(self) -> list[Head]:
         """All records read but not processed."""
         return [*self.impressions.heads, *self.actions.heads]
+
+    @property
+    def first_row(self) -> int:
+        """First encoded row of the impressions that are read but not processed."""
+        rows = (head.first_row for head in self.impressions.heads if head.first_row >= 0)
+        return next(rows, sys.maxsize)
 
     @property
     def has_news(self) -> bool:

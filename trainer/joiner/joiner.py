@@ -1,14 +1,13 @@
 """Joins impressions and actions of one partition into examples (docs/semantics.md, the joiner)."""
 
-import logging
 import threading
 from pathlib import Path
 from typing import Final
 
 from freshrank.clock import Clock
-from freshrank.errors import TransportError
 from freshrank.feature_state import FeatureState
 from freshrank.features import FeatureEncoder
+from freshrank.messages import Action, Impression
 from freshrank.progress import Progress
 from freshrank.settings import Settings
 from freshrank.transport.base import ACTIONS, EXAMPLES, IMPRESSIONS, EventLog
@@ -20,16 +19,13 @@ from trainer.joiner.judge import Judge
 from trainer.joiner.ledger import TOTALS, item_totals
 from trainer.joiner.merge import Head, Timers
 from trainer.joiner.outbox import OUTGOING_TOPICS, Outbox
-from trainer.joiner.rows import EncodedParts, Packer, Position
+from trainer.joiner.rows import Packer, Position
 from trainer.joiner.rules import Rules
-from trainer.joiner.state import Changes, State
-
-logger = logging.getLogger(__name__)
+from trainer.joiner.state import State
 
 # After a short round, wait for company: a commit costs milliseconds whatever its size.
 _GATHER_S: Final = 0.02
 _GATHER_BELOW: Final = 200
-_RETRY_S: Final = 1.0
 
 
 class Joiner:
@@ -84,13 +80,12 @@ class Joiner:
             n_recent_max=max((feature.max_len for feature in encoder.recent), default=1),
             fingerprint=rules.fingerprint,
         )
-        arena = Arena([slot.name for slot in encoder.slots], len(encoder.dense_names))
-        self._judge = Judge(settings, encoder, arena)
-        self._packer = Packer(encoder, arena, rules.tasks, rules.keep_rates)
-        self._encoded = EncodedParts(encoder, arena, self._state)
-        self._cache = Cache(self._state)
-        self._decider = Decider(settings, rules, self._cache, self._encoded, partition)
         try:
+            arena = Arena(encoder, rules.tasks)
+            self._judge = Judge(settings, arena)
+            self._packer = Packer(encoder.schema_hash, arena, rules.tasks, rules.keep_rates)
+            self._cache = Cache(self._state, arena)
+            self._decider = Decider(settings, rules, self._cache, partition)
             self._restore()
             for event, user, did in self._state.recent():
                 state.update(event, user, [did])
@@ -122,17 +117,6 @@ class Joiner:
             n_processed = self._round()
         self._is_short_round = 0 < n_processed < _GATHER_BELOW
         return n_processed
-
-    def run(self, stop: threading.Event) -> None:
-        """Step until `stop` is set; a full disk is waited for."""
-        while not stop.is_set():
-            try:
-                self.step(TICK_EVERY_MS / 1_000)
-            except TransportError as error:
-                if error.code != "disk-full":
-                    raise
-                logger.warning("joiner=%d state=waiting error=%s", self._partition, error)
-                stop.wait(_RETRY_S)
 
     def drain(self, through_ms: int | None = None) -> None:
         """Process everything in the log, then let time pass so that windows close.
@@ -203,7 +187,8 @@ class Joiner:
         while True:
             try:
                 n_processed, n_news = self._merge()
-                has_changed = bool(n_news or self._decider.ledger.outcomes or self._cache.changed)
+                ledger = self._decider.ledger
+                has_changed = bool(n_news or ledger.outcomes or ledger.changed)
                 if has_changed:
                     self._commit()
             except BaseException:
@@ -216,71 +201,65 @@ class Joiner:
 
     def _merge(self) -> tuple[int, int]:
         """Decide on records in merged order; returns how many there were, and but ticks."""
-        heads = self._inputs.heads()
-        if self._inputs.next() is None:
+        inputs, decider = self._inputs, self._decider
+        if inputs.next() is None:
             return 0, 0
-        timers = self._load(heads)
+        ledger, timers = decider.ledger, self._load(inputs.heads())
         n_processed = n_news = 0
-        while (source := self._inputs.next()) and len(self._decider.ledger.rows) < self.n_rows_max:
+        while (source := inputs.next()) and ledger.n_rows < self.n_rows_max:
             newest_ms = max(self._newest_ms, source.heads[0].time_ms)
             watermark_ms = newest_ms - self._out_of_order_ms
-            if not self._fire(timers, watermark_ms):
+            if not timers.reaches(watermark_ms) and not self._fire(watermark_ms):
                 break
             head = source.pop()
             self._newest_ms = newest_ms
-            self._decider.process(head, watermark_ms)
-            timers.take(self._decider.ledger.scheduled)
             n_processed += 1
-            n_news += not head.is_tick
+            if not head.is_tick:
+                decider.process(head, watermark_ms)
+                n_news += 1
         return n_processed, n_news
 
     def _load(self, heads: list[Head]) -> Timers:
         """Read what these records will ask for, and what may fall due before them."""
-        self._cache.prefetch(heads)
         newest_ms = max(self._newest_ms, *(head.time_ms for head in heads))
         due = self._state.due(newest_ms - self._out_of_order_ms, self.n_due_max)
-        self._cache.prefetch_requests(request_id for _, request_id in due)
-        return Timers(due, is_complete=len(due) < self.n_due_max)
+        messages = [head.message for head in heads]
+        request_ids = [one.request_id for one in messages if isinstance(one, Impression | Action)]
+        self._cache.prefetch([*request_ids, *(request_id for _, request_id in due)])
+        self._cache.prefetch_seen(
+            head.event_key for head in heads if isinstance(head.message, Action)
+        )
+        self._decider.timers = Timers(due, is_complete=len(due) < self.n_due_max)
+        return self._decider.timers
 
-    def _fire(self, timers: Timers, watermark_ms: int) -> bool:
+    def _fire(self, watermark_ms: int) -> bool:
         """Let time pass up to the watermark; False when the rest has to wait for the next round."""
-        while len(self._decider.ledger.rows) < self.n_rows_max:
+        ledger, timers = self._decider.ledger, self._decider.timers
+        while ledger.n_rows < self.n_rows_max:
             due = timers.pop(watermark_ms)
             if due is None:
                 return timers.reaches(watermark_ms)
             self._decider.fire(*due)
-            timers.take(self._decider.ledger.scheduled)
         return False
 
     def _commit(self) -> None:
         """Write the round: what it read, changed and sends, all or nothing."""
-        ledger, cache, here = self._decider.finish(), self._cache, self._here()
+        ledger, here = self._decider.finish(), self._here()
         totals = {name: total + ledger.totals[name] for name, total in self._totals.items()}
-        changes = Changes(
-            meta={**totals, **here.offsets, "newest_ms": self._newest_ms},
-            requests=list(cache.changed.values()),
-            gone=list(cache.gone),
-            parts=ledger.parts,
-            seen=cache.new_seen,
-            did=ledger.did,
-            watermark_ms=here.watermark_ms,
-        )
-        numbers = self._encoded.numbers(ledger.rows, ledger.parts)
-        for record in self._packer.pack(
-            ledger.rows, numbers, ledger.outcomes, self._position, here
-        ):
-            self._outbox.put(EXAMPLES, record, changes)
+        ledger.meta = {**totals, **here.offsets, "newest_ms": self._newest_ms}
+        ledger.watermark_ms = here.watermark_ms
+        for record in self._packer.pack(ledger.rows, ledger.outcomes, self._position, here):
+            self._outbox.put(EXAMPLES, record, ledger)
         for topic, letter in ledger.letters:
-            self._outbox.put(topic, letter, changes)
-        self._state.commit(changes)
-        self._outbox.committed(changes)
+            self._outbox.put(topic, letter, ledger)
+        self._state.commit(ledger)
+        self._outbox.committed(ledger)
         self._totals = totals
         self._position = here
         for event, user, did in ledger.did:
             self._feature_state.update(event, user, [did])
-        cache.settle()
+        self._cache.settle(ledger.changed.values(), self._inputs.first_row)
         self._decider.begin()
-        self._encoded.trim()
 
     def _relay(self) -> None:
         """Append what is committed but not yet in the log."""

@@ -6,9 +6,9 @@ from typing import Final
 
 import numpy as np
 
+from embedding_store import hash_strings
 from freshrank import messages
 from freshrank.errors import DataError
-from freshrank.features import FeatureEncoder, RequestValues
 from freshrank.messages import Action, Impression, Message, Tick
 from freshrank.settings import RecentFeature, Settings
 from freshrank.transport.base import IMPRESSIONS, Record
@@ -29,13 +29,12 @@ class Judge:
 
     Args:
         settings: Tasks, features and join are read.
-        encoder: The feature encoder.
         arena: Where encoded rows go.
     """
 
-    def __init__(self, settings: Settings, encoder: FeatureEncoder, arena: Arena) -> None:
-        self._encoder = encoder
+    def __init__(self, settings: Settings, arena: Arena) -> None:
         self._arena = arena
+        self._salt = settings.salt
         recent = [f.event for f in settings.features if isinstance(f, RecentFeature)]
         self._events = frozenset([task.event for task in settings.tasks] + recent)
         self._is_reported = settings.join.impressions == "reported"
@@ -43,34 +42,38 @@ class Judge:
     def __call__(self, records: Sequence[Record]) -> list[Head]:
         """One head per record, in order."""
         heads = [self._judge(record) for record in records]
-        wanted = [i for i, head in enumerate(heads) if self._has_features(head)]
-        if not wanted:
-            return heads
-        requests = [values_of(heads[i].message) for i in wanted]
-        try:
-            row = self._arena.append(self._encoder.encode(requests))
-        except DataError:
-            for i, request in zip(wanted, requests, strict=True):
-                heads[i] = self._encoded_alone(heads[i], request)
-            return heads
-        for i, request in zip(wanted, requests, strict=True):
-            head = heads[i]
-            heads[i] = Head(head.record, head.time_ms, head.message, first_row=row)
-            row += len(request.items)
+        acted = [(one, one.message.event_id) for one in heads if isinstance(one.message, Action)]
+        keys = hash_strings([event_id for _, event_id in acted], self._salt).view(np.int64)
+        for (head, _), key in zip(acted, keys.tolist(), strict=True):
+            head.event_key = key
+        shown = [
+            (head, head.message)
+            for head in heads
+            if isinstance(head.message, Impression) and self._has_features(head.message)
+        ]
+        if shown:
+            self._encode(shown)
         return heads
 
-    def _has_features(self, head: Head) -> bool:
-        message = head.message
-        return isinstance(message, Impression) and not (
-            self._is_reported and message.source == "client"
-        )
+    def _has_features(self, impression: Impression) -> bool:
+        return not (self._is_reported and impression.source == "client")
 
-    def _encoded_alone(self, head: Head, request: RequestValues) -> Head:
+    def _encode(self, shown: Sequence[tuple[Head, Impression]]) -> None:
+        """Encode impressions together, or one by one where a value does not fit its feature."""
+        impressions = [impression for _, impression in shown]
+        appended_at_ms = [head.record.appended_at_ms for head, _ in shown]
         try:
-            row = self._arena.append(self._encoder.encode([request]))
+            row = self._arena.encode(impressions, appended_at_ms)
         except DataError as error:
-            return Head(head.record, head.time_ms, None, error)
-        return Head(head.record, head.time_ms, head.message, first_row=row)
+            if len(shown) > 1:
+                for one in shown:
+                    self._encode([one])
+            else:
+                shown[0][0].message, shown[0][0].error = None, error
+            return
+        for head, impression in shown:
+            head.first_row = row
+            row += len(impression.items)
 
     def _judge(self, record: Record) -> Head:
         time_ms = NO_TIME
@@ -114,28 +117,23 @@ class Judge:
             )
 
 
-def values_of(message: Message | None) -> RequestValues:
-    """The raw values of an impression."""
-    assert isinstance(message, Impression)  # noqa: S101 - callers keep nothing else
-    return RequestValues(message.items, message.user, message.shared, message.columns)
-
-
 def _event_time(message: Message) -> int:
-    for name, time_ms in (("ts", message.ts_ms), ("received_at", message.received_at_ms)):
-        if not 0 <= time_ms <= TIME_MS_MAX:
-            raise DataError(
-                f"{name} {time_ms} is not in milliseconds since 1970 (0 to {TIME_MS_MAX})",
-                code="bad-time",
-            )
-    return min(message.ts_ms, message.received_at_ms)
+    ts_ms, received_at_ms = message.ts_ms, message.received_at_ms
+    if 0 <= ts_ms <= TIME_MS_MAX and 0 <= received_at_ms <= TIME_MS_MAX:
+        return min(ts_ms, received_at_ms)
+    is_ts = not 0 <= ts_ms <= TIME_MS_MAX
+    raise DataError(
+        f"{'ts' if is_ts else 'received_at'} {ts_ms if is_ts else received_at_ms} is not in "
+        f"milliseconds since 1970 (0 to {TIME_MS_MAX})",
+        code="bad-time",
+    )
 
 
 def _check_ids(*ids: str | None) -> None:
-    for one in ids:
-        if one is not None and not 0 < len(one) <= ID_LENGTH_MAX:
-            raise DataError(
-                f"an id has {len(one)} characters, expected 1 to {ID_LENGTH_MAX}", code="bad-id"
-            )
+    lengths = [len(one) for one in ids if one is not None]
+    if not 0 < min(lengths) <= max(lengths) <= ID_LENGTH_MAX:
+        bad = next(length for length in lengths if not 0 < length <= ID_LENGTH_MAX)
+        raise DataError(f"an id has {bad} characters, expected 1 to {ID_LENGTH_MAX}", code="bad-id")
 
 
 def _check_impression(impression: Impression) -> None:

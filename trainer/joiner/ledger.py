@@ -8,9 +8,8 @@ from freshrank.feature_state import Did
 from freshrank.frames import Outcome
 from freshrank.transport.base import DEAD_LETTER_SUFFIX, Record
 from trainer.dead_letters import dead_letter
-from trainer.joiner.merge import Due
-from trainer.joiner.requests import HELD, NEGATIVE, PENDING, POSITIVE, SAMPLED_OUT
-from trainer.joiner.rules import Row, Rules
+from trainer.joiner.requests import HELD, NEGATIVE, PENDING, POSITIVE, SAMPLED_OUT, Request
+from trainer.joiner.rules import Rows, Rules
 
 TOTALS: Final = (
     "accepted_actions",
@@ -38,23 +37,41 @@ class Ledger:
 
     Attributes:
         rows: Rows that leave, in order.
+        n_rows: How many they are.
         outcomes: Decisions that are not simply `trained`.
         totals: By how much each total changes.
         did: Event, user and action, for feature state.
         letters: Dead letters: topic and value.
-        parts: New impression records by (request, part).
-        scheduled: When requests fall due, since the last look.
+        parts: New impression records: request number, part, when it was appended, bytes.
+        changed: Requests to write, by number.
+        gone: Numbers of requests to remove.
+        seen: Key of an event id -> when it is forgotten.
+        outbox: Topic, sequence and value of each record to append.
+        meta: Offsets, sequences and totals after the round.
+        watermark_ms: What it has passed can be swept.
     """
 
     def __init__(self, partition: int) -> None:
         self._partition = partition
-        self.scheduled: list[Due] = []
-        self.rows: list[Row] = []
+        self.rows: list[Rows] = []
+        self.n_rows = 0
         self.outcomes: list[Outcome] = []
         self.totals: Counter[str] = Counter()
         self.did: list[tuple[str, str, Did]] = []
         self.letters: list[tuple[str, bytes]] = []
-        self.parts: dict[tuple[str, int], bytes] = {}
+        self.parts: list[tuple[int, int, int, bytes]] = []
+        self.changed: dict[int, Request] = {}
+        self.gone: list[int] = []
+        self.seen: dict[int, int] = {}
+        self.outbox: list[tuple[str, int, bytes]] = []
+        self.meta: dict[str, int] = {}
+        self.watermark_ms = 0
+
+    def leave(self, rows: list[Rows]) -> None:
+        """Note rows that leave."""
+        for one in rows:
+            self.rows.append(one)
+            self.n_rows += len(one.rows)
 
     def tell(self, topic: str, offset: int, outcome: str) -> None:
         """Note what became of a record."""
@@ -66,15 +83,16 @@ class Ledger:
         self.tell(record.topic, record.offset, "dead_letter")
         self.letters.append((record.topic + DEAD_LETTER_SUFFIX, letter))
 
-    def count_rows(self) -> None:
-        """Enter the rows into the totals."""
-        n_reversals = sum(row.is_reversal for row in self.rows) // 2
-        self.totals["examples_written"] += len(self.rows) - n_reversals
+    def count(self, rules: Rules) -> None:
+        """Enter rows, and items by status, into the totals as `freshrank.accounting` names them."""
+        n_reversals = sum(one.is_reversal for one in self.rows) // 2
+        self.totals["examples_written"] += self.n_rows - n_reversals
         self.totals["reversals"] += n_reversals
+        self.totals.update(item_totals(rules))
 
 
 def item_totals(rules: Rules) -> dict[str, int]:
-    """By how much items in each status have changed, by the names of `freshrank.accounting`."""
+    """By how much items in each status have changed since the last call."""
     totals = {}
     counts = zip(rules.tasks, rules.has_negative, rules.take_counts(), strict=True)
     for task, has_negative, of_task in counts:

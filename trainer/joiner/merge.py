@@ -9,8 +9,9 @@ every replay finds it at the same place.
 import heapq
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 from freshrank import messages
 from freshrank.errors import DataError
@@ -25,8 +26,7 @@ NO_TIME: Final = -1
 Due = tuple[int, str]  # when, which request
 
 
-@dataclass(frozen=True, slots=True)
-class Head:
+class Head(msgspec.Struct, gc=False):
     """A record that was read but not yet processed.
 
     Attributes:
@@ -34,7 +34,8 @@ class Head:
         time_ms: Event time, `min(ts, received_at)`; `NO_TIME` when it cannot be told.
         message: What it says; None when `error` is given.
         error: Why it goes to the dead letter.
-        first_row: Number of its first encoded row, -1 when it has none.
+        first_row: An impression's first row in the arena, -1 when it has none.
+        event_key: Key of an action's event id.
     """
 
     record: Record
@@ -42,16 +43,12 @@ class Head:
     message: Message | None
     error: DataError | None = None
     first_row: int = -1
+    event_key: int = 0
 
     @property
     def is_tick(self) -> bool:
         """True for time passing."""
-        return isinstance(self.message, Tick)
-
-    @property
-    def order(self) -> tuple[int, str, int]:
-        """Place in the merged order."""
-        return self.time_ms, self.record.topic, self.record.offset
+        return type(self.message) is Tick
 
 
 class Source:
@@ -145,11 +142,9 @@ class Timers:
         self._heap = list(loaded)  # sorted, hence a heap
         self._horizon = None if is_complete or not loaded else loaded[-1]
 
-    def take(self, due: list[Due]) -> None:
-        """Move due times here."""
-        for one in due:
-            heapq.heappush(self._heap, one)
-        due.clear()
+    def push(self, due: Due) -> None:
+        """Add one; a request may have several, of which the last that was added holds."""
+        heapq.heappush(self._heap, due)
 
     def pop(self, until_ms: int) -> Due | None:
         """The first that is due by `until_ms`; None when there is none, or not in this round."""

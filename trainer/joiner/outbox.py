@@ -17,7 +17,8 @@ from freshrank.transport.base import (
     EventLog,
     NewRecord,
 )
-from trainer.joiner.state import Changes, State
+from trainer.joiner.ledger import Ledger
+from trainer.joiner.state import State
 
 OUTGOING_TOPICS: Final = (
     EXAMPLES,
@@ -58,22 +59,22 @@ class Outbox:
                     code="joiner-state",
                 )
 
-    def put(self, topic: str, value: bytes, changes: Changes) -> None:
-        """Give a record its sequence and add it to a round's changes."""
-        changes.outbox.append((topic, self._sequences[topic], b"", value))
+    def put(self, topic: str, value: bytes, ledger: Ledger) -> None:
+        """Give a record its sequence and add it to a round."""
+        ledger.outbox.append((topic, self._sequences[topic], value))
         self._sequences[topic] += 1
-        changes.meta[f"sequence:{topic}"] = self._sequences[topic]
+        ledger.meta[f"sequence:{topic}"] = self._sequences[topic]
 
-    def committed(self, changes: Changes) -> None:
-        """The round of these changes is durable: `relay` appends its records."""
-        self._unsent += changes.outbox
+    def committed(self, ledger: Ledger) -> None:
+        """The round is durable: `relay` appends its records."""
+        self._unsent += ledger.outbox
 
     def relay(self) -> None:
         """Append what is committed, in order."""
         while self._unsent:
             topic, first = self._unsent[0][:2]
             _, group = next(groupby(self._unsent, key=lambda entry: entry[0]))
-            records = [NewRecord(key, value) for _, _, key, value in group]
+            records = [NewRecord(b"", value) for _, _, value in group]
             self._log.append(
                 topic,
                 records,

@@ -1,11 +1,12 @@
-"""What the joiner remembers of one request, as it stands in the database.
+"""What the joiner remembers of one request.
 
 Times are event time in milliseconds: `min(ts, received_at)` of a record, so that a client's fast
-clock moves nothing into the future.
+clock moves nothing into the future. Tens of thousands of requests are open at a time: their structs
+are left out of garbage collection, as nothing in them refers back.
 """
 
 from bisect import insort
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Final
 
 import msgspec
@@ -18,13 +19,15 @@ SAMPLED_OUT: Final = 3  # it is a negative that was not kept (weight 0)
 HELD: Final = 4  # its action is known and leaves when the window closes (emit: at_close)
 N_STATUSES: Final = 5
 
+UNSAVED: Final = -1
 
-class Accepted(msgspec.Struct, array_like=True):
-    """The impression event that won a role of this request, and the parts of it that are here."""
+
+class Accepted(msgspec.Struct, array_like=True, gc=False):
+    """The impression event that won a role of a request, and the parts of it that are here."""
 
     event_id: str
     n_parts: int
-    parts: list[int]
+    parts: tuple[int, ...]
 
     @property
     def is_complete(self) -> bool:
@@ -32,21 +35,19 @@ class Accepted(msgspec.Struct, array_like=True):
         return len(self.parts) >= self.n_parts
 
 
-class Part(msgspec.Struct, array_like=True):
-    """One impression record with features; its bytes are kept beside, in the table `parts`.
+class Part(msgspec.Struct, gc=False):
+    """One impression record with features; its bytes are kept in the table `parts`.
 
     Attributes:
         items: Item of each row.
-        served: Per item, the prediction served for each task; empty when nothing was served.
-        appended_at_ms: When the record entered the log.
+        first_row: Number of its first row in the arena.
     """
 
     items: list[str]
-    served: list[tuple[float, ...]]
-    appended_at_ms: int
+    first_row: int
 
 
-class Parked(msgspec.Struct, array_like=True, frozen=True):
+class Parked(msgspec.Struct, array_like=True, frozen=True, gc=False):
     """What is needed to decide on an action; kept while it waits for its impression."""
 
     offset: int
@@ -59,7 +60,7 @@ class Parked(msgspec.Struct, array_like=True, frozen=True):
     value: float
 
 
-class Held(msgspec.Struct, array_like=True, frozen=True):
+class Held(msgspec.Struct, array_like=True, frozen=True, gc=False):
     """An action that labels an item when the window closes (emit: at_close)."""
 
     row: int
@@ -69,37 +70,51 @@ class Held(msgspec.Struct, array_like=True, frozen=True):
     appended_at_ms: int
 
 
-class Request(msgspec.Struct, array_like=True):
+class Extra(msgspec.Struct, array_like=True, gc=False):
+    """What most requests do not have: waiting actions, several records, a client's report.
+
+    Attributes:
+        user: Canonical user of the first impression that names one.
+        served: The impression that brought features; read from its record where there is no extra.
+        client: What a client reported (only when reports decide what is live).
+        named: Items reported, in order of arrival.
+        places: (part, row in it) of each live item; None when they are the rows of the only part.
+        parked: (expiry, action that waits for its impression), in order of (expiry, offset).
+        held: Actions that wait for the window to close.
+    """
+
+    user: str | None
+    served: Accepted | None
+    client: Accepted | None
+    named: list[str]
+    places: list[tuple[int, int]] | None
+    parked: list[tuple[int, Parked]]
+    held: list[Held]
+
+
+class Request(msgspec.Struct, gc=False, kw_only=True):
     """One request.
 
     Attributes:
+        number: Counts requests up in the order in which they were first heard of.
         request_id: Its id.
-        user: Canonical user of the impression.
-        accepted: Role (`served`; or `rank` and `client` when impressions are reported) -> winner.
-        parts: Records with features, in order of arrival.
-        named: Items a client reported, in order of arrival.
-        items: Items that are live: (part, row in it), in the order in which they became live.
-        rows: Item -> index in `items`.
-        status: `len(items) * n_tasks` statuses, the tasks of an item side by side.
         time_ms: Event time of the impression; 0 until an item can be live.
         close_at_ms: When its window closes; 0 until an item can be live.
-        purge_at_ms: When all but its id is dropped: later actions are late.
+        purge_at_ms: When all but its id is dropped: later actions are late. 0 before an impression.
         forget_at_ms: When its id is dropped too.
         is_armed: The window has yet to close, or to close again for a part that came after it.
         is_closed: The window has closed once.
         has_first: A row of positive weight was written.
-        parked: Actions that wait for their impression, in order of (expiry, offset).
-        held: Actions that wait for the window to close.
+        status: `len(items) * n_tasks` statuses, the tasks of an item side by side.
+        items: Items that are live, in the order in which they became so.
+        parts: Records with features, in order of arrival.
+        saved_due_ms: Its `due_at_ms` as the database has it; `UNSAVED` when it has no such request.
+
+    The others are those of `Extra`; empty lists are shared, so they are replaced and never changed.
     """
 
+    number: int
     request_id: str
-    user: str | None = None
-    accepted: dict[str, Accepted] = {}
-    parts: list[Part] = []
-    named: list[str] = []
-    items: list[tuple[int, int]] = []
-    rows: dict[str, int] = {}
-    status: bytearray = msgspec.field(default_factory=bytearray)
     time_ms: int = 0
     close_at_ms: int = 0
     purge_at_ms: int = 0
@@ -107,8 +122,17 @@ class Request(msgspec.Struct, array_like=True):
     is_armed: bool = False
     is_closed: bool = False
     has_first: bool = False
-    parked: list[tuple[int, Parked]] = []
-    held: list[Held] = []
+    status: bytearray = msgspec.field(default_factory=bytearray)
+    items: Sequence[str] = ()
+    parts: tuple[Part, ...] = ()
+    saved_due_ms: int | None = UNSAVED
+    user: str | None = None
+    served: Accepted | None = None
+    client: Accepted | None = None
+    named: Sequence[str] = ()
+    places: list[tuple[int, int]] | None = None
+    parked: Sequence[tuple[int, Parked]] = ()
+    held: Sequence[Held] = ()
 
     @property
     def due_at_ms(self) -> int | None:
@@ -120,34 +144,69 @@ class Request(msgspec.Struct, array_like=True):
 
     def park(self, action: Parked, expires_at_ms: int) -> None:
         """Keep an action until its impression comes or `expires_at_ms` has passed."""
-        insort(self.parked, (expires_at_ms, action), key=lambda entry: (entry[0], entry[1].offset))
+        parked = list(self.parked)
+        insort(parked, (expires_at_ms, action), key=lambda entry: (entry[0], entry[1].offset))
+        self.parked = parked
 
-    def item_of(self, row: int) -> str:
-        """The item of a live row."""
-        part, index = self.items[row]
-        return self.parts[part].items[index]
+    def numbers(self, rows: Sequence[int]) -> list[int]:
+        """Numbers in the arena of these live rows."""
+        if self.places is None:
+            first = self.parts[0].first_row
+            return [first + row for row in rows]
+        places = [self.places[row] for row in rows]
+        return [self.parts[part].first_row + index for part, index in places]
 
-    def make_live(self, candidates: Iterable[tuple[int, int, str]], n_tasks: int) -> int:
-        """Make (part, row in it, item) live unless the item is; returns how many became so."""
+    def make_live(self, n_tasks: int, *, is_reported: bool) -> int:
+        """Make every item live that is shown (and named by the client); returns how many are new.
+
+        Args:
+            n_tasks: Number of tasks.
+            is_reported: Only items that a client's impression names count.
+        """
         before = len(self.items)
-        for part, index, item in candidates:
-            if item not in self.rows:
-                self.rows[item] = len(self.items)
-                self.items.append((part, index))
-        n_new = len(self.items) - before
+        if before == 0 and len(self.parts) == 1 and not is_reported:
+            items = self.parts[0].items
+            if len(set(items)) == len(items):
+                self.items = items
+                self.status.extend(bytes(len(items) * n_tasks))
+                return len(items)
+        wanted = set(self.named if is_reported else (i for part in self.parts for i in part.items))
+        wanted.difference_update(self.items)
+        live = list(self.items)
+        places = [(0, i) for i in range(before)] if self.places is None else self.places
+        for number, part in enumerate(self.parts):
+            for index, item in enumerate(part.items):
+                if item in wanted:
+                    wanted.remove(item)
+                    live.append(item)
+                    places.append((number, index))
+        self.items, self.places = live, places
+        n_new = len(live) - before
         self.status.extend(bytes(n_new * n_tasks))
         return n_new
 
+    def extra(self) -> bytes | None:
+        """The `Extra` of this request; None when its only record says it all."""
+        is_plain = self.places is None and self.client is None and len(self.parts) == 1
+        is_whole = self.served is not None and self.served.n_parts == 1
+        if is_plain and is_whole and not self.parked and not self.held:
+            return None
+        extra = Extra(
+            user=self.user,
+            served=self.served,
+            client=self.client,
+            named=list(self.named),
+            places=self.places,
+            parked=list(self.parked),
+            held=list(self.held),
+        )
+        return _encoder.encode(extra)
+
 
 _encoder = msgspec.msgpack.Encoder()
-_decoder = msgspec.msgpack.Decoder(Request)
+_decoder = msgspec.msgpack.Decoder(Extra)
 
 
-def encode(request: Request) -> bytes:
-    """The request as the database keeps it."""
-    return _encoder.encode(request)
-
-
-def decode(state: bytes) -> Request:
-    """The same, read back."""
-    return _decoder.decode(state)
+def decode_extra(data: bytes) -> Extra:
+    """An `Extra` read back."""
+    return _decoder.decode(data)

@@ -5,7 +5,9 @@ to 0 when it was sampled out.
 """
 
 import hashlib
+from collections import Counter
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Final, NamedTuple
 
 from freshrank.settings import Settings
@@ -22,19 +24,44 @@ from trainer.joiner.requests import (
 )
 
 _HASH_RANGE: Final = 1 << 64
+# Requests of few items share few patterns of statuses; 1,024 of 200 items take 10 MB.
+_PLANS_MAX: Final = 1_024
 
 
-class Row(NamedTuple):
-    """One example row to be written; `row` indexes `request.items`."""
+class Rows(NamedTuple):
+    """Example rows of one request that leave together and say the same.
+
+    Attributes:
+        request: Their request.
+        rows: They index `request.items`.
+        appended_at_ms: Of the action that decided them; None where the impression's own counts.
+        is_first: The first of them is the first of its request.
+        is_reversal: Part of a reversal pair.
+        labels: Per task.
+        weights: Per task.
+    """
 
     request: Request
-    row: int
-    appended_at_ms: int
-    is_action: bool
+    rows: Sequence[int]
+    appended_at_ms: int | None
     is_first: bool
     is_reversal: bool
     labels: tuple[float, ...]
     weights: tuple[float, ...]
+
+
+class _Plan(NamedTuple):
+    """What becomes of undecided items with given statuses.
+
+    Attributes:
+        after: Their statuses afterwards.
+        groups: Rows that leave, counted from the first item, and the weights they share.
+        moves: (task, status) -> by how much the number of items changes.
+    """
+
+    after: bytes
+    groups: list[tuple[list[int], tuple[float, ...]]]
+    moves: list[tuple[int, int, int]]
 
 
 class Rules:
@@ -65,9 +92,7 @@ class Rules:
         self._is_sampled = any(rate < 1.0 for rate in self.keep_rates)
         self._zeros = (0.0,) * len(self.tasks)
         self._keep_all = (True,) * len(self.tasks)
-        self._closing: dict[
-            tuple[bytes, tuple[bool, ...]], tuple[bytes, tuple[float, ...] | None]
-        ] = {}
+        self._plan = lru_cache(_PLANS_MAX)(self._make_plan)
         # What the statuses of a stored request mean.
         self.fingerprint = f"{settings.join.impressions} {self._emit} {' '.join(self.tasks)}"
         self._counts = [[0] * N_STATUSES for _ in self.tasks]
@@ -77,27 +102,28 @@ class Rules:
         counts, self._counts = self._counts, [[0] * N_STATUSES for _ in self.tasks]
         return counts
 
-    def opened(self, request: Request, n_new: int) -> list[Row]:
+    def opened(self, request: Request, n_new: int) -> list[Rows]:
         """Rows that leave because the last `n_new` items of `request` became live."""
         for counts in self._counts:
             counts[PENDING] += n_new
         if self._emit != "at_once":
             return []
-        first = len(request.items) - n_new
-        return self._negatives(request, range(first, len(request.items)))
+        return self._negatives(request, len(request.items) - n_new, len(request.items))
 
-    def label(self, request: Request, row: int, action: Parked) -> list[Row] | None:
+    def label(self, request: Request, row: int, action: Parked) -> list[Rows] | None:
         """Rows that leave because of an action on a live item; None when it tells nothing new."""
         if self._emit == "at_close" and not request.is_closed:
             return self._hold(request, row, action)
         plain, reversed_ = [], []
+        start = row * len(self.tasks)
         for t in self.by_event[action.event]:
-            status = request.status[row * len(self.tasks) + t]
+            status = request.status[start + t]
             if status == NEGATIVE:
                 reversed_.append(t)
             elif status in (PENDING, SAMPLED_OUT):
                 plain.append(t)
-        for t in plain + reversed_:
+            else:
+                continue
             self._move(request, row, t, POSITIVE)
         if not plain and not reversed_:
             return None
@@ -108,23 +134,23 @@ class Rules:
             rows.append(self._positive(request, row, action, reversed_, is_reversal=True))
             weights = tuple(-1.0 if t in reversed_ else 0.0 for t in range(len(self.tasks)))
             rows.append(
-                Row(request, row, action.appended_at_ms, True, False, True, self._zeros, weights)
+                Rows(request, (row,), action.appended_at_ms, False, True, self._zeros, weights)
             )
         return rows
 
-    def close(self, request: Request) -> list[Row]:
+    def close(self, request: Request) -> list[Rows]:
         """Rows that leave because the window has closed, in the order of the items."""
         request.is_closed = True
         if not request.held:
-            return self._negatives(request, range(len(request.items)))
+            return self._negatives(request, 0, len(request.items))
         rows = []
         for row in range(len(request.items)):
             held = [one for one in request.held if one.row == row]
             if held:
                 rows.append(self._together(request, row, held))
             else:
-                rows += self._negatives(request, [row])
-        request.held = []
+                rows += self._negatives(request, row, row + 1)
+        request.held = ()
         return rows
 
     def keeps(self, request_id: str, item: str) -> tuple[bool, ...]:
@@ -139,87 +165,92 @@ class Rules:
         share = int.from_bytes(digest, "little") / _HASH_RANGE
         return tuple(share < rate for rate in self.keep_rates)
 
-    def _negatives(self, request: Request, rows: Sequence[int]) -> list[Row]:
-        """One row per item with each undecided task that has a negative rule and keeps it."""
-        n_tasks = len(self.tasks)
+    def _negatives(self, request: Request, first: int, end: int) -> list[Rows]:
+        """A row per item in [first, end) with each undecided task that has a rule and keeps it."""
+        start, stop = first * len(self.tasks), end * len(self.tasks)
+        keeps: tuple[tuple[bool, ...], ...] = ()
+        if self._is_sampled:
+            items = request.items[first:end]
+            keeps = tuple(self.keeps(request.request_id, item) for item in items)
+        plan = self._plan(bytes(request.status[start:stop]), keeps)
+        request.status[start:stop] = plan.after
+        for t, status, change in plan.moves:
+            self._counts[t][status] += change
         leaving = []
-        for row in rows:
-            start = row * n_tasks
-            before = bytes(request.status[start : start + n_tasks])
-            if PENDING not in before:
-                continue
-            keeps = self.keeps(request.request_id, request.item_of(row))
-            known = self._closing.get((before, keeps))
-            if known is None:
-                known = self._closing[before, keeps] = self._decide_negatives(before, keeps)
-            after, weights = known
-            if after == before:
-                continue
-            request.status[start : start + n_tasks] = after
-            for counts, old, new in zip(self._counts, before, after, strict=True):
-                counts[old] -= 1
-                counts[new] += 1
-            if weights is not None:
-                part, _ = request.items[row]
-                appended_at_ms = request.parts[part].appended_at_ms
-                is_first = not request.has_first
-                request.has_first = True
-                leaving.append(
-                    Row(request, row, appended_at_ms, False, is_first, False, self._zeros, weights)
-                )
+        for rows, weights in plan.groups:
+            numbers = [first + row for row in rows] if first else rows
+            is_first = not request.has_first
+            request.has_first = True
+            leaving.append(Rows(request, numbers, None, is_first, False, self._zeros, weights))
         return leaving
 
-    def _decide_negatives(
-        self, before: bytes, keeps: tuple[bool, ...]
-    ) -> tuple[bytes, tuple[float, ...] | None]:
+    def _make_plan(self, before: bytes, keeps: tuple[tuple[bool, ...], ...]) -> _Plan:
+        n_tasks = len(self.tasks)
         after = bytearray(before)
-        weights = [0.0] * len(before)
-        for t, status in enumerate(before):
-            if status == PENDING and self.has_negative[t]:
-                after[t] = NEGATIVE if keeps[t] else SAMPLED_OUT
-                weights[t] = float(keeps[t])
-        return bytes(after), tuple(weights) if any(weights) else None
+        groups: list[tuple[list[int], tuple[float, ...]]] = []
+        moves: Counter[tuple[int, int]] = Counter()
+        for row in range(len(before) // n_tasks):
+            weights = [0.0] * n_tasks
+            for t, is_kept in enumerate(keeps[row] if keeps else self._keep_all):
+                place = row * n_tasks + t
+                if before[place] == PENDING and self.has_negative[t]:
+                    after[place] = NEGATIVE if is_kept else SAMPLED_OUT
+                    weights[t] = float(is_kept)
+                    moves[t, PENDING] -= 1
+                    moves[t, after[place]] += 1
+            if not any(weights):
+                continue
+            if groups and groups[-1][1] == tuple(weights):
+                groups[-1][0].append(row)
+            else:
+                groups.append(([row], tuple(weights)))
+        return _Plan(bytes(after), groups, [(*move, change) for move, change in moves.items()])
 
-    def _hold(self, request: Request, row: int, action: Parked) -> list[Row] | None:
+    def _hold(self, request: Request, row: int, action: Parked) -> list[Rows] | None:
+        start = row * len(self.tasks)
         tasks = tuple(
-            t
-            for t in self.by_event[action.event]
-            if request.status[row * len(self.tasks) + t] == PENDING
+            t for t in self.by_event[action.event] if request.status[start + t] == PENDING
         )
         if not tasks:
             return None
         for t in tasks:
             self._move(request, row, t, HELD)
-        request.held.append(Held(row, tasks, action.value, action.offset, action.appended_at_ms))
+        held = Held(row, tasks, action.value, action.offset, action.appended_at_ms)
+        request.held = [*request.held, held]
         return []
 
-    def _together(self, request: Request, row: int, held: list[Held]) -> Row:
+    def _together(self, request: Request, row: int, held: list[Held]) -> Rows:
         """One row with the held labels of an item and its negatives."""
-        negatives = self._negatives(request, [row])
+        is_first = not request.has_first
+        request.has_first = True
+        negatives = self._negatives(request, row, row + 1)
         labels = [0.0] * len(self.tasks)
         weights = list(negatives[0].weights) if negatives else [0.0] * len(self.tasks)
-        is_first = negatives[0].is_first if negatives else not request.has_first
         for one in held:
             for t in one.tasks:
                 self._move(request, row, t, POSITIVE)
                 labels[t] = self._label(t, one.value)
                 weights[t] = 1.0
-        request.has_first = True
         appended_at_ms = max(one.appended_at_ms for one in held)
-        return Row(
-            request, row, appended_at_ms, True, is_first, False, tuple(labels), tuple(weights)
-        )
+        return Rows(request, (row,), appended_at_ms, is_first, False, tuple(labels), tuple(weights))
 
     def _positive(
         self, request: Request, row: int, action: Parked, tasks: list[int], *, is_reversal: bool
-    ) -> Row:
-        n_tasks = len(self.tasks)
-        labels = tuple(self._label(t, action.value) if t in tasks else 0.0 for t in range(n_tasks))
-        weights = tuple(1.0 if t in tasks else 0.0 for t in range(n_tasks))
+    ) -> Rows:
+        labels, weights = [0.0] * len(self.tasks), [0.0] * len(self.tasks)
+        for t in tasks:
+            labels[t] = self._label(t, action.value)
+            weights[t] = 1.0
         is_first = not request.has_first
         request.has_first = True
-        return Row(
-            request, row, action.appended_at_ms, True, is_first, is_reversal, labels, weights
+        return Rows(
+            request,
+            (row,),
+            action.appended_at_ms,
+            is_first,
+            is_reversal,
+            tuple(labels),
+            tuple(weights),
         )
 
     def _label(self, t: int, value: float) -> float:

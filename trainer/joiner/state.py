@@ -5,86 +5,60 @@ ids, totals, feature state and the records that wait to be appended. Memory only
 """
 
 import sqlite3
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 from freshrank.errors import SchemaError, TransportError
 from freshrank.feature_state import Did
-from trainer.joiner import requests
-from trainer.joiner.requests import Request
+from trainer.joiner.ledger import Ledger
+from trainer.joiner.requests import UNSAVED, Request, decode_extra
+from trainer.joiner.sweeper import Sweeper, places_of
 
-FORMAT: Final = 1
+FORMAT: Final = 2
 # Below SQLite's limit of bound variables in any build (999); a look-up for a full read still takes
 # a handful of statements.
 _KEYS_MAX: Final = 500
 _MARKS: Final = ",".join("?" * _KEYS_MAX)
+# A checkpoint writes each page once however often it changed since the last one: a window's pages
+# change every round, so one checkpoint per 64 MiB of rounds writes a fraction of one per round.
+_CHECKPOINT_PAGES: Final = 16_384
 
+# Requests and parts are numbered in the order of arrival, so that they are written and removed at
+# the ends of their tables, and need no index of the time at which they go. Event ids are known by
+# 64 bits of a keyed hash: with the 2 million ids of an hour at 500 a second, one event in 10^13
+# would be taken for another.
+_META: Final = "CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value) WITHOUT ROWID"
 _SCHEMA: Final = """
-CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS requests (
-    request_id TEXT NOT NULL UNIQUE, due_at INTEGER, purge_at INTEGER, forget_at INTEGER,
-    state BLOB);
+    number INTEGER PRIMARY KEY, request_id TEXT NOT NULL UNIQUE, due_at INTEGER, time INTEGER,
+    close_at INTEGER, purge_at INTEGER, forget_at INTEGER, flags INTEGER, status BLOB, extra BLOB);
 CREATE INDEX IF NOT EXISTS requests_due ON requests (due_at, request_id) WHERE due_at IS NOT NULL;
-CREATE INDEX IF NOT EXISTS requests_purge ON requests (purge_at) WHERE state IS NOT NULL;
-CREATE INDEX IF NOT EXISTS requests_forget ON requests (forget_at);
-CREATE TABLE IF NOT EXISTS parts (
-    request_id TEXT, number INTEGER, value BLOB, PRIMARY KEY (request_id, number));
-CREATE TABLE IF NOT EXISTS seen (event_id TEXT PRIMARY KEY, expires_at INTEGER) WITHOUT ROWID;
-CREATE INDEX IF NOT EXISTS seen_expires ON seen (expires_at);
+CREATE TABLE IF NOT EXISTS parts (place INTEGER PRIMARY KEY, appended_at INTEGER, value BLOB);
+CREATE TABLE IF NOT EXISTS seen (key INTEGER PRIMARY KEY, expires_at INTEGER);
 CREATE TABLE IF NOT EXISTS recent (
     event TEXT, user TEXT, ts INTEGER, event_id TEXT, item TEXT,
     PRIMARY KEY (event, user, ts, event_id)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS outbox (
-    topic TEXT, sequence INTEGER, key BLOB, value BLOB, PRIMARY KEY (topic, sequence));
+    topic TEXT, sequence INTEGER, value BLOB, PRIMARY KEY (topic, sequence));
 """
 
-_PUT_REQUEST: Final = """
-INSERT INTO requests (request_id, due_at, purge_at, forget_at, state) VALUES (?, ?, ?, ?, ?)
-ON CONFLICT (request_id) DO UPDATE SET due_at = excluded.due_at, purge_at = excluded.purge_at,
-    forget_at = excluded.forget_at, state = excluded.state
+_INSERT_REQUEST: Final = "INSERT INTO requests VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+# Naming due_at costs two changes of its index, whether it changed or not.
+_UPDATE_REQUEST: Final = """
+UPDATE requests SET time = ?, close_at = ?, purge_at = ?, forget_at = ?, flags = ?, status = ?,
+    extra = ? WHERE number = ?
 """
-# What the watermark has passed; whether it counts is decided by the times, not by its presence.
-_PURGEABLE: Final = "state IS NOT NULL AND purge_at <= ? AND due_at IS NULL"
-_SWEEPS: Final = (
-    f"DELETE FROM parts WHERE request_id IN (SELECT request_id FROM requests WHERE {_PURGEABLE})",  # noqa: S608 - constants
-    f"UPDATE requests SET state = NULL WHERE {_PURGEABLE}",  # noqa: S608 - constants
-    "DELETE FROM requests WHERE forget_at <= ? AND due_at IS NULL",
-    "DELETE FROM seen WHERE expires_at <= ?",
-)
+_UPDATE_DUE: Final = "UPDATE requests SET due_at = ? WHERE number = ?"
 # All but the last n_max by (ts, event_id) of one user and event.
 _PRUNE_RECENT: Final = """
 DELETE FROM recent WHERE event = ?1 AND user = ?2 AND (ts, event_id) <= (
     SELECT ts, event_id FROM recent WHERE event = ?1 AND user = ?2
     ORDER BY ts DESC, event_id DESC LIMIT 1 OFFSET ?3)
 """
-
-
-@dataclass(slots=True)
-class Changes:
-    """What one round writes.
-
-    Attributes:
-        meta: Offsets, sequences and totals.
-        requests: To be written.
-        gone: Requests to be removed.
-        parts: (request, number) -> record bytes.
-        seen: Event id -> when it is forgotten.
-        did: Event, user and action, for feature state.
-        outbox: Topic, sequence, key and value of each record to append.
-        watermark_ms: What it has passed can be swept.
-    """
-
-    meta: dict[str, int] = field(default_factory=dict)
-    requests: list[Request] = field(default_factory=list)
-    gone: list[str] = field(default_factory=list)
-    parts: dict[tuple[str, int], bytes] = field(default_factory=dict)
-    seen: dict[str, int] = field(default_factory=dict)
-    did: list[tuple[str, str, Did]] = field(default_factory=list)
-    outbox: list[tuple[str, int, bytes, bytes]] = field(default_factory=list)
-    watermark_ms: int = 0
+_USERS_MAX: Final = 65_536
 
 
 class State:
@@ -107,16 +81,21 @@ class State:
         self._path = path
         self._n_recent_max = n_recent_max
         self._relayed: dict[str, int] = {}
+        self._n_added: Counter[tuple[str, str]] = Counter()  # actions since a user was pruned
         with self._errors():
             path.parent.mkdir(parents=True, exist_ok=True)
             self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
             self._db.execute("PRAGMA journal_mode = WAL")
             self._db.execute(f"PRAGMA synchronous = {'FULL' if is_durable else 'NORMAL'}")
             self._db.execute("PRAGMA cache_size = -65536")  # 64 MiB: a window's requests
-            self._db.executescript(_SCHEMA)
+            self._db.execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT_PAGES}")
+            self._db.execute(_META)
+            self._sweeper = Sweeper(self._db)
         try:
             self._check("format", str(FORMAT))
             self._check("fingerprint", fingerprint)
+            with self._errors():
+                self._db.executescript(_SCHEMA)
         except BaseException:
             self._db.close()
             raise
@@ -131,32 +110,48 @@ class State:
             rows = self._db.execute("SELECT name, value FROM meta WHERE typeof(value) = 'integer'")
             return dict(rows.fetchall())
 
-    def requests(self, request_ids: Sequence[str]) -> Iterator[Request]:
-        """Those of these requests that are known."""
-        sql = "SELECT request_id, purge_at, forget_at, state FROM requests WHERE request_id IN"
-        for request_id, purge_at_ms, forget_at_ms, state in self._among(sql, request_ids):
-            yield (
-                Request(request_id, purge_at_ms=purge_at_ms, forget_at_ms=forget_at_ms)
-                if state is None
-                else requests.decode(state)
-            )
-
-    def seen(self, event_ids: Sequence[str]) -> dict[str, int]:
-        """Those of these event ids that are known, and when they expire."""
-        sql = "SELECT event_id, expires_at FROM seen WHERE event_id IN"
-        return dict(self._among(sql, event_ids))
-
-    def parts(self, keys: Iterable[tuple[str, int]]) -> dict[tuple[str, int], bytes]:
-        """The impression records of (request, number)."""
-        found = {}
+    def last_number(self) -> int:
+        """The highest number of a request; -1 when there is none."""
         with self._errors():
-            for key in keys:
-                row = self._db.execute(
-                    "SELECT value FROM parts WHERE request_id = ? AND number = ?", key
-                ).fetchone()
-                if row:
-                    found[key] = row[0]
-        return found
+            number = self._db.execute("SELECT max(number) FROM requests").fetchone()[0]
+        return -1 if number is None else number
+
+    def requests(self, request_ids: Sequence[str]) -> Iterator[Request]:
+        """Those of these requests that are known, without items and parts."""
+        sql = "SELECT * FROM requests WHERE request_id IN"
+        for number, request_id, due_at, time, close_at, purge_at, forget_at, *state in self._among(
+            sql, request_ids
+        ):
+            flags, status, extra = state
+            request = Request(
+                number=number,
+                request_id=request_id,
+                time_ms=time,
+                close_at_ms=close_at,
+                purge_at_ms=purge_at,
+                forget_at_ms=forget_at,
+                is_armed=bool(flags & 1),
+                is_closed=bool(flags & 2),
+                has_first=bool(flags & 4),
+                status=bytearray(status or b""),
+                saved_due_ms=due_at,
+            )
+            if extra is not None:
+                said = decode_extra(extra)
+                request.user, request.served, request.client = said.user, said.served, said.client
+                request.named, request.places = said.named, said.places
+                request.parked, request.held = said.parked, said.held
+            yield request
+
+    def seen(self, keys: Sequence[int]) -> dict[int, int]:
+        """Those of these event ids that are known, and when they expire."""
+        return dict(self._among("SELECT key, expires_at FROM seen WHERE key IN", keys))
+
+    def parts(self, numbers: Iterable[int]) -> dict[int, list[tuple[int, bytes]]]:
+        """The impression records of requests, in order of arrival: when appended, and bytes."""
+        sql = "SELECT appended_at, value FROM parts WHERE place BETWEEN ? AND ? ORDER BY place"
+        with self._errors():
+            return {n: self._db.execute(sql, places_of(n)).fetchall() for n in numbers}
 
     def due(self, until_ms: int, n_max: int) -> list[tuple[int, str]]:
         """The first (due time, request) that fall due by `until_ms`, in order."""
@@ -182,11 +177,11 @@ class State:
         for event, user, ts_ms, event_id, item in rows:
             yield event, user, Did(ts_ms, event_id, item)
 
-    def outbox(self) -> list[tuple[str, int, bytes, bytes]]:
-        """Topic, sequence, key and value of the records that may not be in the log yet."""
+    def outbox(self) -> list[tuple[str, int, bytes]]:
+        """Topic, sequence and value of the records that may not be in the log yet."""
         with self._errors():
             rows = self._db.execute(
-                "SELECT topic, sequence, key, value FROM outbox ORDER BY topic, sequence"
+                "SELECT topic, sequence, value FROM outbox ORDER BY topic, sequence"
             ).fetchall()
         return [row for row in rows if row[1] > self._relayed.get(row[0], -1)]
 
@@ -194,7 +189,7 @@ class State:
         """Note that the log has a topic's outbox up to here; it leaves with the next commit."""
         self._relayed[topic] = sequence
 
-    def commit(self, changes: Changes) -> None:
+    def commit(self, ledger: Ledger) -> None:
         """Write a round, all of it or nothing.
 
         Raises:
@@ -203,41 +198,59 @@ class State:
         with self._errors():
             self._db.execute("BEGIN IMMEDIATE")
             try:
-                self._write(changes)
+                self._write(ledger)
+                self._sweeper.sweep(ledger.watermark_ms)
                 self._db.execute("COMMIT")
+                self._sweeper.committed()
             except BaseException:
                 if self._db.in_transaction:
                     self._db.execute("ROLLBACK")
                 raise
 
-    def _write(self, changes: Changes) -> None:
+    def _write(self, ledger: Ledger) -> None:
         many = self._db.executemany
         many("DELETE FROM outbox WHERE topic = ? AND sequence <= ?", self._relayed.items())
-        many("INSERT OR REPLACE INTO meta VALUES (?, ?)", changes.meta.items())
-        many("DELETE FROM requests WHERE request_id = ?", ((one,) for one in changes.gone))
+        many("INSERT OR REPLACE INTO meta VALUES (?, ?)", ledger.meta.items())
+        many("DELETE FROM requests WHERE number = ?", ((number,) for number in ledger.gone))
+        many("DELETE FROM parts WHERE place BETWEEN ? AND ?", map(places_of, ledger.gone))
+        new, changed, rescheduled = [], [], []
+        for r in ledger.changed.values():
+            due_at = r.due_at_ms
+            flags = r.is_armed | r.is_closed << 1 | r.has_first << 2
+            times = (r.time_ms, r.close_at_ms, r.purge_at_ms, r.forget_at_ms)
+            if r.saved_due_ms == UNSAVED:
+                new.append((r.number, r.request_id, due_at, *times, flags, r.status, r.extra()))
+                continue
+            changed.append((*times, flags, r.status, r.extra(), r.number))
+            if r.saved_due_ms != due_at:
+                rescheduled.append((due_at, r.number))
+        many(_INSERT_REQUEST, new)
+        many(_UPDATE_REQUEST, changed)
+        many(_UPDATE_DUE, rescheduled)
         many(
-            _PUT_REQUEST,
-            (
-                (r.request_id, r.due_at_ms, r.purge_at_ms, r.forget_at_ms, requests.encode(r))
-                for r in changes.requests
-            ),
+            "INSERT INTO parts VALUES (?, ?, ?)",
+            ((places_of(number)[0] + part, *record) for number, part, *record in ledger.parts),
         )
-        many(
-            "INSERT OR REPLACE INTO parts VALUES (?, ?, ?)",
-            ((*key, value) for key, value in changes.parts.items()),
-        )
-        many("INSERT OR REPLACE INTO seen VALUES (?, ?)", changes.seen.items())
-        many(
-            "INSERT OR IGNORE INTO recent VALUES (?, ?, ?, ?, ?)",
-            ((event, user, did.ts_ms, did.event_id, did.item) for event, user, did in changes.did),
-        )
-        touched = {(event, user, self._n_recent_max) for event, user, _ in changes.did}
-        many(_PRUNE_RECENT, touched)
-        many("INSERT INTO outbox VALUES (?, ?, ?, ?)", changes.outbox)
-        for sweep in _SWEEPS:
-            self._db.execute(sweep, (changes.watermark_ms,))
+        many("INSERT OR REPLACE INTO seen VALUES (?, ?)", ledger.seen.items())
+        self._write_recent(ledger.did)
+        many("INSERT INTO outbox VALUES (?, ?, ?)", ledger.outbox)
 
-    def _among(self, select: str, keys: Sequence[str]) -> Iterator[tuple[Any, ...]]:
+    def _write_recent(self, did: Sequence[tuple[str, str, Did]]) -> None:
+        self._db.executemany(
+            "INSERT OR IGNORE INTO recent VALUES (?, ?, ?, ?, ?)",
+            ((event, user, one.ts_ms, one.event_id, one.item) for event, user, one in did),
+        )
+        # A user keeps between n_max and 2 n_max actions: pruning costs more than adding.
+        self._n_added.update((event, user) for event, user, _ in did)
+        n_max = self._n_recent_max
+        full = [key for key in {one[:2] for one in did} if self._n_added[key] >= n_max]
+        self._db.executemany(_PRUNE_RECENT, ((*key, n_max) for key in full))
+        for key in full:
+            del self._n_added[key]
+        if len(self._n_added) > _USERS_MAX:
+            self._n_added.clear()
+
+    def _among(self, select: str, keys: Sequence[str | int]) -> Iterator[tuple[Any, ...]]:
         for start in range(0, len(keys), _KEYS_MAX):
             some = keys[start : start + _KEYS_MAX]
             padded = [*some, *[None] * (_KEYS_MAX - len(some))]

@@ -1,9 +1,6 @@
 """What a joiner does when its disk or its log fails."""
 
 import sqlite3
-import threading
-import time
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,11 +8,8 @@ import pytest
 from freshrank.errors import TransportError
 from freshrank.messages import Message, Value
 from freshrank.transport.base import ACTIONS, EXAMPLES
-from tests.unit.joiner import world as worlds
 from tests.unit.joiner.conftest import MakeWorld
-from tests.unit.joiner.world import World, action, append, append_ticks, impression
-from trainer.joiner import joiner
-from trainer.joiner.state import Changes
+from tests.unit.joiner.world import action, append, append_ticks, impression
 
 
 def test_full_disk_commits_nothing_and_goes_on_when_space_is_free(make_world: MakeWorld) -> None:
@@ -61,52 +55,6 @@ def test_log_that_fails_after_the_commit_gets_the_records_with_the_next_step(
 
     assert world.said() == [("r", "1", (1.0,), (1.0,))]
     assert world.progress.offset("joined", ACTIONS, 0) >= 1
-
-
-def test_running_joiner_waits_for_records_and_for_a_full_disk(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(joiner, "_RETRY_S", 0.001)
-    world = World(tmp_path, worlds.settings())
-    n_refused = 0
-    commit = world.joiner._state.commit
-
-    def commit_at_the_second_try(changes: Changes) -> None:
-        nonlocal n_refused
-        if not n_refused:
-            n_refused += 1
-            raise TransportError("full", code="disk-full")
-        commit(changes)
-
-    monkeypatch.setattr(world.joiner._state, "commit", commit_at_the_second_try)
-    stop = threading.Event()
-    thread = threading.Thread(target=world.joiner.run, args=(stop,))
-    thread.start()
-    append(world.log, impression("r", ["1"], 1_000), action("r", "1", 2_000))
-    deadline = time.monotonic() + 20
-    while not world.rows() and time.monotonic() < deadline:
-        time.sleep(0.005)
-    stop.set()
-    thread.join(20)
-
-    assert world.said() == [("r", "1", (1.0,), (1.0,))]
-    assert n_refused == 1
-    world.close()
-
-
-def test_running_joiner_ends_with_any_other_fault(
-    make_world: MakeWorld, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    world = make_world()
-
-    def refuse(_: Changes) -> None:
-        raise TransportError("broken", code="joiner-state")
-
-    monkeypatch.setattr(world.joiner._state, "commit", refuse)
-    append(world.log, impression("r", ["1"], 1_000))
-
-    with pytest.raises(TransportError, match="broken"):
-        world.joiner.run(threading.Event())
 
 
 def test_database_that_also_fails_to_say_where_it_stands_is_asked_again(

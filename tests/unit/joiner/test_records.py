@@ -9,7 +9,7 @@ from freshrank.messages import Value
 from freshrank.transport.base import ACTIONS, EXAMPLES, IMPRESSIONS, RECORD_BYTES_MAX, NewRecord
 from tests.unit.joiner.conftest import MakeWorld
 from tests.unit.joiner.world import BUY, CLICK, action, append, append_ticks, impression
-from trainer.joiner import rows
+from trainer.joiner import cache, rows
 
 I0, A0 = f"{IMPRESSIONS}:0", f"{ACTIONS}:0"
 
@@ -139,7 +139,7 @@ def test_more_outcomes_than_fit_into_a_record_are_spread(make_world: MakeWorld) 
 def test_rows_are_encoded_again_once_they_left_the_arena(
     make_world: MakeWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rows, "ARENA_ROWS_MAX", 4)
+    monkeypatch.setattr(cache, "ARENA_ROWS_MAX", 4)
     shown = [
         impression(f"r{i}", ["1", "2"], 1_000 + i, columns={"price": [float(i), 2.0 * i]})
         for i in range(50)

@@ -30,7 +30,7 @@ from tests.unit.joiner.world import (
     append_ticks,
     impression,
 )
-from trainer.joiner import Joiner, cache
+from trainer.joiner import Joiner, cache, sweeper
 
 
 def story() -> list[Message]:
@@ -114,7 +114,7 @@ class Forgetful(Joiner):
     def _relay(self) -> None:
         super()._relay()
         self._outbox._unsent = self._state._db.execute(
-            "SELECT topic, sequence, key, value FROM outbox ORDER BY topic, sequence"
+            "SELECT topic, sequence, value FROM outbox ORDER BY topic, sequence"
         ).fetchall()
 
 
@@ -185,7 +185,10 @@ def test_file_that_is_no_database_is_refused(make_world: MakeWorld) -> None:
         world.start()
 
 
-def test_state_of_past_requests_leaves_the_database(make_world: MakeWorld) -> None:
+def test_state_of_past_requests_leaves_the_database(
+    make_world: MakeWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sweeper, "_SLICES", 1)
     world = make_world()
     for i in range(20):
         world.feed(impression(f"r{i}", ["1"], 1_000), action(f"r{i}", "1", 2_000))
