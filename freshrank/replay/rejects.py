@@ -1,0 +1,102 @@
+"""What a replay could not use: listed in a file with its reason, and counted."""
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Final, Literal, TextIO
+
+from freshrank.errors import DataError
+from freshrank.transport.files import disk_errors
+
+# Of a line that is itself refused for its length.
+CONTENT_CHARACTERS_MAX: Final = 1 << 22
+# While fewer rows than this were read, so few may be bad as if it were this many: else one bad line
+# among the first fifty would stop a replay of millions.
+_ROWS_MIN: Final = 10_000
+
+
+class Rejects:
+    """JSON lines `{line, reason, detail, content}`; a context that closes the file.
+
+    Args:
+        path: Made with the first reject; None only counts.
+        n_max: One more than this many ends the replay; None for no limit.
+        share_max: Largest share of the rows read that may be rejected, as `check` holds.
+
+    Attributes:
+        counts: Reason -> how many.
+        n_read: Rows read, rejected ones included; whoever reads counts them here.
+        unit: What a place in the source is called, and the first key of each line of the file.
+    """
+
+    def __init__(
+        self, path: Path | None, *, n_max: int | None = None, share_max: float = 1.0
+    ) -> None:
+        self.path = path
+        self.counts: Counter[str] = Counter()
+        self.n_read = 0
+        self.unit: Literal["line", "row"] = "line"
+        self._n_max = n_max
+        self._share_max = share_max
+        self._first: dict[str, str] = {}
+        self._file: TextIO | None = None
+
+    def __enter__(self) -> "Rejects":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._file is not None:
+            with disk_errors(f"write {self.path}"):
+                self._file.close()
+
+    def add(self, place: int, reason: str, detail: str, content: object) -> None:
+        """List what stood in a line, or in a row, counted from 1.
+
+        Args:
+            place: The line or row.
+            reason: A slug.
+            detail: What is wrong, and with which value.
+            content: The line's bytes, or the row's values by column.
+
+        Raises:
+            DataError: they are more than allowed (code `too-many-rejects`).
+            TransportError: the disk refused.
+        """
+        self.counts[reason] += 1
+        self._first.setdefault(reason, f"{self.unit} {place}: {detail}")
+        if self.path is not None:
+            if isinstance(content, bytes):
+                content = content.decode("utf-8", "backslashreplace")[:CONTENT_CHARACTERS_MAX]
+                content = content.strip()
+            entry = {self.unit: place, "reason": reason, "detail": detail, "content": content}
+            with disk_errors(f"write {self.path}"):
+                if self._file is None:
+                    self.path.parent.mkdir(parents=True, exist_ok=True)
+                    self._file = self.path.open("w", encoding="utf-8")
+                self._file.write(json.dumps(entry, ensure_ascii=False, default=str) + "\n")
+        if self._n_max is not None and self.counts.total() > self._n_max:
+            listed = "" if self.path is None else f"; they stand in {self.path}"
+            raise DataError(
+                f"line {place} is reject number {self.counts.total()}, at most {self._n_max} are "
+                f"allowed; it was refused as {reason}: {detail}{listed}",
+                code="too-many-rejects",
+            )
+
+    def check(self, *, at_end: bool = False) -> None:
+        """Hold that no larger share of the rows than allowed was rejected so far.
+
+        Raises:
+            DataError: it was (code `too-many-rejects`).
+        """
+        n_rows = self.n_read if at_end else max(self.n_read, _ROWS_MIN)
+        if self.counts.total() > self._share_max * n_rows:
+            reasons = "\n".join(
+                f"  {n:,} {reason}, the first in {self._first[reason]}"
+                for reason, n in self.counts.most_common()
+            )
+            listed = "" if self.path is None else f"\nAll of them stand in {self.path}"
+            raise DataError(
+                f"{self.counts.total():,} of {self.n_read:,} rows were rejected, --max-rejects "
+                f"allows {self._share_max:.4%}:\n{reasons}{listed}",
+                code="too-many-rejects",
+            )

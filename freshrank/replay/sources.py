@@ -1,0 +1,229 @@
+"""Files of labelled rows as Arrow batches: Parquet, CSV and TSV, each also under gzip.
+
+A text file has a header line, no line breaks inside a value, and values quoted with `"` where
+needed. Its lines are looked at before Arrow parses them: one stray quote would else swallow the
+lines after it, and Arrow gives a whole file up for that.
+"""
+
+import csv
+import gzip
+import shutil
+import tempfile
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Final, Literal, cast
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet
+
+from freshrank.errors import DataError
+from freshrank.hints import did_you_mean
+from freshrank.replay.rejects import Rejects
+
+I64 = npt.NDArray[np.int64]
+Batches = Iterator[tuple[pa.RecordBatch, I64]]
+
+ROWS_PER_BATCH: Final = 65_536
+# Text parsed at once: some 80,000 lines of 50 bytes.
+_BLOCK_BYTES: Final = 4 << 20
+# A line so long is not a row but, say, a Parquet file called .csv.
+_LINE_BYTES_MAX: Final = 16 << 20
+_FORMATS: Final = {".parquet": "parquet", ".pq": "parquet", ".csv": "csv", ".tsv": "tsv"}
+_BROKEN: Final = (EOFError, zlib.error, gzip.BadGzipFile, pa.ArrowException, OSError)
+
+
+class TableFile:
+    """A file of labelled rows.
+
+    Args:
+        path: The file.
+        kind: `parquet`, `csv` or `tsv`; None to go by its name.
+
+    Attributes:
+        names: Its columns.
+        unit: What a place in it is called: `row` of a Parquet file, `line` of a text.
+
+    Raises:
+        DataError: it cannot be opened, is empty, or nobody knows its format.
+    """
+
+    def __init__(self, path: Path, kind: str | None = None) -> None:
+        self._path = path
+        self._is_gzip = path.suffix == ".gz"
+        stem = path.with_suffix("") if self._is_gzip else path
+        self._kind = kind or _FORMATS.get(stem.suffix.lower())
+        if self._kind is None:
+            raise DataError(
+                f"{path}: what format is it? Give replay.format: parquet, csv or tsv", code="format"
+            )
+        self._delimiter = "\t" if self._kind == "tsv" else ","
+        self.unit: Literal["row", "line"] = "row" if self._kind == "parquet" else "line"
+        self.names = self._parquet_names() if self._kind == "parquet" else self._header()
+        if repeated := sorted({name for name in self.names if self.names.count(name) > 1}):
+            raise DataError(f"{path}: column {repeated[0]!r} stands there twice", code="columns")
+
+    def require(self, name: str, use: str) -> None:
+        """Hold that there is a column of this name.
+
+        Raises:
+            DataError: there is none (code `missing-column`).
+        """
+        if name not in self.names:
+            raise DataError(
+                f"{self._path} has no column {name!r} ({use}){did_you_mean(name, self.names)}. It "
+                f"has {', '.join(self.names)}. The configuration says under replay.columns which "
+                "column is what",
+                code="missing-column",
+            )
+
+    def batches(self, names: Sequence[str], rejects: Rejects, limit: int | None = None) -> Batches:
+        """Batches of these columns, with the place of every row: its row or line from 1.
+
+        Lines that are no rows are rejected as `corrupt-line`; values of a text file come as bytes,
+        null where empty.
+
+        Raises:
+            DataError: the file breaks off or is damaged (code `broken-file`), after all that could
+                be read.
+        """
+        read = self._parquet if self._kind == "parquet" else self._text
+        rejects.unit = self.unit
+        with self._blaming(lambda: f" after {rejects.n_read:,} rows"):
+            for batch, places in read(names, rejects):
+                n_rows = len(places)
+                if limit is not None:
+                    n_rows = max(min(n_rows, limit - rejects.n_read), 0)
+                rejects.n_read += n_rows
+                yield batch[:n_rows], places[:n_rows]
+                if rejects.n_read == limit:
+                    return
+        if not rejects.n_read:
+            raise DataError(f"{self._path} holds no rows", code="empty")
+
+    @contextmanager
+    def _blaming(self, where: Callable[[], str]) -> Iterator[None]:
+        try:
+            yield
+        except _BROKEN as error:
+            code = "broken-file"
+            reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+            raise DataError(
+                f"{self._path} cannot be read as {self._kind}{where()}: {reason}", code=code
+            ) from error
+
+    def _parquet_names(self) -> list[str]:
+        with self._blaming(str), self._parquet_file() as file:
+            return list(file.schema_arrow.names)
+
+    @contextmanager
+    def _parquet_file(self) -> Iterator[pyarrow.parquet.ParquetFile]:
+        if not self._is_gzip:
+            with pyarrow.parquet.ParquetFile(self._path) as file:
+                yield file
+            return
+        # Parquet is read from its end: what is compressed as a whole is unpacked first.
+        with tempfile.TemporaryFile() as unpacked, gzip.open(self._path) as packed:
+            shutil.copyfileobj(packed, unpacked)
+            with pyarrow.parquet.ParquetFile(unpacked) as file:
+                yield file
+
+    def _parquet(self, names: Sequence[str], rejects: Rejects) -> Batches:
+        n_before = 0
+        with self._parquet_file() as file:
+            for batch in file.iter_batches(batch_size=ROWS_PER_BATCH, columns=list(names)):
+                yield batch, np.arange(n_before, n_before + batch.num_rows) + 1
+                n_before += batch.num_rows
+
+    def _open(self) -> IO[bytes]:
+        return cast("IO[bytes]", (gzip.open if self._is_gzip else open)(self._path, "rb"))
+
+    def _header(self) -> list[str]:
+        with self._blaming(str), self._open() as file:
+            line = file.readline(_LINE_BYTES_MAX)
+        if not line.strip():
+            raise DataError(f"{self._path} is empty: it needs a header line", code="empty")
+        try:
+            text = line.decode("utf-8-sig")
+        except UnicodeDecodeError:
+            raise DataError(
+                f"{self._path}: its first line is no text", code="broken-file"
+            ) from None
+        return next(csv.reader([text], delimiter=self._delimiter))
+
+    def _text(self, names: Sequence[str], rejects: Rejects) -> Batches:
+        for lines, n_before in self._blocks():
+            places = np.arange(n_before, n_before + len(lines)) + 1
+            stray = [n for n, line in enumerate(lines) if line.count(b'"') % 2]
+            self._corrupt(
+                rejects, [(int(places[n]), "a quote is not closed", lines[n]) for n in stray]
+            )
+            bad = {*stray, *(n for n, line in enumerate(lines) if not line or line == b"\r")}
+            if bad:
+                kept = [n for n in range(len(lines)) if n not in bad]
+                lines, places = [lines[n] for n in kept], places[kept]
+            if lines:
+                table, misfits = self._parse(lines, names)
+                self._corrupt(
+                    rejects, [(int(places[n]), detail, lines[n]) for n, detail in misfits.items()]
+                )
+                for batch in table.combine_chunks().to_batches():  # none where no line is a row
+                    yield batch, np.delete(places, list(misfits))
+
+    @staticmethod
+    def _corrupt(rejects: Rejects, rows: list[tuple[int, str, bytes]]) -> None:
+        rejects.n_read += len(rows)
+        for place, detail, line in rows:
+            rejects.add(place, "corrupt-line", detail, line)
+
+    def _blocks(self) -> Iterator[tuple[list[bytes], int]]:
+        """Whole lines, some 4 MiB at a time, each with the number of lines before."""
+        n_lines = 1
+        rest = b""
+        broken = None
+        with self._open() as file:
+            file.readline(_LINE_BYTES_MAX)
+            try:
+                while block := file.read1(_BLOCK_BYTES):  # type: ignore[attr-defined]
+                    rest += block
+                    if len(rest) >= _BLOCK_BYTES and b"\n" in block:
+                        *lines, rest = rest.split(b"\n")
+                        yield lines, n_lines
+                        n_lines += len(lines)
+                    elif len(rest) > _LINE_BYTES_MAX:
+                        raise EOFError(f"line {n_lines + 1} is longer than 16 MiB")
+            except _BROKEN as error:
+                broken = error
+        if rest:  # where the file breaks off, what was read of it counts first
+            yield rest.removesuffix(b"\n").split(b"\n"), n_lines
+        if broken is not None:
+            raise broken
+
+    def _parse(self, lines: list[bytes], names: Sequence[str]) -> tuple[pa.Table, dict[int, str]]:
+        """The lines' columns, and which lines are no rows."""
+        misfits: dict[int, str] = {}
+
+        def note(row: pyarrow.csv.InvalidRow) -> str:
+            detail = f"expected {row.expected_columns} values, got {row.actual_columns}"
+            misfits[row.number - 1] = detail
+            return "skip"
+
+        data = b"\n".join(lines) + b"\n"
+        table = pyarrow.csv.read_csv(
+            pa.BufferReader(data),
+            pyarrow.csv.ReadOptions(
+                use_threads=False, column_names=self.names, block_size=len(data) + 1
+            ),
+            pyarrow.csv.ParseOptions(delimiter=self._delimiter, invalid_row_handler=note),
+            pyarrow.csv.ConvertOptions(
+                column_types=dict.fromkeys(self.names, pa.binary()),
+                include_columns=list(names),
+                null_values=[""],
+                strings_can_be_null=True,
+            ),
+        )
+        return table, misfits
