@@ -28,7 +28,11 @@ _decoder: Final[msgspec.json.Decoder[EventBody]] = msgspec.json.Decoder(EventBod
 
 
 class Ingest:
-    """Takes events from HTTP and from the simulated audience alike. Safe for threads."""
+    """Takes events from HTTP and from the simulated audience alike. Safe for threads.
+
+    Attributes:
+        checker: Decides which events are good.
+    """
 
     def __init__(
         self,
@@ -41,7 +45,7 @@ class Ingest:
         clock: Clock,
         metrics: Metrics,
     ) -> None:
-        self._checker = EventChecker(settings, encoder, known)
+        self.checker = EventChecker(settings, encoder, known)
         self._log = log
         self._receipts = receipts
         self._clock = clock
@@ -86,7 +90,7 @@ class Ingest:
             try:
                 body = decode_event(event)
                 kind = _kind(body)
-                checked.append(self._checker.check(body, received_at_ms=received_at_ms, sent=sent))
+                checked.append(self.checker.check(body, received_at_ms=received_at_ms, sent=sent))
             except Refusal as refusal:
                 place = pointer(["events", index, *refusal.steps])
                 rejected.append(Rejection(index, place, refusal.detail))
