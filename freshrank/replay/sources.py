@@ -7,13 +7,14 @@ lines after it, and Arrow gives a whole file up for that.
 
 import csv
 import gzip
+import io
 import shutil
 import tempfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Final, Literal, cast
+from typing import Final, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -47,6 +48,7 @@ class TableFile:
     Attributes:
         names: Its columns.
         unit: What a place in it is called: `row` of a Parquet file, `line` of a text.
+        share_read: How much of it has been read, from 0 to 1.
 
     Raises:
         DataError: it cannot be opened, is empty, or nobody knows its format.
@@ -61,6 +63,7 @@ class TableFile:
             raise DataError(
                 f"{path}: what format is it? Give replay.format: parquet, csv or tsv", code="format"
             )
+        self.share_read = 0.0
         self._delimiter = "\t" if self._kind == "tsv" else ","
         self.unit: Literal["row", "line"] = "row" if self._kind == "parquet" else "line"
         self.names = self._parquet_names() if self._kind == "parquet" else self._header()
@@ -136,14 +139,23 @@ class TableFile:
         n_before = 0
         with self._parquet_file() as file:
             for batch in file.iter_batches(batch_size=ROWS_PER_BATCH, columns=list(names)):
-                yield batch, np.arange(n_before, n_before + batch.num_rows) + 1
+                places = np.arange(n_before, n_before + batch.num_rows) + 1
                 n_before += batch.num_rows
+                self.share_read = n_before / file.metadata.num_rows
+                yield batch, places
 
-    def _open(self) -> IO[bytes]:
-        return cast("IO[bytes]", (gzip.open if self._is_gzip else open)(self._path, "rb"))
+    @contextmanager
+    def _open(self) -> Iterator[tuple[io.BufferedReader, io.BufferedIOBase]]:
+        """The file as it is, and unpacked."""
+        with self._path.open("rb") as raw:
+            if self._is_gzip:
+                with gzip.open(raw) as unpacked:
+                    yield raw, unpacked
+            else:
+                yield raw, raw
 
     def _header(self) -> list[str]:
-        with self._blaming(str), self._open() as file:
+        with self._blaming(str), self._open() as (_, file):
             line = file.readline(_LINE_BYTES_MAX)
         if not line.strip():
             raise DataError(f"{self._path} is empty: it needs a header line", code="empty")
@@ -185,11 +197,13 @@ class TableFile:
         n_lines = 1
         rest = b""
         broken = None
-        with self._open() as file:
+        size = max(self._path.stat().st_size, 1)
+        with self._open() as (raw, file):
             file.readline(_LINE_BYTES_MAX)
             try:
-                while block := file.read1(_BLOCK_BYTES):  # type: ignore[attr-defined]
+                while block := file.read1(_BLOCK_BYTES):
                     rest += block
+                    self.share_read = raw.tell() / size
                     if len(rest) >= _BLOCK_BYTES and b"\n" in block:
                         *lines, rest = rest.split(b"\n")
                         yield lines, n_lines

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -32,7 +31,7 @@ _REQUESTS_MAX: Final = 50_000_000
 
 
 def read_table(
-    path: Path,
+    file: TableFile,
     settings: Settings,
     rejects: Rejects,
     *,
@@ -43,7 +42,7 @@ def read_table(
     """The chunks of a file; every row is in one of them or among the rejects.
 
     Args:
-        path: Parquet, CSV or TSV, each also under gzip.
+        file: Parquet, CSV or TSV, each also under gzip.
         settings: `replay` says which column is what.
         rejects: Takes what cannot be used.
         sort: Bring requests into event time first, in memory; rows of a request come together.
@@ -55,7 +54,6 @@ def read_table(
         DataError: the file is empty, lacks a column, breaks off, goes back in time, or has more
             unfit rows than allowed.
     """
-    file = TableFile(path, settings.replay.format)
     columns = Columns(settings, file, rejects, clock or SystemClock())
 
     def tables() -> Iterator[pa.Table]:

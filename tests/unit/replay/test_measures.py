@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from freshrank.replay.measures import Measures, by_request
+from freshrank.replay.measures import Figures, Measures, by_request
 
 N_REQUESTS = 300
 
@@ -31,10 +31,10 @@ def slow_auc(scores: np.ndarray, labels: np.ndarray) -> float | None:
 
 def slow_reciprocal_rank(scores: np.ndarray, labels: np.ndarray) -> float:
     best = max(scores[labels > 0])
-    return 1 / (sum(scores > best) + (sum(scores == best) + 1) / 2)
+    return float(1 / (sum(scores > best) + (sum(scores == best) + 1) / 2))
 
 
-def measured(*, weights: np.ndarray | None = None, age_s: np.ndarray | None = None) -> dict:
+def measured(*, weights: np.ndarray | None = None, age_s: np.ndarray | None = None) -> Figures:
     scores, labels, requests, ts_ms = stream()
     measures = Measures(["click"], ["logloss"])
     weights = np.ones_like(labels) if weights is None else weights
@@ -131,7 +131,7 @@ def test_one_class_alone_has_no_auc() -> None:
     measures = Measures(["click"], ["logloss"])
     ones = np.ones((4, 1), np.float32)
     zeros = np.zeros(4, np.int64)
-    measures.add(ones / 2, ones, ones, ts_ms=zeros, request_numbers=zeros)
+    measures.add(ones * np.float32(0.5), ones, ones, ts_ms=zeros, request_numbers=zeros)
     figures = measures.figures()["click"]
     assert figures["auc_all"] is figures["request_auc"] is figures["mrr"] is None
     assert figures["logloss"] == pytest.approx(np.log(2))

@@ -18,6 +18,7 @@ from freshrank.errors import ConfigError, DataError
 from freshrank.replay import table as table_module
 from freshrank.replay.chunks import Chunk
 from freshrank.replay.rejects import Rejects
+from freshrank.replay.sources import TableFile
 from freshrank.replay.table import read_table
 from freshrank.settings import Settings
 
@@ -56,15 +57,11 @@ class Read:
         self.chunks: list[Chunk] = []
         self.error: DataError | None = None
         with Rejects(rejects_path, share_max=share_max) as self.rejects:
-            chunks = read_table(
-                path,
-                chosen or settings(),
-                self.rejects,
-                clock=ManualClock(now_ms=NOW_S * 1_000),
-                **options,
-            )
+            chosen = chosen or settings()
+            options["clock"] = ManualClock(now_ms=NOW_S * 1_000)
             try:
-                for chunk in chunks:
+                self.file = TableFile(path, chosen.replay.format)
+                for chunk in read_table(self.file, chosen, self.rejects, **options):
                     self.chunks.append(chunk)
             except DataError as error:
                 self.error = error
@@ -87,6 +84,12 @@ class Read:
     @property
     def items(self) -> list[int]:
         return [item for chunk in self.chunks for item in chunk.values.items.to_pylist()]
+
+
+def failed(read: Read, code: str) -> str:
+    assert read.error is not None
+    assert read.error.code == code
+    return str(read.error)
 
 
 Write = Callable[..., Path]
@@ -124,6 +127,7 @@ def test_columns_become_values_of_whole_requests(write: Write) -> None:
     assert read.chunk.request_numbers.tolist() == [0, 0, 1]
     assert read.chunk.ts_ms.tolist() == [100_000, 100_000, 100_250]
     assert read.listed == []
+    assert read.file.share_read == 1.0
 
 
 def parquet(path: Path) -> Path:
@@ -168,8 +172,7 @@ def test_every_format_reads_the_same(kind: str, write: Write, tmp_path: Path) ->
 
 def test_format_of_the_configuration_wins_over_the_name(write: Write) -> None:
     path = write(*GOOD, name="log.inter")
-    with pytest.raises(DataError, match=r"replay\.format"):
-        next(read_table(path, settings(), Rejects(None)))
+    assert "replay.format" in failed(Read(path), "format")
     chosen = settings(**{"ts_unit: s": "ts_unit: s\n  format: csv"})
     assert Read(path, chosen).items == [7, 8, 9]
 
@@ -217,12 +220,6 @@ def test_feature_may_have_a_column_of_another_name(write: Write) -> None:
     chosen = settings(**{"item: item,": "item: item, features: {price: cost},"})
     path = write(*GOOD, header=HEADER.replace("price", "cost"))
     assert Read(path, chosen).chunk.values.columns["price"].to_pylist() == [1.5, None, 0.0]
-
-
-def failed(read: Read, code: str) -> str:
-    assert read.error is not None
-    assert read.error.code == code
-    return str(read.error)
 
 
 def test_missing_column_is_named_with_what_is_there(write: Write) -> None:
