@@ -8,6 +8,8 @@ import numpy.typing as npt
 U64 = npt.NDArray[np.uint64]
 U32 = npt.NDArray[np.uint32]
 F32 = npt.NDArray[np.float32]
+I64 = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
 U8 = npt.NDArray[np.uint8]
 
 FORMAT_VERSION: Final[int]
@@ -73,6 +75,37 @@ class Table:
         """Count occurrences, admit ids that reach the filter's threshold, mark them seen, read."""
     def apply(self, ids: U64, gradients: F32) -> int:
         """Sum gradients by id, then one optimizer step per row. Returns rows updated."""
+    def read(
+        self,
+        slots: list[tuple[int, U64, I64, Bools, bool]],
+        requests: U64,
+        now_s: int,
+        out: F32,
+    ) -> None:
+        """Count a batch's occurrences, admit what reaches the threshold, and pool the rows.
+
+        An id counts once per request, in the counted rows of all slots together.
+
+        Args:
+            slots: Of this table: place among the batch's slots; ids, `uint64[m]`; offsets,
+                `int64[n + 1]`, row i has `ids[offsets[i]:offsets[i + 1]]`; whether a row's ids
+                count, `bool[n]`; mean instead of sum.
+            requests: `uint64[n]`, equal where the request is.
+            now_s: Event time.
+            out: `float32[n, S, width]`; the places of `slots` are written.
+
+        Raises:
+            StoreError: offsets or a place do not fit.
+        """
+    def learn(self, gradients: F32) -> int:
+        """Pass the gradients of the last `read`'s rows back, and step; returns rows updated.
+
+        Args:
+            gradients: `float32[n, S, width]`, C-contiguous.
+
+        Raises:
+            StoreError: there was no such read, it was learned, or rows have left since.
+        """
     def contains(self, ids: U64) -> U8: ...
     def pending(self, ids: U64) -> U32:
         """Occurrences counted so far of ids that have no row yet."""

@@ -15,7 +15,7 @@ from freshrank.settings import Settings
 from trainer.adam import DenseAdam
 from trainer.losses import Loss, served, weighted_loss
 from trainer.models import Net, build_net
-from trainer.tables import Lookup, SparseTables, create_tables
+from trainer.tables import SparseTables, create_tables
 
 logger = logging.getLogger(__name__)
 
@@ -84,13 +84,13 @@ class Learner:
         self.clock_s = max(self.clock_s, int(batch.ts_ms.max()) // 1_000)
         born_s = self.sparse.item_born_s(batch.values)
         age_s = np.where(born_s > 0, np.maximum(batch.ts_ms // 1_000 - born_s, 0), 0)
-        lookup = self.sparse.read(batch, self.clock_s)
+        pooled = self.sparse.read(batch, self.clock_s)
         self.adam.zero()
-        rows = torch.from_numpy(lookup.rows).requires_grad_()  # [B, S, W]
+        rows = torch.from_numpy(pooled).requires_grad_()  # [B, S, W]
         z, loss = self._forward(rows, batch)
         predictions = served(z.detach().numpy(), self.losses)
         loss.backward()  # type: ignore[no-untyped-call]
-        is_applied = self._apply(loss, rows, lookup, batch)
+        is_applied = self._apply(loss, rows, batch)
         self.sparse.expire(self.clock_s)
         return Step(is_applied, predictions, age_s)
 
@@ -117,19 +117,17 @@ class Learner:
         )
         return z, loss
 
-    def _apply(
-        self, loss: torch.Tensor, rows: torch.Tensor, lookup: Lookup, batch: ExampleBatch
-    ) -> bool:
+    def _apply(self, loss: torch.Tensor, rows: torch.Tensor, batch: ExampleBatch) -> bool:
         gradients: F32 = cast("torch.Tensor", rows.grad).numpy()  # backward has set it
         if not (
             bool(torch.isfinite(loss)) and np.isfinite(gradients).all() and self.adam.is_finite()
         ):
             return False
-        self.sparse.apply(lookup, gradients)
+        self.sparse.learn(gradients)
         total_weight = float(np.abs(batch.weights).sum())
         if total_weight > 0:
             self.adam.step(total_weight)
-        self._remember(lookup.rows, batch.values.dense)
+        self._remember(rows.detach().numpy(), batch.values.dense)
         return True
 
     def _remember(self, rows: F32, dense: F32) -> None:

@@ -1,21 +1,19 @@
 """The embedding tables as the trainer uses them: ids -> pooled rows, and gradients back."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Final, cast
 
 import numpy as np
 import numpy.typing as npt
 
 from embedding_store import Table
-from embedding_store.pooling import Mode, pool, unpool
+from embedding_store.pooling import Mode, pool
 from freshrank.errors import ConfigError, SchemaError
 from freshrank.examples import ExampleBatch
-from freshrank.features import Encoded, FeatureEncoder, Slot, SlotIds, TableSpec
+from freshrank.features import Encoded, FeatureEncoder, Slot, TableSpec
 from freshrank.settings import Settings
 
 F32 = npt.NDArray[np.float32]
-U32 = npt.NDArray[np.uint32]
 U64 = npt.NDArray[np.uint64]
 I64 = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
@@ -27,10 +25,6 @@ BETA1, BETA2 = 0.9, 0.999
 # Rows looked at per table and step for expiry: with steps of 512 examples one sweep of 10 M rows
 # takes 2,500 steps, and costs a step some 10 microseconds.
 SWEEP_ROWS_MAX: Final = 4_096
-
-# Odd constants of splitmix64 (Steele et al. 2014): they only spread the order of a sort.
-_MIX_ID: Final = np.uint64(0x9E3779B97F4A7C15)
-_MIX_REQUEST: Final = np.uint64(0xBF58476D1CE4E5B9)
 
 
 def create_tables(settings: Settings, encoder: FeatureEncoder) -> dict[str, Table]:
@@ -91,32 +85,6 @@ def adopt(tables: Mapping[str, Table], settings: Settings, encoder: FeatureEncod
         )
 
 
-@dataclass(frozen=True, slots=True)
-class _Part:
-    """Where a slot's ids stand in its table's id vector, and how they become one row each."""
-
-    index: int
-    start: int
-    stop: int
-    offsets: I64
-    pooling: Mode
-    is_single: bool  # exactly one id in every row: nothing to pool
-
-
-@dataclass(frozen=True, slots=True)
-class Lookup:
-    """What a read leaves for the gradients' way back.
-
-    Attributes:
-        rows: `float32[B, S, W]`, pooled.
-        ids: Per table, `uint64[m]`.
-    """
-
-    rows: F32
-    ids: dict[str, U64]
-    parts: dict[str, list[_Part]]
-
-
 class SparseTables:
     """All tables behind the slots of one configuration.
 
@@ -135,39 +103,33 @@ class SparseTables:
         }
         self._item_table = next((s.table for s in self._slots if s.name == ITEM_SLOT), None)
 
-    def read(self, batch: ExampleBatch, now_s: int) -> Lookup:
+    def read(self, batch: ExampleBatch, now_s: int) -> F32:
         """Count occurrences, admit what reaches its threshold, and pool the rows of every slot.
 
         Args:
             batch: B rows.
             now_s: Event time, at least that of every earlier call.
+
+        Returns:
+            `float32[B, S, W]`.
         """
         rows = np.empty((batch.n_rows, len(self._slots), self.width), np.float32)
         requests = request_numbers(batch.request_ids)
         is_counted = counted_rows(batch)
-        ids: dict[str, U64] = {}
-        parts: dict[str, list[_Part]] = {}
+        is_counted_once = is_counted & batch.is_first
         for name, table in self.tables.items():
-            columns = [(s, slot, batch.values.slots[slot.name]) for s, slot in self._slots_of[name]]
-            ids[name] = np.concatenate([column.ids for _, _, column in columns])
-            counts = np.concatenate(
-                [
-                    column_counts(
-                        column, is_counted & batch.is_first if slot.is_shared else is_counted
-                    )
-                    for _, slot, column in columns
-                ]
-            )
-            owners = np.concatenate([requests[row_numbers(column)] for _, _, column in columns])
-            keep_one_per_request(counts, owners, ids[name])
-            values = table.lookup_or_admit(ids[name], counts, now_s)
-            parts[name] = _parts(columns)
-            for part in parts[name]:
-                own = values[part.start : part.stop]
-                rows[:, part.index] = (
-                    own if part.is_single else pool(own, part.offsets, part.pooling)
+            columns = [
+                (
+                    s,
+                    batch.values.slots[slot.name].ids,
+                    batch.values.slots[slot.name].offsets,
+                    is_counted_once if slot.is_shared else is_counted,
+                    slot.pooling == "mean",
                 )
-        return Lookup(rows, ids, parts)
+                for s, slot in self._slots_of[name]
+            ]
+            table.read(columns, requests, now_s, rows)
+        return rows
 
     def peek(self, values: Encoded) -> F32:
         """Pooled rows as they are, with nothing counted: `float32[B, S, W]`; absent ids are 0."""
@@ -175,22 +137,15 @@ class SparseTables:
             self._slots, values, self.width, lambda name, ids: self.tables[name].lookup(ids)
         )
 
-    def apply(self, lookup: Lookup, gradients: F32) -> None:
-        """One optimizer step on every row read.
+    def learn(self, gradients: F32) -> None:
+        """One optimizer step on every row of the last `read`.
 
         Args:
-            lookup: Of `read`, with no call in between.
-            gradients: `float32[B, S, W]` with respect to `lookup.rows`.
+            gradients: `float32[B, S, W]` with respect to the rows read.
         """
-        for name, table in self.tables.items():
-            ids = lookup.ids[name]
-            by_id = np.empty((len(ids), self.width), np.float32)
-            for part in lookup.parts[name]:
-                own = gradients[:, part.index]
-                if not part.is_single:
-                    own = unpool(np.ascontiguousarray(own), part.offsets, part.pooling)
-                by_id[part.start : part.stop] = own
-            table.apply(ids, by_id)
+        gradients = np.ascontiguousarray(gradients)
+        for table in self.tables.values():
+            table.learn(gradients)
 
     def expire(self, now_s: int) -> None:
         """Look at the next few rows of every table and drop those out of time."""
@@ -221,59 +176,13 @@ def pooled_rows(
     return rows
 
 
-def _parts(columns: Sequence[tuple[int, Slot, SlotIds]]) -> list[_Part]:
-    parts = []
-    start = 0
-    for index, slot, column in columns:
-        stop = start + len(column.ids)
-        is_single = bool((np.diff(column.offsets) == 1).all())
-        parts.append(
-            _Part(index, start, stop, column.offsets, cast("Mode", slot.pooling), is_single)
-        )
-        start = stop
-    return parts
-
-
 def request_numbers(request_ids: Sequence[str]) -> U64:
-    """Equal numbers for equal requests, from 0: `uint64[n]`."""
-    known: dict[str, int] = {}
-    numbers = (known.setdefault(request, len(known)) for request in request_ids)
-    return np.fromiter(numbers, np.uint64, len(request_ids))
+    """Equal numbers for equal requests: `uint64[n]`."""
+    # Python keeps a string's hash; two requests of a batch share one with a chance of 2^-64.
+    return np.fromiter(map(hash, request_ids), np.int64, len(request_ids)).view(np.uint64)
 
 
 def counted_rows(batch: ExampleBatch) -> Bools:
     """Rows whose ids count as occurrences: positive weight in sum, and no reversal. `bool[n]`."""
     counted: Bools = (batch.weights.sum(axis=1) > 0) & ~batch.is_reversal
     return counted
-
-
-def row_numbers(column: SlotIds) -> I64:
-    """The row of each id: `int64[m]`."""
-    return np.repeat(np.arange(len(column.offsets) - 1), np.diff(column.offsets))
-
-
-def column_counts(column: SlotIds, is_counted: Bools) -> U32:
-    """1 for each id of a counted row, else 0: `uint32[m]`."""
-    return np.repeat(is_counted.astype(np.uint32), np.diff(column.offsets))
-
-
-def keep_one_per_request(counts: U32, requests: U64, ids: U64) -> None:
-    """Leave only the first of equal (request, id) pairs counted: an occurrence is one pair.
-
-    Args:
-        counts: `uint32[m]`, 0 or 1; changed in place.
-        requests: `uint64[m]`.
-        ids: `uint64[m]`.
-    """
-    positions = np.flatnonzero(counts)
-    requests, ids = requests[positions], ids[positions]
-    # Sorted by a mixed key, equal pairs are neighbours; neighbours are then compared in full.
-    order = np.argsort(ids * _MIX_ID + requests * _MIX_REQUEST)
-    requests, ids = requests[order], ids[order]
-    is_same = (requests[1:] == requests[:-1]) & (ids[1:] == ids[:-1])
-    if not is_same.any():
-        return
-    starts = np.concatenate([[0], np.flatnonzero(~is_same) + 1])
-    firsts = np.minimum.reduceat(positions[order], starts)
-    counts[:] = 0
-    counts[firsts] = 1

@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <deque>
 #include <memory>
 #include <string>
 #include <vector>
@@ -38,6 +39,10 @@ const char* name_of() {
         return "uint64";
     } else if constexpr (std::is_same_v<T, std::uint32_t>) {
         return "uint32";
+    } else if constexpr (std::is_same_v<T, std::int64_t>) {
+        return "int64";
+    } else if constexpr (std::is_same_v<T, bool>) {
+        return "bool";
     } else {
         return "float32";
     }
@@ -47,7 +52,7 @@ bool is_contiguous(const auto& array) {
     std::int64_t expected = 1;
     for (std::size_t i = array.ndim(); i-- > 0;) {
         if (array.shape(i) != 1 && array.stride(i) != expected) {
-            return false;
+            return array.size() == 0;
         }
         expected *= static_cast<std::int64_t>(array.shape(i));
     }
@@ -68,7 +73,9 @@ class Input {
                                    " dimension(s), its shape is " + shape_of(array))
                                       .c_str());
         }
-        if (array.size() == 0 || is_contiguous(array)) {
+        require(array.ndim() <= 2 || is_contiguous(array),
+                std::string(name) + " must be C-contiguous");
+        if (is_contiguous(array)) {
             data_ = static_cast<const T*>(array.data());
         } else {
             copy_strided();
@@ -87,18 +94,19 @@ class Input {
         const auto* from = static_cast<const T*>(array_.data());
         const std::size_t n_columns = array_.ndim() == 2 ? array_.shape(1) : 1;
         const std::int64_t column_stride = array_.ndim() == 2 ? array_.stride(1) : 0;
-        copy_.reserve(array_.size());
+        copy_ = std::make_unique_for_overwrite<T[]>(array_.size());
+        T* to = copy_.get();
         for (std::size_t row = 0; row < array_.shape(0); ++row) {
             for (std::size_t column = 0; column < n_columns; ++column) {
-                copy_.push_back(from[static_cast<std::int64_t>(row) * array_.stride(0) +
-                                     static_cast<std::int64_t>(column) * column_stride]);
+                *to++ = from[static_cast<std::int64_t>(row) * array_.stride(0) +
+                             static_cast<std::int64_t>(column) * column_stride];
             }
         }
-        data_ = copy_.data();
+        data_ = copy_.get();
     }
 
     AnyArray array_;
-    std::vector<T> copy_;
+    std::unique_ptr<T[]> copy_;
     const T* data_ = nullptr;
 };
 
@@ -132,6 +140,14 @@ NumpyArray<T> adopt(std::vector<T>&& values) {
     return adopt(std::move(values), {n});
 }
 
+nb::ndarray<nb::device::cpu> writable(const nb::object& out) {
+    nb::ndarray<nb::device::cpu> array;
+    if (!nb::try_cast(out, array, false) || array.dtype() != nb::dtype<float>()) {
+        throw nb::type_error("out must be a writable float32 array");
+    }
+    return array;
+}
+
 // Where a lookup writes: the caller's array, which must fit exactly, or a new one.
 struct Output {
     Output(const nb::object& out, std::size_t n, std::size_t width) {
@@ -140,10 +156,7 @@ struct Output {
             data = nb::cast<nb::ndarray<float, nb::c_contig>>(object).data();
             return;
         }
-        nb::ndarray<nb::device::cpu> array;
-        if (!nb::try_cast(out, array, false) || array.dtype() != nb::dtype<float>()) {
-            throw nb::type_error("out must be a writable float32 array");
-        }
+        const auto array = writable(out);
         if (array.ndim() != 2 || array.shape(0) != n || array.shape(1) != width ||
             !is_contiguous(array)) {
             throw nb::value_error(("out must be C-contiguous with shape [" + std::to_string(n) +
@@ -212,6 +225,61 @@ nb::object lookup_or_admit(Table& table, const AnyArray& ids, const AnyArray& co
         table.lookup_or_admit(ids_input.span(), counts_input.span(), time_s, output.data);
     }
     return output.object;
+}
+
+// The arrays of one slot's bags, and that they fit together.
+struct BagsInput {
+    BagsInput(const nb::tuple& slot, std::size_t n_rows, std::size_t n_slots)
+        : ids("ids", nb::cast<AnyArray>(slot[1])),
+          offsets("offsets", nb::cast<AnyArray>(slot[2])),
+          is_counted("is_counted", nb::cast<AnyArray>(slot[3])) {
+        const auto at = nb::cast<std::size_t>(slot[0]);
+        require(at < n_slots,
+                "slot " + std::to_string(at) + " of " + std::to_string(n_slots) + " slots");
+        same_length("offsets without the first", offsets.size() - 1, "requests", n_rows);
+        same_length("is_counted", is_counted.size(), "requests", n_rows);
+        bool is_rising = offsets.size() > 0 && offsets.data()[0] == 0;
+        for (std::size_t i = 1; i < offsets.size(); ++i) {
+            is_rising &= offsets.data()[i - 1] <= offsets.data()[i];
+        }
+        require(is_rising && offsets.data()[n_rows] == static_cast<std::int64_t>(ids.size()),
+                "offsets must start at 0, never fall and end at the number of ids, " +
+                    std::to_string(ids.size()));
+        bags = {.ids = ids.span(),
+                .offsets = offsets.span(),
+                .is_counted = is_counted.span(),
+                .slot = at,
+                .is_mean = nb::cast<bool>(slot[4])};
+    }
+
+    IdsInput ids;
+    Input<std::int64_t> offsets;
+    Input<bool> is_counted;
+    Bags bags;
+};
+
+void read(Table& table, const nb::list& slots, const AnyArray& requests, std::int64_t now_s,
+          const nb::object& out) {
+    const Input<std::uint64_t> requests_input("requests", requests);
+    const std::uint32_t time_s = event_time(now_s);
+    const std::size_t n_rows = requests_input.size();
+    const auto array = writable(out);
+    if (array.ndim() != 3 || array.shape(0) != n_rows || array.shape(2) != table.config().width() ||
+        !is_contiguous(array)) {
+        throw nb::value_error(("out must be C-contiguous with shape [" + std::to_string(n_rows) +
+                               ", slots, " + std::to_string(table.config().width()) +
+                               "], its shape is " + shape_of(array))
+                                  .c_str());
+    }
+    std::deque<BagsInput> inputs;  // keeps the arrays: their addresses must stay
+    std::vector<Bags> bags;
+    for (const nb::handle slot : slots) {
+        inputs.emplace_back(nb::cast<nb::tuple>(slot), n_rows, array.shape(1));
+        bags.push_back(inputs.back().bags);
+    }
+    const nb::gil_scoped_release release;
+    table.read(bags, requests_input.span(), time_s, array.shape(1),
+               static_cast<float*>(array.data()));
 }
 
 nb::tuple delta(const Table& table, std::int64_t since) {
@@ -350,6 +418,17 @@ void bind_table(nb::module_& m) {
                 return table.apply(ids_input.span(), input.data());
             },
             "ids"_a, "gradients"_a)
+        .def("read", &read, "slots"_a, "requests"_a, "now_s"_a, "out"_a)
+        .def(
+            "learn",
+            [](Table& table, const AnyArray& gradients) {
+                const Input<float> input("gradients", gradients, 3);
+                same_length("gradients' last axis", input.shape(2), "the table's rows",
+                            table.config().width());
+                const nb::gil_scoped_release release;
+                return table.learn(input.shape(0), input.shape(1), input.data());
+            },
+            "gradients"_a)
         .def("contains", by_id<std::uint8_t>(&Table::contains), "ids"_a)
         .def("pending", by_id<std::uint32_t>(&Table::pending), "ids"_a)
         .def("born_s", by_id<std::uint32_t>(&Table::born_s), "ids"_a)

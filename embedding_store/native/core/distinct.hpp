@@ -1,4 +1,4 @@
-// Which rows one batch touches, each once.
+// What one batch meets, each once.
 #pragma once
 
 #include <algorithm>
@@ -11,36 +11,41 @@
 
 namespace freshrank {
 
-// The distinct rows of one batch, numbered in order of first appearance.
-class DistinctRows {
+// The distinct keys of one batch, numbered in order of first appearance. Kept from batch to batch,
+// so that its memory is.
+template <class Key>
+class Distinct {
   public:
-    explicit DistinctRows(std::size_t n_max)
-        : slots_(std::bit_ceil(std::max<std::size_t>(2 * n_max, 16)), empty),
-          shift_(64 - static_cast<unsigned>(std::countr_zero(slots_.size()))) {
-        rows_.reserve(n_max);
+    // Forgets what it holds; then takes up to n_max keys.
+    void reset(std::size_t n_max) {
+        const std::size_t n_slots = std::bit_ceil(std::max<std::size_t>(2 * n_max, 16));
+        slots_.assign(n_slots, empty);
+        shift_ = 64 - static_cast<unsigned>(std::countr_zero(n_slots));
+        keys_.clear();
+        keys_.reserve(n_max);
     }
 
-    // Returns the row's number and whether it is new.
-    std::pair<std::uint32_t, bool> add(std::uint32_t row) {
-        std::size_t at = (row * 0x9e3779b97f4a7c15ULL) >> shift_;
+    // Returns the key's number and whether it is new. Equal keys have equal hashes.
+    std::pair<std::uint32_t, bool> add(const Key& key, std::uint64_t hash) {
+        std::size_t at = (hash * 0x9e3779b97f4a7c15ULL) >> shift_;
         while (slots_[at] != empty) {
-            if (rows_[slots_[at]] == row) {
+            if (keys_[slots_[at]] == key) {
                 return {slots_[at], false};
             }
             at = (at + 1) & (slots_.size() - 1);
         }
-        slots_[at] = static_cast<std::uint32_t>(rows_.size());
-        rows_.push_back(row);
+        slots_[at] = static_cast<std::uint32_t>(keys_.size());
+        keys_.push_back(key);
         return {slots_[at], true};
     }
 
-    std::span<const std::uint32_t> rows() const { return rows_; }
+    std::span<const Key> keys() const { return keys_; }
 
   private:
     static constexpr std::uint32_t empty = ~std::uint32_t{0};
     std::vector<std::uint32_t> slots_;
-    std::vector<std::uint32_t> rows_;
-    unsigned shift_;
+    std::vector<Key> keys_;
+    unsigned shift_ = 0;
 };
 
 }  // namespace freshrank

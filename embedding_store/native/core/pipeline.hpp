@@ -95,6 +95,24 @@ void with_width(std::uint32_t width, F&& f) {
     }
 }
 
+// Fetches the row that a loop over `rows` at i will read some turns later.
+inline void fetch_ahead(const RowSlabs& slabs, std::span<const std::uint32_t> rows, std::size_t i,
+                        std::uint32_t width) {
+    constexpr std::size_t ahead = 24;
+    if (i + ahead < rows.size() && rows[i + ahead] != no_row) {
+        prefetch(slabs.lines(rows[i + ahead], width));
+    }
+}
+
+// The first floats of a row; no_row reads zeros.
+inline void copy_row(const RowSlabs& slabs, std::uint32_t row, auto n_floats, float* to) {
+    if (row == no_row) {
+        std::memset(to, 0, n_floats * sizeof(float));
+    } else {
+        std::memcpy(to, slabs.at(row), n_floats * sizeof(float));
+    }
+}
+
 // Copies the first `width` floats of every id's row; absent ids give zeros. found may be null.
 inline void gather(const Index& index, const RowSlabs& slabs, std::span<const std::uint64_t> ids,
                    std::uint32_t width, float* out, std::uint8_t* found) {
@@ -102,12 +120,7 @@ inline void gather(const Index& index, const RowSlabs& slabs, std::span<const st
         for_each_row(
             index, ids, [&](std::uint32_t row) { return std::array{slabs.lines(row, width)}; },
             [&](std::size_t i, std::uint32_t row) {
-                float* to = out + i * n_floats;
-                if (row == no_row) {
-                    std::memset(to, 0, n_floats * sizeof(float));
-                } else {
-                    std::memcpy(to, slabs.at(row), n_floats * sizeof(float));
-                }
+                copy_row(slabs, row, n_floats, out + i * n_floats);
                 if (found != nullptr) {
                     found[i] = row != no_row;
                 }

@@ -1,9 +1,7 @@
 #include "table.hpp"
 
 #include <algorithm>
-#include <cstring>
 
-#include "distinct.hpp"
 #include "pipeline.hpp"
 
 namespace freshrank {
@@ -53,53 +51,6 @@ void Table::configure(const Policy& policy) {
 void Table::lookup(Ids ids, float* out) const {
     const std::shared_lock lock(mutex_);
     gather(index_, slabs_, ids, config_.width(), out, nullptr);
-}
-
-void Table::lookup_or_admit(Ids ids, std::span<const std::uint32_t> counts, std::uint32_t now_s,
-                            float* out) {
-    const std::lock_guard lock(mutex_);
-    counters_.clock_s = std::max<std::uint64_t>(counters_.clock_s, now_s);
-    const std::uint64_t n_before = counters_.n_admitted;
-    std::vector<std::uint32_t> rows(ids.size());
-    for_each_row(
-        index_, ids,
-        [&](std::uint32_t row) {
-            return std::array{Lines{&metadata_.last_seen_s(row), sizeof(std::uint32_t)},
-                              Lines{&metadata_.frequency(row), sizeof(std::uint32_t)}};
-        },
-        [&](std::size_t i, std::uint32_t row) {
-            if (counts[i] != 0) {
-                // A group found absent may hold an id born since, earlier in this batch.
-                if (row == no_row && counters_.n_admitted != n_before) {
-                    row = index_.find(ids[i]);
-                }
-                if (row == no_row) {
-                    row = admit(ids[i], counts[i], now_s);
-                } else {
-                    touch(row, counts[i], now_s);
-                }
-            }
-            rows[i] = row;
-        });
-    const bool has_newborn = counters_.n_admitted != n_before;
-    const std::uint32_t width = config_.width();
-    constexpr std::size_t ahead = 24;  // rows fetched ahead of the copy
-    with_width(width, [&](auto n_floats) {
-        for (std::size_t i = 0; i < ids.size(); ++i) {
-            if (i + ahead < ids.size() && rows[i + ahead] != no_row) {
-                prefetch(slabs_.lines(rows[i + ahead], width));
-            }
-            // Entries before the one that brought the birth read the newborn row too.
-            const std::uint32_t row =
-                rows[i] == no_row && has_newborn ? index_.find(ids[i]) : rows[i];
-            float* to = out + i * n_floats;
-            if (row == no_row) {
-                std::memset(to, 0, n_floats * sizeof(float));
-            } else {
-                std::memcpy(to, slabs_.at(row), n_floats * sizeof(float));
-            }
-        }
-    });
 }
 
 void Table::touch(std::uint32_t row, std::uint32_t count, std::uint32_t now_s) {
@@ -160,76 +111,6 @@ std::uint32_t Table::give_birth(std::uint64_t id, std::uint32_t now_s) {
     tombstones_.erase(id);
     ++counters_.n_admitted;
     return row;
-}
-
-std::uint64_t Table::apply(Ids ids, const float* gradients) {
-    const std::lock_guard lock(mutex_);
-    const std::uint32_t width = config_.width();
-    const std::uint32_t n_floats = width + config_.n_state();
-    constexpr std::uint32_t no_sum = ~std::uint32_t{0};
-    DistinctRows distinct(ids.size());
-    std::vector<const float*> sums;     // by distinct row: its only gradient, or null
-    std::vector<std::uint32_t> sum_of;  // by distinct row: where its sum is, or no_sum
-    std::vector<float> buffer;          // sums of rows that appear more than once
-    sums.reserve(ids.size());
-    sum_of.reserve(ids.size());
-    for_each_row(
-        index_, ids, [&](std::uint32_t row) { return std::array{slabs_.lines(row, n_floats)}; },
-        [&](std::size_t i, std::uint32_t row) {
-            if (row == no_row) {
-                return;
-            }
-            const float* gradient = gradients + i * width;
-            const auto [n, is_new] = distinct.add(row);
-            if (is_new) {
-                sums.push_back(gradient);
-                sum_of.push_back(no_sum);
-                return;
-            }
-            if (sum_of[n] == no_sum) {
-                sum_of[n] = static_cast<std::uint32_t>(buffer.size() / width);
-                buffer.insert(buffer.end(), sums[n], sums[n] + width);
-            }
-            float* sum = buffer.data() + std::size_t{sum_of[n]} * width;
-            for (std::uint32_t column = 0; column < width; ++column) {
-                sum[column] += gradient[column];
-            }
-        });
-    const auto rows = distinct.rows();
-    for (std::size_t n = 0; n < rows.size(); ++n) {
-        if (sum_of[n] != no_sum) {
-            sums[n] = buffer.data() + std::size_t{sum_of[n]} * width;
-        }
-    }
-    switch (config_.optimizer) {
-        case Optimizer::sgd:
-            step_all<Optimizer::sgd>(rows, sums);
-            break;
-        case Optimizer::adagrad:
-            step_all<Optimizer::adagrad>(rows, sums);
-            break;
-        case Optimizer::rowwise_adagrad:
-            step_all<Optimizer::rowwise_adagrad>(rows, sums);
-            break;
-        case Optimizer::adam:
-            step_all<Optimizer::adam>(rows, sums);
-            break;
-    }
-    return rows.size();
-}
-
-template <Optimizer kind>
-void Table::step_all(std::span<const std::uint32_t> rows, std::span<const float* const> gradients) {
-    const std::uint32_t n_floats = config_.width() + config_.n_state();
-    constexpr std::size_t ahead = 16;  // a large batch has pushed its first rows out of the cache
-    for (std::size_t n = 0; n < rows.size(); ++n) {
-        if (n + ahead < rows.size()) {
-            prefetch(slabs_.lines(rows[n + ahead], n_floats));
-            prefetch({&metadata_.version(rows[n + ahead]), sizeof(std::uint64_t)});
-        }
-        step<kind>(parameters_, slabs_.at(rows[n]), gradients[n]);
-        metadata_.version(rows[n]) = counters_.version;
-    }
 }
 
 void Table::contains(Ids ids, std::uint8_t* out) const {

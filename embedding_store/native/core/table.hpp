@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "config.hpp"
+#include "distinct.hpp"
 #include "index.hpp"
 #include "lock.hpp"
 #include "optimizer.hpp"
@@ -32,6 +33,15 @@ struct Delta {
     std::vector<std::uint64_t> tombstones;
 };
 
+// The ids of one slot of a batch of n rows, and how they become one row each.
+struct Bags {
+    Ids ids;
+    std::span<const std::int64_t> offsets;  // n + 1: row i has ids[offsets[i]:offsets[i + 1]]
+    std::span<const bool> is_counted;       // n: whether row i's ids count as occurrences
+    std::size_t slot = 0;                   // its place among the batch's slots
+    bool is_mean = false;
+};
+
 class Table {
   public:
     Table(const TableConfig& config, std::uint64_t initial_rows);
@@ -43,6 +53,12 @@ class Table {
     void lookup_or_admit(Ids ids, std::span<const std::uint32_t> counts, std::uint32_t now_s,
                          float* out);
     std::uint64_t apply(Ids ids, const float* gradients);
+
+    // A batch of n rows and n_slots slots, of which `bags` are this table's. `pooled` is
+    // [n, n_slots, width]; `learn` takes the gradients of the last read in the same shape.
+    void read(std::span<const Bags> bags, std::span<const std::uint64_t> requests,
+              std::uint32_t now_s, std::size_t n_slots, float* pooled);
+    std::uint64_t learn(std::size_t n_rows, std::size_t n_slots, const float* gradients);
 
     void contains(Ids ids, std::uint8_t* out) const;
     void pending(Ids ids, std::uint32_t* out) const;
@@ -126,6 +142,46 @@ class Table {
         std::uint32_t pending_cursor = 0;
     };
 
+    // One occurrence: equal ones of a batch count once.
+    struct Occurrence {
+        std::uint64_t request = 0;
+        std::uint64_t id = 0;
+        bool operator==(const Occurrence&) const = default;
+    };
+
+    // What a read leaves for the gradients' way back.
+    struct Reading {
+        struct Part {
+            std::size_t slot = 0;
+            bool is_mean = false;
+            bool is_single = false;  // exactly one id in every row: nothing to pool
+            std::vector<std::int64_t> offsets;
+        };
+        bool is_open = false;
+        std::size_t n_rows = 0;
+        std::size_t n_slots = 0;
+        std::uint64_t n_removed = 0;
+        std::vector<Part> parts;
+        std::vector<std::uint32_t> rows;  // of every id, part after part
+    };
+
+    // Sums of gradients by row, in the order of the batch.
+    struct Sums {
+        Distinct<std::uint32_t> rows;
+        std::vector<float> values;
+        void reset(std::size_t n_max, std::uint32_t width) {
+            rows.reset(n_max);
+            values.resize(n_max * width);
+        }
+        void add(std::uint32_t row, const float* gradient, std::uint32_t width);
+    };
+
+    template <class CountOf>
+    void count(Ids ids, std::uint32_t now_s, std::uint32_t* rows, CountOf&& count_of);
+    void find_newborn(Ids ids, std::uint32_t* rows) const;
+    void remember(std::span<const Bags> bags, std::size_t n_rows, std::size_t n_slots);
+    void pool(std::span<const Bags> bags, float* pooled) const;
+    std::uint64_t step_sums();
     void touch(std::uint32_t row, std::uint32_t count, std::uint32_t now_s);
     std::uint32_t admit(std::uint64_t id, std::uint32_t count, std::uint32_t now_s);
     std::uint64_t passed(std::uint64_t id, std::uint32_t count, std::uint64_t enough);
@@ -133,7 +189,7 @@ class Table {
     void remove_row(std::uint64_t id);
     bool is_stale(std::uint32_t last_seen_s) const;
     template <Optimizer kind>
-    void step_all(std::span<const std::uint32_t> rows, std::span<const float* const> gradients);
+    void step_all();
 
     TableConfig config_;
     StepParameters parameters_;
@@ -145,6 +201,10 @@ class Table {
     RecordMap<Pending> pending_;
     RecordMap<Tombstone> tombstones_;
     Counters counters_;
+    // Of the batch in hand, and kept for their memory.
+    Reading reading_;
+    Sums sums_;
+    Distinct<Occurrence> occurrences_;
 
     friend class SnapshotWriter;
     friend class SnapshotReader;

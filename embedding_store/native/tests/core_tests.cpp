@@ -1,5 +1,6 @@
 // What Python cannot reach: known hash secrets, forged snapshots, random operations under ASan.
 #include <algorithm>
+#include <array>
 #include <cstring>
 #include <map>
 #include <memory>
@@ -167,6 +168,27 @@ void pipeline_visits_every_entry_in_order_at_every_length() {
     }
 }
 
+// Two slots of one table in random bags, in a batch of which they are slots 0 and 2.
+void read_and_learn(Table& table, std::mt19937_64& random, Ids ids, std::uint32_t now_s) {
+    std::vector<std::int64_t> offsets{0};
+    while (offsets.back() < static_cast<std::int64_t>(ids.size())) {
+        const auto length = static_cast<std::int64_t>(random() % 3);
+        offsets.push_back(std::min(offsets.back() + length, static_cast<std::int64_t>(ids.size())));
+    }
+    const std::size_t n = offsets.size() - 1;
+    const auto is_counted = std::make_unique<bool[]>(n);
+    std::vector<std::uint64_t> requests(n);
+    for (std::size_t i = 0; i < n; ++i) {
+        is_counted[i] = random() % 2 == 0;
+        requests[i] = random() % 10;
+    }
+    std::vector<float> rows(n * 3 * table.config().width());
+    const Bags first{ids, offsets, {is_counted.get(), n}, 0, true};
+    const Bags second{ids, offsets, {is_counted.get(), n}, 2, false};
+    table.read(std::array{first, second}, requests, now_s, 3, rows.data());
+    check(table.learn(n, 3, rows.data()) <= ids.size(), "at most every row");
+}
+
 // Random calls, then the restored table makes the same ones: bit-equal, and clean under ASan.
 void random_operations(Table& table, std::uint64_t seed, int n) {
     std::mt19937_64 random(seed);
@@ -183,7 +205,7 @@ void random_operations(Table& table, std::uint64_t seed, int n) {
             counts.push_back(static_cast<std::uint32_t>(random() % 3));
         }
         const auto now_s = static_cast<std::uint32_t>(random() % 30 + static_cast<unsigned>(i));
-        switch (random() % 6) {
+        switch (random() % 7) {
             case 0:
                 table.lookup(ids, floats.data());
                 break;
@@ -198,6 +220,9 @@ void random_operations(Table& table, std::uint64_t seed, int n) {
                 break;
             case 4:
                 table.erase(Ids(ids).first(length / 20));
+                break;
+            case 5:
+                read_and_learn(table, random, ids, now_s);
                 break;
             default:
                 table.trim_tombstones(table.advance() / 2);

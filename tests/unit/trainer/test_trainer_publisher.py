@@ -211,9 +211,9 @@ def test_published_net_scores_as_the_learner_does(make_bench: MakeBench) -> None
     _feed(bench, trainer, 20)
     replica = Replica.of(bench.frames())
     batch = random_batch(bench.encoder, np.random.default_rng(9), 7, weights=0)
-    lookup = trainer._learner.sparse.read(batch, 0)
+    rows = trainer._learner.sparse.peek(batch.values)
     session = onnxruntime.InferenceSession(replica.dense, providers=["CPUExecutionProvider"])
-    z = session.run(["z"], {"rows": lookup.rows, "dense": batch.values.dense})[0]
+    z = session.run(["z"], {"rows": rows, "dense": batch.values.dense})[0]
     own = trainer._learner.learn(batch).predictions
     np.testing.assert_allclose(served(z, ["logloss"]), own, atol=1e-5)
 

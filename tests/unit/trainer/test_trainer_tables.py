@@ -1,13 +1,12 @@
 """Counting rules, admission, pooling and the way back of gradients."""
 
 import numpy as np
-import numpy.typing as npt
 
 from freshrank.examples import ExampleBatch
 from freshrank.features import FeatureEncoder
 from freshrank.settings import Settings
 from tests.unit.trainer.example_records import NOW_MS, make_batch, make_settings
-from trainer.tables import SparseTables, create_tables, keep_one_per_request
+from trainer.tables import SparseTables, create_tables, request_numbers
 
 NOW_S = NOW_MS // 1_000
 
@@ -86,15 +85,15 @@ def test_row_is_born_and_trained_in_the_batch_of_its_nth_occurrence() -> None:
     table = sparse.tables["item_id"]
     key = np.array([9], np.uint64)
     for n in range(2):
-        lookup = sparse.read(make_batch(encoder, {"item_id": [[9]]}, [1], request_ids=[str(n)]), 1)
-        sparse.apply(lookup, np.ones((1, 4, 3), np.float32))
+        sparse.read(make_batch(encoder, {"item_id": [[9]]}, [1], request_ids=[str(n)]), 1)
+        sparse.learn(np.ones((1, 4, 3), np.float32))
     assert not table.contains(key)[0]  # the gradients before the third occurrence are dropped
-    lookup = sparse.read(
+    rows = sparse.read(
         make_batch(encoder, {"item_id": [[9], [9]]}, [1, 0], request_ids=["3", "4"]), 1
     )
     born = table.lookup(key)[0]
-    np.testing.assert_array_equal(lookup.rows[:, 1], [born, born])
-    sparse.apply(lookup, np.ones((2, 4, 3), np.float32))
+    np.testing.assert_array_equal(rows[:, 1], [born, born])
+    sparse.learn(np.ones((2, 4, 3), np.float32))
     # Adagrad from 0.1, one step with the sum of both rows' gradients: 2.
     moved = born - 0.05 * 2 / (np.sqrt(0.1 + 4) + 1e-8)
     np.testing.assert_allclose(table.lookup(key)[0], moved, rtol=1e-6)
@@ -103,12 +102,12 @@ def test_row_is_born_and_trained_in_the_batch_of_its_nth_occurrence() -> None:
 def test_bag_is_pooled_and_its_gradient_reaches_every_id() -> None:
     _, encoder, sparse = _tables()
     batch = make_batch(encoder, {"tags": [[1, 2], [], [2]]}, [1, 0, 0])
-    lookup = sparse.read(batch, NOW_S)
+    pooled = sparse.read(batch, NOW_S)
     rows = sparse.tables["tags"].lookup(np.array([1, 2], np.uint64))
-    np.testing.assert_allclose(lookup.rows[:, 2], [rows[0] + rows[1], rows[0] * 0, rows[1]])
+    np.testing.assert_allclose(pooled[:, 2], [rows[0] + rows[1], rows[0] * 0, rows[1]])
     gradients = np.zeros((3, 4, 3), np.float32)
     gradients[0, 2], gradients[2, 2] = 1.0, 0.5
-    sparse.apply(lookup, gradients)
+    sparse.learn(gradients)
     moved = sparse.tables["tags"].lookup(np.array([1, 2], np.uint64))
     step = np.array([[1.0], [1.5]])
     np.testing.assert_allclose(moved, rows - 0.05 * step / np.sqrt(0.1 + step**2), rtol=1e-5)
@@ -134,25 +133,8 @@ def test_idle_rows_expire_step_by_step() -> None:
     assert len(sparse.tables["item_id"]) == 0
 
 
-def _slow_counts(
-    counts: npt.NDArray[np.uint32], requests: npt.NDArray[np.uint64], ids: npt.NDArray[np.uint64]
-) -> list[int]:
-    seen: set[tuple[int, int]] = set()
-    kept = []
-    for count, request, key in zip(counts.tolist(), requests.tolist(), ids.tolist(), strict=True):
-        kept.append(int(bool(count) and (request, key) not in seen))
-        if count:
-            seen.add((request, key))
-    return kept
-
-
-def test_one_per_request_equals_a_set_of_pairs() -> None:
-    rng = np.random.default_rng(5)
-    for _ in range(50):
-        n = int(rng.integers(0, 60))
-        counts = rng.integers(0, 2, n).astype(np.uint32)
-        requests = rng.integers(0, 4, n).astype(np.uint64)
-        ids = rng.choice(np.array([0, 1, 2, 2**63, 2**64 - 1], np.uint64), n)
-        expected = _slow_counts(counts, requests, ids)
-        keep_one_per_request(counts, requests, ids)
-        assert counts.tolist() == expected
+def test_numbers_are_equal_where_the_request_is() -> None:
+    numbers = request_numbers(["a", "b", "a", "c"])
+    assert numbers.dtype == np.uint64
+    assert numbers[0] == numbers[2]
+    assert len(np.unique(numbers)) == 3

@@ -1,0 +1,255 @@
+// A batch's way through a table: occurrences counted, rows read, gradients summed and applied.
+#include <array>
+#include <cstring>
+
+#include "pipeline.hpp"
+#include "table.hpp"
+
+namespace freshrank {
+
+// Writes the row of every id, after counting count_of(i) occurrences of it. An id that is born on
+// the way has no_row in the entries before; `find_newborn` gives them the row.
+template <class CountOf>
+void Table::count(Ids ids, std::uint32_t now_s, std::uint32_t* rows, CountOf&& count_of) {
+    const std::uint64_t n_before = counters_.n_admitted;
+    for_each_row(
+        index_, ids,
+        [&](std::uint32_t row) {
+            return std::array{Lines{&metadata_.last_seen_s(row), sizeof(std::uint32_t)},
+                              Lines{&metadata_.frequency(row), sizeof(std::uint32_t)}};
+        },
+        [&](std::size_t i, std::uint32_t row) {
+            if (const std::uint32_t n = count_of(i); n != 0) {
+                // A group found absent may hold an id born since, earlier in this batch.
+                if (row == no_row && counters_.n_admitted != n_before) {
+                    row = index_.find(ids[i]);
+                }
+                if (row == no_row) {
+                    row = admit(ids[i], n, now_s);
+                } else {
+                    touch(row, n, now_s);
+                }
+            }
+            rows[i] = row;
+        });
+}
+
+void Table::find_newborn(Ids ids, std::uint32_t* rows) const {
+    for (std::size_t i = 0; i < ids.size(); ++i) {
+        if (rows[i] == no_row) {
+            rows[i] = index_.find(ids[i]);
+        }
+    }
+}
+
+void Table::lookup_or_admit(Ids ids, std::span<const std::uint32_t> counts, std::uint32_t now_s,
+                            float* out) {
+    const std::lock_guard lock(mutex_);
+    counters_.clock_s = std::max<std::uint64_t>(counters_.clock_s, now_s);
+    const std::uint64_t n_before = counters_.n_admitted;
+    std::vector<std::uint32_t> rows(ids.size());
+    count(ids, now_s, rows.data(), [&](std::size_t i) { return counts[i]; });
+    if (counters_.n_admitted != n_before) {
+        find_newborn(ids, rows.data());
+    }
+    const std::uint32_t width = config_.width();
+    with_width(width, [&](auto n_floats) {
+        for (std::size_t i = 0; i < ids.size(); ++i) {
+            fetch_ahead(slabs_, rows, i, width);
+            copy_row(slabs_, rows[i], n_floats, out + i * n_floats);
+        }
+    });
+}
+
+void Table::read(std::span<const Bags> bags, std::span<const std::uint64_t> requests,
+                 std::uint32_t now_s, std::size_t n_slots, float* pooled) {
+    const std::lock_guard lock(mutex_);
+    counters_.clock_s = std::max<std::uint64_t>(counters_.clock_s, now_s);
+    const std::uint64_t n_before = counters_.n_admitted;
+    remember(bags, requests.size(), n_slots);
+    occurrences_.reset(reading_.rows.size());
+    std::uint32_t* rows = reading_.rows.data();
+    for (const Bags& own : bags) {
+        std::size_t bag = 0;  // the batch's row of the entry: entries come in order
+        count(own.ids, now_s, rows, [&](std::size_t i) -> std::uint32_t {
+            while (static_cast<std::size_t>(own.offsets[bag + 1]) <= i) {
+                ++bag;
+            }
+            if (!own.is_counted[bag]) {
+                return 0;
+            }
+            const std::uint64_t hash = mix64(own.ids[i] ^ mix64(requests[bag]));
+            return occurrences_.add({requests[bag], own.ids[i]}, hash).second ? 1 : 0;
+        });
+        rows += own.ids.size();
+    }
+    if (counters_.n_admitted != n_before) {
+        rows = reading_.rows.data();
+        for (const Bags& own : bags) {
+            find_newborn(own.ids, rows);
+            rows += own.ids.size();
+        }
+    }
+    pool(bags, pooled);
+    reading_.is_open = true;
+}
+
+void Table::remember(std::span<const Bags> bags, std::size_t n_rows, std::size_t n_slots) {
+    std::size_t n_ids = 0;
+    reading_.parts.resize(bags.size());
+    for (std::size_t p = 0; p < bags.size(); ++p) {
+        const Bags& own = bags[p];
+        auto& part = reading_.parts[p];
+        part.slot = own.slot;
+        part.is_mean = own.is_mean;
+        part.is_single = own.ids.size() == n_rows;
+        for (std::size_t i = 0; part.is_single && i < n_rows; ++i) {
+            part.is_single = own.offsets[i + 1] - own.offsets[i] == 1;
+        }
+        part.offsets.clear();
+        if (!part.is_single) {
+            part.offsets.assign(own.offsets.begin(), own.offsets.end());
+        }
+        n_ids += own.ids.size();
+    }
+    reading_.rows.resize(n_ids);
+    reading_.n_rows = n_rows;
+    reading_.n_slots = n_slots;
+    reading_.n_removed = counters_.n_expired + counters_.n_erased;
+    reading_.is_open = false;  // until every row is known
+}
+
+void Table::pool(std::span<const Bags> bags, float* pooled) const {
+    const std::uint32_t width = config_.width();
+    const std::size_t stride = reading_.n_slots * width;
+    std::span<const std::uint32_t> rows = reading_.rows;
+    with_width(width, [&](auto n_floats) {
+        std::size_t at = 0;
+        for (std::size_t p = 0; p < bags.size(); ++p) {
+            const auto& part = reading_.parts[p];
+            float* to = pooled + part.slot * n_floats;
+            for (std::size_t i = 0; i < reading_.n_rows; ++i, to += stride) {
+                const std::size_t n =
+                    part.is_single
+                        ? 1
+                        : static_cast<std::size_t>(part.offsets[i + 1] - part.offsets[i]);
+                if (n == 0) {
+                    std::memset(to, 0, n_floats * sizeof(float));
+                }
+                for (std::size_t k = 0; k < n; ++k, ++at) {
+                    fetch_ahead(slabs_, rows, at, width);
+                    if (k == 0) {
+                        copy_row(slabs_, rows[at], n_floats, to);
+                    } else if (rows[at] != no_row) {
+                        const float* row = slabs_.at(rows[at]);
+                        for (std::size_t column = 0; column < n_floats; ++column) {
+                            to[column] += row[column];
+                        }
+                    }
+                }
+                if (part.is_mean && n > 1) {
+                    for (std::size_t column = 0; column < n_floats; ++column) {
+                        to[column] /= static_cast<float>(n);
+                    }
+                }
+            }
+        }
+    });
+}
+
+void Table::Sums::add(std::uint32_t row, const float* gradient, std::uint32_t width) {
+    const auto [n, is_new] = rows.add(row, row);
+    float* sum = values.data() + std::size_t{n} * width;
+    if (is_new) {
+        std::memcpy(sum, gradient, width * sizeof(float));
+        return;
+    }
+    for (std::uint32_t column = 0; column < width; ++column) {
+        sum[column] += gradient[column];
+    }
+}
+
+std::uint64_t Table::apply(Ids ids, const float* gradients) {
+    const std::lock_guard lock(mutex_);
+    const std::uint32_t width = config_.width();
+    sums_.reset(ids.size(), width);
+    for_each_row(index_, ids, fetch_nothing, [&](std::size_t i, std::uint32_t row) {
+        if (row != no_row) {
+            sums_.add(row, gradients + i * width, width);
+        }
+    });
+    return step_sums();
+}
+
+std::uint64_t Table::learn(std::size_t n_rows, std::size_t n_slots, const float* gradients) {
+    const std::lock_guard lock(mutex_);
+    require(reading_.is_open && reading_.n_rows == n_rows && reading_.n_slots == n_slots &&
+                reading_.n_removed == counters_.n_expired + counters_.n_erased,
+            "there is no read of " + std::to_string(n_rows) + " rows and " +
+                std::to_string(n_slots) +
+                " slots to learn from: each read can be learned once, and not after rows left; "
+                "call read with the batch first");
+    reading_.is_open = false;
+    const std::uint32_t width = config_.width();
+    sums_.reset(reading_.rows.size(), width);
+    std::vector<float> mean(width);
+    const std::uint32_t* row = reading_.rows.data();
+    for (const auto& part : reading_.parts) {
+        const float* gradient = gradients + part.slot * width;
+        for (std::size_t i = 0; i < n_rows; ++i, gradient += n_slots * width) {
+            const std::size_t n =
+                part.is_single ? 1
+                               : static_cast<std::size_t>(part.offsets[i + 1] - part.offsets[i]);
+            const float* share = gradient;
+            if (part.is_mean && n > 1) {
+                for (std::uint32_t column = 0; column < width; ++column) {
+                    mean[column] = gradient[column] / static_cast<float>(n);
+                }
+                share = mean.data();
+            }
+            for (std::size_t k = 0; k < n; ++k, ++row) {
+                if (*row != no_row) {
+                    sums_.add(*row, share, width);
+                }
+            }
+        }
+    }
+    return step_sums();
+}
+
+// One optimizer step for every row of the sums.
+std::uint64_t Table::step_sums() {
+    switch (config_.optimizer) {
+        case Optimizer::sgd:
+            step_all<Optimizer::sgd>();
+            break;
+        case Optimizer::adagrad:
+            step_all<Optimizer::adagrad>();
+            break;
+        case Optimizer::rowwise_adagrad:
+            step_all<Optimizer::rowwise_adagrad>();
+            break;
+        case Optimizer::adam:
+            step_all<Optimizer::adam>();
+            break;
+    }
+    return sums_.rows.keys().size();
+}
+
+template <Optimizer kind>
+void Table::step_all() {
+    const auto rows = sums_.rows.keys();
+    const std::uint32_t width = config_.width();
+    const std::uint32_t n_floats = width + config_.n_state();
+    constexpr std::size_t ahead = 16;  // a large batch has pushed its first rows out of the cache
+    for (std::size_t n = 0; n < rows.size(); ++n) {
+        if (n + ahead < rows.size()) {
+            prefetch(slabs_.lines(rows[n + ahead], n_floats));
+            prefetch({&metadata_.version(rows[n + ahead]), sizeof(std::uint64_t)});
+        }
+        step<kind>(parameters_, slabs_.at(rows[n]), sums_.values.data() + n * width);
+        metadata_.version(rows[n]) = counters_.version;
+    }
+}
+
+}  // namespace freshrank

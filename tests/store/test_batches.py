@@ -1,0 +1,148 @@
+"""A batch's read and learn against the table's plain calls and one bag at a time."""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from embedding_store import StoreError, Table
+from embedding_store.pooling import Mode, pool, unpool
+from tests.store.helpers import admit, ids_of, make
+
+F32 = npt.NDArray[np.float32]
+Slots = list[tuple[int, Any, Any, Any, bool]]
+N_SLOTS = 5
+
+
+def _table(**changes: Any) -> Table:
+    return make(**{"first_order": True, "optimizer": "adagrad", "eps": 1e-8, **changes})
+
+
+def _random_batch(rng: np.random.Generator, n: int) -> tuple[Slots, npt.NDArray[np.uint64]]:
+    """Slots 0 (one id a row), 2 (sum) and 3 (mean) of a table; few ids, so that many are equal."""
+    slots: Slots = []
+    lengths = {0: np.ones(n, np.int64), 2: rng.integers(0, 4, n), 3: rng.integers(0, 6, n)}
+    for slot, length in lengths.items():
+        offsets = np.concatenate([[0], np.cumsum(length)])
+        ids = rng.integers(2**64 - 40, 2**64, offsets[-1], np.uint64)
+        slots.append((slot, ids, offsets, rng.random(n) < 0.7, slot == 3))
+    return slots, rng.integers(0, 5, n).astype(np.uint64)
+
+
+def _plain_step(
+    table: Table, slots: Slots, requests: npt.NDArray[np.uint64], now_s: int, gradients: F32
+) -> F32:
+    """Counting with a set, then the calls that know neither bags nor requests."""
+    seen: set[tuple[int, int]] = set()
+    counts = []
+    for _, ids, offsets, is_counted, _ in slots:
+        for row in range(len(requests)):
+            for one in ids[offsets[row] : offsets[row + 1]].tolist():
+                pair = (int(requests[row]), one)
+                counts.append(int(is_counted[row] and pair not in seen))
+                seen |= {pair} if is_counted[row] else set()
+    ids = np.concatenate([slot[1] for slot in slots])
+    values = table.lookup_or_admit(ids, np.array(counts, np.uint32), now_s)
+    pooled = np.full_like(gradients, 9)
+    by_id = []
+    start = 0
+    for slot, own, offsets, _, is_mean in slots:
+        mode: Mode = "mean" if is_mean else "sum"
+        pooled[:, slot] = pool(values[start : start + len(own)], offsets, mode)
+        by_id.append(unpool(np.ascontiguousarray(gradients[:, slot]), offsets, mode))
+        start += len(own)
+    table.apply(ids, np.concatenate(by_id))
+    return pooled
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adagrad", "rowwise_adagrad", "adam"])
+@pytest.mark.parametrize("changes", [{"dim": 16}, {"min_count": 3}, {"probability": 0.4}])
+def test_batches_leave_the_table_that_plain_calls_do_to_the_bit(
+    optimizer: str, changes: dict[str, Any]
+) -> None:
+    batched, plain = (_table(optimizer=optimizer, ttl_s=5, **changes) for _ in range(2))
+    rng = np.random.default_rng(3)
+    for now_s in range(1, 40):
+        slots, requests = _random_batch(rng, int(rng.integers(0, 30)))
+        shape = (len(requests), N_SLOTS, batched.width)
+        gradients = rng.normal(size=shape).astype(np.float32)
+        pooled = np.full(shape, 9, np.float32)
+        batched.read(slots, requests, now_s, pooled)
+        assert batched.learn(gradients) <= 40
+        # numpy adds the rows of a bag in another order; the gradients here do not depend on it.
+        expected = _plain_step(plain, slots, requests, now_s, gradients)
+        np.testing.assert_allclose(pooled, expected, rtol=1e-6, atol=1e-7)
+        for table in (batched, plain):
+            table.expire(now_s, 10)
+    assert len(batched) > 5
+    assert batched.snapshot() == plain.snapshot()
+
+
+def _one(ids: list[int], **changes: Any) -> Slots:
+    fields = {
+        "slot": 0,
+        "ids": ids_of(*ids),
+        "offsets": np.array([0, len(ids)]),
+        "is_counted": np.ones(1, np.bool_),
+        "is_mean": False,
+    }
+    return [tuple({**fields, **changes}.values())]
+
+
+def test_read_is_learned_once_and_not_after_rows_have_left() -> None:
+    table = _table(ttl_s=10)
+    rows = np.zeros((1, 1, 5), np.float32)
+    with pytest.raises(StoreError, match="no read"):
+        table.learn(rows)
+    table.read(_one([1, 2]), ids_of(0), 1, rows)
+    with pytest.raises(StoreError, match="2 rows"):
+        table.learn(np.zeros((2, 1, 5), np.float32))
+    assert table.learn(rows) == 2
+    with pytest.raises(StoreError, match="once"):
+        table.learn(rows)
+    table.read(_one([1, 2]), ids_of(0), 1, rows)
+    table.erase(ids_of(2))
+    with pytest.raises(StoreError, match="after rows left"):
+        table.learn(rows)
+
+
+def test_rows_stay_where_they_are_while_the_table_grows() -> None:
+    table = _table()
+    rows = np.empty((1, 1, 5), np.float32)
+    table.read(_one([7]), ids_of(0), 1, rows)
+    admit(table, np.arange(1_000, 90_000, dtype=np.uint64))
+    before = table.lookup(ids_of(7))
+    table.learn(np.ones((1, 1, 5), np.float32))
+    assert (table.lookup(ids_of(7)) < before).all()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"offsets": np.array([0, 1])}, "number of ids, 2"),
+        ({"offsets": np.array([1, 2])}, "start at 0"),
+        ({"offsets": np.array([0, 1, 2])}, "one length"),
+        ({"slot": 3}, "slot 3 of 1"),
+        ({"is_counted": np.ones(2, np.bool_)}, "one length"),
+        ({"is_counted": np.ones(1, np.uint8)}, "dtype bool"),
+        ({"offsets": np.array([0, 2], np.int32)}, "dtype int64"),
+    ],
+)
+def test_slot_that_does_not_fit_is_refused(changes: dict[str, Any], message: str) -> None:
+    table = _table()
+    with pytest.raises((StoreError, ValueError, TypeError), match=message):
+        table.read(_one([1, 2], **changes), ids_of(0), 1, np.empty((1, 1, 5), np.float32))
+    assert len(table) == 0
+
+
+def test_array_of_another_shape_is_refused() -> None:
+    table = _table()
+    for out in (np.empty((2, 1, 5), np.float32), np.empty((1, 1, 4), np.float32)):
+        with pytest.raises(ValueError, match="its shape is"):
+            table.read(_one([1]), ids_of(0), 1, out)
+    table.read(_one([1]), ids_of(0), 1, np.empty((1, 1, 5), np.float32))
+    with pytest.raises(ValueError, match="one length"):
+        table.learn(np.empty((1, 1, 4), np.float32))
+    with pytest.raises(StoreError, match="C-contiguous"):
+        table.learn(np.empty((1, 1, 10), np.float32)[:, :, ::2])
