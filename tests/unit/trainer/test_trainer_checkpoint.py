@@ -50,7 +50,7 @@ def _content(trainer: Trainer) -> dict[str, bytes]:
     content = {name: table.snapshot() for name, table in learner.sparse.tables.items()}
     for name in ("parameters", "moment1", "moment2"):
         content[name] = getattr(adam, name).numpy().tobytes()
-    content |= {n: v.tobytes() for n, v in trainer._evaluation.state().items()}
+    content |= {n: v.tobytes() for n, v in trainer._lesson.evaluation.state().items()}
     state = trainer._state.to_json()
     counts = {n: c for n, c in state.pop("counts").items() if n.endswith("learned")}
     for lineage in ("epoch", "seq", "dense_version", "outcomes", "actions", "impressions"):
@@ -234,7 +234,7 @@ def test_step_that_failed_halfway_is_learned_anew_by_the_next_trainer(
         raise MemoryError
 
     with monkeypatch.context() as patch:
-        patch.setattr(trainer._learner.sparse, "apply", fail)
+        patch.setattr(trainer._learner.sparse, "learn", fail)
         with pytest.raises(MemoryError):
             trainer.step(0.0)
     with pytest.raises(Error, match="halfway") as caught:
