@@ -18,7 +18,7 @@ _AGES: Final = {
     "age_1h": "< 1 h",
     "age_older": "older",
 }
-_FIGURES: Final = {
+FIGURES: Final = {
     "auc_all": "AUC",
     "auc_second_half": "AUC, second half",
     "request_auc": "AUC per request",
@@ -106,12 +106,12 @@ def _summary(document: Document) -> str:
 def _task(task: str, models: Sequence[Document]) -> Iterator[str]:
     yield f"<h2>Task {escape(task)}</h2>"
     figures = [(model["name"], model["tasks"][task]) for model in models]
-    shown = [name for name in _FIGURES if any(name in one for _, one in figures)]
+    shown = [name for name in FIGURES if any(name in one for _, one in figures)]
     rows = [[name, *(_with_spread(one, figure) for figure in shown)] for name, one in figures]
     yield _table(
         "Each row was predicted before any row of its request was learned. With several seeds: "
         "mean, and least to greatest.",
-        ["model", *(_FIGURES[name] for name in shown)],
+        ["model", *(FIGURES[name] for name in shown)],
         rows,
     )
     yield _comparison(figures)
