@@ -18,7 +18,7 @@ Scalar = bool | int | float | str
 Value = bool | int | float | str | list[int | float | str] | None
 
 
-class Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="type"):
+class Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", gc=False):
     """What every record carries.
 
     Attributes:
@@ -34,7 +34,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="type"):
     v: int = VERSION
 
 
-class Impression(Event, frozen=True, kw_only=True, tag="impression"):
+class Impression(Event, frozen=True, kw_only=True, tag="impression", gc=False):
     """Items shown (or served) to a user in one request, with the features as they were used.
 
     Attributes:
@@ -64,7 +64,7 @@ class Impression(Event, frozen=True, kw_only=True, tag="impression"):
     parts: int = 1
 
 
-class Action(Event, frozen=True, kw_only=True, tag="action"):
+class Action(Event, frozen=True, kw_only=True, tag="action", gc=False):
     """Something a user did with an item of a request."""
 
     request_id: str
@@ -74,7 +74,7 @@ class Action(Event, frozen=True, kw_only=True, tag="action"):
     value: float = 1.0
 
 
-class Entity(Event, frozen=True, kw_only=True, tag="entity"):
+class Entity(Event, frozen=True, kw_only=True, tag="entity", gc=False):
     """Features of an item or a user, sent once and merged into later requests."""
 
     scope: Literal["item", "user"]
@@ -82,14 +82,14 @@ class Entity(Event, frozen=True, kw_only=True, tag="entity"):
     features: dict[str, Value]
 
 
-class Control(Event, frozen=True, kw_only=True, tag="control"):
+class Control(Event, frozen=True, kw_only=True, tag="control", gc=False):
     """An operator's command to the trainer."""
 
     command: Literal["pause", "resume"]
     reason: str = ""
 
 
-class Tick(Event, frozen=True, kw_only=True, tag="tick"):
+class Tick(Event, frozen=True, kw_only=True, tag="tick", gc=False):
     """Time passing in a topic that has nothing to say; appended by the joiner only."""
 
 

@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
+import msgspec
+
 IMPRESSIONS = "freshrank.impressions"
 ACTIONS = "freshrank.actions"
 ENTITIES = "freshrank.entities"
@@ -43,9 +45,8 @@ class NewRecord:
     value: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
-    """A record as it stands in the log."""
+class Record(msgspec.Struct, frozen=True, gc=False):
+    """A record as it stands in the log. A struct, as reading makes a million a minute of them."""
 
     topic: str
     partition: int

@@ -4,12 +4,12 @@ from datetime import timedelta
 from typing import Final
 
 from freshrank.feature_state import Did
-from freshrank.messages import Action, Impression
+from freshrank.messages import Action
 from freshrank.settings import RecentFeature, Settings
 from freshrank.transport.base import ACTIONS, IMPRESSIONS
 from trainer.joiner.cache import Cache
 from trainer.joiner.ledger import Ledger
-from trainer.joiner.merge import Head, Timers
+from trainer.joiner.merge import Head, Shown, Timers
 from trainer.joiner.requests import Accepted, Parked, Part, Request
 from trainer.joiner.rules import Rules
 
@@ -69,7 +69,7 @@ class Decider:
         if isinstance(head.message, Action):
             totals["accepted_actions"] += 1
             self._action(head, head.message, watermark_ms)
-        elif isinstance(head.message, Impression):
+        elif isinstance(head.message, Shown):
             totals["accepted_impressions"] += 1
             self._impression(head, head.message, watermark_ms)
         elif head.error is not None:
@@ -165,7 +165,7 @@ class Decider:
         if outcome != "trained" or was_parked:
             self.ledger.tell(ACTIONS, action.offset, outcome)
 
-    def _impression(self, head: Head, impression: Impression, watermark_ms: int) -> None:
+    def _impression(self, head: Head, impression: Shown, watermark_ms: int) -> None:
         request = self._known(impression.request_id, watermark_ms)
         request = request or self._cache.add(impression.request_id)
         role = impression.source if self._is_reported else "served"
@@ -209,9 +209,7 @@ class Decider:
         self.ledger.leave(self._rules.opened(request, n_new))
         return n_new
 
-    def _accept(
-        self, request: Request, role: str, impression: Impression, watermark_ms: int
-    ) -> bool:
+    def _accept(self, request: Request, role: str, impression: Shown, watermark_ms: int) -> bool:
         """Whether this record is a new part of the event that won the role."""
         if request.purge_at_ms and request.purge_at_ms <= watermark_ms:
             return False

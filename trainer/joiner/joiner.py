@@ -7,7 +7,7 @@ from typing import Final
 from freshrank.clock import Clock
 from freshrank.feature_state import FeatureState
 from freshrank.features import FeatureEncoder
-from freshrank.messages import Action, Impression
+from freshrank.messages import Action
 from freshrank.progress import Progress
 from freshrank.settings import Settings
 from freshrank.transport.base import ACTIONS, EXAMPLES, IMPRESSIONS, EventLog
@@ -17,7 +17,7 @@ from trainer.joiner.decider import Decider, milliseconds
 from trainer.joiner.inputs import TICK_EVERY_MS, Inputs
 from trainer.joiner.judge import Judge
 from trainer.joiner.ledger import TOTALS, item_totals
-from trainer.joiner.merge import Head, Timers
+from trainer.joiner.merge import Head, Shown, Timers
 from trainer.joiner.outbox import OUTGOING_TOPICS, Outbox
 from trainer.joiner.rows import Packer, Position
 from trainer.joiner.rules import Rules
@@ -79,6 +79,7 @@ class Joiner:
             is_durable=settings.log.fsync != "never",
             n_recent_max=max((feature.max_len for feature in encoder.recent), default=1),
             fingerprint=rules.fingerprint,
+            salt=settings.salt,
         )
         try:
             arena = Arena(encoder, rules.tasks)
@@ -224,7 +225,7 @@ class Joiner:
         newest_ms = max(self._newest_ms, *(head.time_ms for head in heads))
         due = self._state.due(newest_ms - self._out_of_order_ms, self.n_due_max)
         messages = [head.message for head in heads]
-        request_ids = [one.request_id for one in messages if isinstance(one, Impression | Action)]
+        request_ids = [one.request_id for one in messages if isinstance(one, Shown | Action)]
         self._cache.prefetch([*request_ids, *(request_id for _, request_id in due)])
         self._cache.prefetch_seen(
             head.event_key for head in heads if isinstance(head.message, Action)

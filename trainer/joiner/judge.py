@@ -13,7 +13,7 @@ from freshrank.messages import Action, Impression, Message, Tick
 from freshrank.settings import RecentFeature, Settings
 from freshrank.transport.base import IMPRESSIONS, Record
 from trainer.joiner.arena import Arena
-from trainer.joiner.merge import NO_TIME, Head
+from trainer.joiner.merge import NO_TIME, Head, Shown
 from trainer.rows import TIME_MS_MAX
 
 # docs/semantics.md, records and time: further ahead of its ingest an event's clock is wrong.
@@ -21,6 +21,9 @@ AHEAD_MS_MAX: Final = 5 * 60 * 1_000
 # Two rows of one item must fit into a record; canonical ids have at most 256 characters.
 ID_LENGTH_MAX: Final = 512
 PARTS_MAX: Final = 65_536
+# Decoded impressions are many objects. So few of them at a time die young; 2,000 would live to be
+# looked at, with all that the process has, by a full garbage collection every other round.
+_RECORDS_MAX: Final = 256
 _VALUE_MAX: Final = float(np.finfo(np.float32).max)
 
 
@@ -41,18 +44,24 @@ class Judge:
 
     def __call__(self, records: Sequence[Record]) -> list[Head]:
         """One head per record, in order."""
+        heads: list[Head] = []
+        for start in range(0, len(records), _RECORDS_MAX):
+            heads += self._judge_some(records[start : start + _RECORDS_MAX])
+        return heads
+
+    def _judge_some(self, records: Sequence[Record]) -> list[Head]:
         heads = [self._judge(record) for record in records]
         acted = [(one, one.message.event_id) for one in heads if isinstance(one.message, Action)]
         keys = hash_strings([event_id for _, event_id in acted], self._salt).view(np.int64)
         for (head, _), key in zip(acted, keys.tolist(), strict=True):
             head.event_key = key
-        shown = [
-            (head, head.message)
-            for head in heads
-            if isinstance(head.message, Impression) and self._has_features(head.message)
-        ]
-        if shown:
-            self._encode(shown)
+        shown = [(one, one.message) for one in heads if isinstance(one.message, Impression)]
+        with_features = [one for one in shown if self._has_features(one[1])]
+        if with_features:
+            self._encode(with_features)
+        for head, impression in shown:
+            if head.error is None:
+                head.message = Shown.of(impression)
         return heads
 
     def _has_features(self, impression: Impression) -> bool:
@@ -95,10 +104,10 @@ class Judge:
                 code="future",
             )
         if isinstance(message, Impression) and topic == IMPRESSIONS:
-            _check_ids(message.event_id, message.request_id, message.user, *message.items)
+            _check_ids(message.user, message.event_id, message.request_id, *message.items)
             _check_impression(message)
         elif isinstance(message, Action) and topic != IMPRESSIONS:
-            _check_ids(message.event_id, message.request_id, message.user, message.item)
+            _check_ids(message.user, message.event_id, message.request_id, message.item)
             self._check_action(message)
         else:
             kind = type(message).__name__.lower()
@@ -129,8 +138,8 @@ def _event_time(message: Message) -> int:
     )
 
 
-def _check_ids(*ids: str | None) -> None:
-    lengths = [len(one) for one in ids if one is not None]
+def _check_ids(user: str | None, *ids: str) -> None:
+    lengths = [*map(len, ids), 1 if user is None else len(user)]
     if not 0 < min(lengths) <= max(lengths) <= ID_LENGTH_MAX:
         bad = next(length for length in lengths if not 0 < length <= ID_LENGTH_MAX)
         raise DataError(f"an id has {bad} characters, expected 1 to {ID_LENGTH_MAX}", code="bad-id")

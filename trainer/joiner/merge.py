@@ -9,13 +9,13 @@ every replay finds it at the same place.
 import heapq
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from typing import Final
+from typing import Final, Self
 
 import msgspec
 
 from freshrank import messages
 from freshrank.errors import DataError
-from freshrank.messages import Message, Tick
+from freshrank.messages import Impression, Message, Tick
 from freshrank.transport.base import EventLog, NewRecord, Record
 
 # Bounds one read and with it a round: 4 MiB of impressions are about 2,000 of ten items.
@@ -24,6 +24,25 @@ READ_BYTES_MAX: Final = 4 << 20
 NO_TIME: Final = -1
 
 Due = tuple[int, str]  # when, which request
+
+
+class Shown(msgspec.Struct, gc=False):
+    """What is left to decide on of an impression once its features are encoded."""
+
+    event_id: str
+    request_id: str
+    user: str | None
+    items: list[str]
+    source: str
+    part: int
+    parts: int
+
+    @classmethod
+    def of(cls, one: Impression) -> Self:
+        """Of an impression."""
+        return cls(
+            one.event_id, one.request_id, one.user, one.items, one.source, one.part, one.parts
+        )
 
 
 class Head(msgspec.Struct, gc=False):
@@ -40,7 +59,7 @@ class Head(msgspec.Struct, gc=False):
 
     record: Record
     time_ms: int
-    message: Message | None
+    message: Message | Shown | None
     error: DataError | None = None
     first_row: int = -1
     event_key: int = 0

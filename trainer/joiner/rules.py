@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Final, NamedTuple
 
+import msgspec
+
 from freshrank.settings import Settings
 from trainer.joiner.requests import (
     HELD,
@@ -28,7 +30,7 @@ _HASH_RANGE: Final = 1 << 64
 _PLANS_MAX: Final = 1_024
 
 
-class Rows(NamedTuple):
+class Rows(msgspec.Struct, frozen=True, gc=False):
     """Example rows of one request that leave together and say the same.
 
     Attributes:

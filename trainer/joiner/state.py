@@ -5,12 +5,14 @@ ids, totals, feature state and the records that wait to be appended. Memory only
 """
 
 import sqlite3
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
+
+from embedding_store import hash_strings
 from freshrank.errors import SchemaError, TransportError
 from freshrank.feature_state import Did
 from trainer.joiner.ledger import Ledger
@@ -33,8 +35,9 @@ _CHECKPOINT_PAGES: Final = 16_384
 _META: Final = "CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value) WITHOUT ROWID"
 _SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS requests (
-    number INTEGER PRIMARY KEY, request_id TEXT NOT NULL UNIQUE, due_at INTEGER, time INTEGER,
+    number INTEGER PRIMARY KEY, key INTEGER, request_id TEXT, due_at INTEGER, time INTEGER,
     close_at INTEGER, purge_at INTEGER, forget_at INTEGER, flags INTEGER, status BLOB, extra BLOB);
+CREATE INDEX IF NOT EXISTS requests_key ON requests (key);
 CREATE INDEX IF NOT EXISTS requests_due ON requests (due_at, request_id) WHERE due_at IS NOT NULL;
 CREATE TABLE IF NOT EXISTS parts (place INTEGER PRIMARY KEY, appended_at INTEGER, value BLOB);
 CREATE TABLE IF NOT EXISTS seen (key INTEGER PRIMARY KEY, expires_at INTEGER);
@@ -45,13 +48,13 @@ CREATE TABLE IF NOT EXISTS outbox (
     topic TEXT, sequence INTEGER, value BLOB, PRIMARY KEY (topic, sequence));
 """
 
-_INSERT_REQUEST: Final = "INSERT INTO requests VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_INSERT_REQUEST: Final = "INSERT INTO requests VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 # Naming due_at costs two changes of its index, whether it changed or not.
-_UPDATE_REQUEST: Final = """
-UPDATE requests SET time = ?, close_at = ?, purge_at = ?, forget_at = ?, flags = ?, status = ?,
-    extra = ? WHERE number = ?
-"""
-_UPDATE_DUE: Final = "UPDATE requests SET due_at = ? WHERE number = ?"
+_UPDATE_STATE: Final = (
+    "time = ?, close_at = ?, purge_at = ?, forget_at = ?, flags = ?, status = ?, extra = ?"
+)
+_UPDATE_REQUEST: Final = f"UPDATE requests SET {_UPDATE_STATE} WHERE number = ?"  # noqa: S608 - constants
+_UPDATE_DUE: Final = f"UPDATE requests SET {_UPDATE_STATE}, due_at = ? WHERE number = ?"  # noqa: S608 - constants
 # All but the last n_max by (ts, event_id) of one user and event.
 _PRUNE_RECENT: Final = """
 DELETE FROM recent WHERE event = ?1 AND user = ?2 AND (ts, event_id) <= (
@@ -69,6 +72,7 @@ class State:
         is_durable: Commits survive a power cut, not only a killed process.
         n_recent_max: Actions kept per user and event in feature state.
         fingerprint: What the stored requests depend on.
+        salt: Keys the hashes of ids.
 
     Raises:
         SchemaError: the database was written by a newer version, or for other tasks.
@@ -76,12 +80,13 @@ class State:
     """
 
     def __init__(
-        self, path: Path, *, is_durable: bool, n_recent_max: int, fingerprint: str
+        self, path: Path, *, is_durable: bool, n_recent_max: int, fingerprint: str, salt: int
     ) -> None:
         self._path = path
         self._n_recent_max = n_recent_max
+        self._salt = salt
         self._relayed: dict[str, int] = {}
-        self._n_added: Counter[tuple[str, str]] = Counter()  # actions since a user was pruned
+        self._n_added: dict[tuple[str, str], int] = {}  # actions since a user was pruned
         with self._errors():
             path.parent.mkdir(parents=True, exist_ok=True)
             self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
@@ -118,10 +123,19 @@ class State:
 
     def requests(self, request_ids: Sequence[str]) -> Iterator[Request]:
         """Those of these requests that are known, without items and parts."""
-        sql = "SELECT * FROM requests WHERE request_id IN"
-        for number, request_id, due_at, time, close_at, purge_at, forget_at, *state in self._among(
-            sql, request_ids
-        ):
+        keys = hash_strings(list(request_ids), self._salt).view(np.int64).tolist()
+        # Another request with the same key may come along; who asks goes by the id.
+        for (
+            number,
+            _,
+            request_id,
+            due_at,
+            time,
+            close_at,
+            purge_at,
+            forget_at,
+            *state,
+        ) in self._among("SELECT * FROM requests WHERE key IN", keys):
             flags, status, extra = state
             request = Request(
                 number=number,
@@ -217,14 +231,16 @@ class State:
         for r in ledger.changed.values():
             due_at = r.due_at_ms
             flags = r.is_armed | r.is_closed << 1 | r.has_first << 2
+            extra = r.extra()
             times = (r.time_ms, r.close_at_ms, r.purge_at_ms, r.forget_at_ms)
             if r.saved_due_ms == UNSAVED:
-                new.append((r.number, r.request_id, due_at, *times, flags, r.status, r.extra()))
-                continue
-            changed.append((*times, flags, r.status, r.extra(), r.number))
-            if r.saved_due_ms != due_at:
-                rescheduled.append((due_at, r.number))
-        many(_INSERT_REQUEST, new)
+                new.append((r.number, r.request_id, due_at, *times, flags, r.status, extra))
+            elif r.saved_due_ms == due_at:
+                changed.append((*times, flags, r.status, extra, r.number))
+            else:
+                rescheduled.append((*times, flags, r.status, extra, due_at, r.number))
+        keys = hash_strings([one[1] for one in new], self._salt).view(np.int64).tolist()
+        many(_INSERT_REQUEST, ((n, key, *rest) for (n, *rest), key in zip(new, keys, strict=True)))
         many(_UPDATE_REQUEST, changed)
         many(_UPDATE_DUE, rescheduled)
         many(
@@ -238,17 +254,19 @@ class State:
     def _write_recent(self, did: Sequence[tuple[str, str, Did]]) -> None:
         self._db.executemany(
             "INSERT OR IGNORE INTO recent VALUES (?, ?, ?, ?, ?)",
-            ((event, user, one.ts_ms, one.event_id, one.item) for event, user, one in did),
+            [(event, user, one.ts_ms, one.event_id, one.item) for event, user, one in did],
         )
         # A user keeps between n_max and 2 n_max actions: pruning costs more than adding.
-        self._n_added.update((event, user) for event, user, _ in did)
-        n_max = self._n_recent_max
-        full = [key for key in {one[:2] for one in did} if self._n_added[key] >= n_max]
-        self._db.executemany(_PRUNE_RECENT, ((*key, n_max) for key in full))
-        for key in full:
-            del self._n_added[key]
-        if len(self._n_added) > _USERS_MAX:
-            self._n_added.clear()
+        n_added, full = self._n_added, []
+        for event, user, _ in did:
+            key = event, user
+            n_added[key] = n_added.get(key, 0) + 1
+            if n_added[key] >= self._n_recent_max:
+                full.append((*key, self._n_recent_max))
+                del n_added[key]
+        self._db.executemany(_PRUNE_RECENT, full)
+        if len(n_added) > _USERS_MAX:
+            n_added.clear()
 
     def _among(self, select: str, keys: Sequence[str | int]) -> Iterator[tuple[Any, ...]]:
         for start in range(0, len(keys), _KEYS_MAX):
