@@ -1,28 +1,27 @@
 """The trainer: examples in, frames and checkpoints out."""
 
-import logging
 import threading
 from pathlib import Path
 from typing import Final
 
 from freshrank.clock import Clock
 from freshrank.errors import ConfigError, Error
-from freshrank.examples import ExampleBatch
 from freshrank.features import FeatureEncoder
 from freshrank.progress import Progress
 from freshrank.settings import Settings
-from freshrank.transport.base import EXAMPLES, EventLog, ParameterChannel, Record
-from trainer.dead_letters import DeadLetterBox, Refused
+from freshrank.transport.base import EXAMPLES, EventLog, ParameterChannel
+from trainer.archive_reader import Archive
+from trainer.dead_letters import DeadLetterBox
 from trainer.evaluation import Evaluation
 from trainer.export import OnnxExport
 from trainer.gauges import Gauges
+from trainer.history import begin
 from trainer.learner import Learner
+from trainer.lesson import Lesson
 from trainer.publisher import Publisher
 from trainer.queue import BatchQueue, Cut
 from trainer.reader import CONTROL_LOG, ControlReader, ExampleReader
 from trainer.saver import Saver
-
-logger = logging.getLogger(__name__)
 
 # How long `run` waits for examples before it looks at `stop` and the clocks again.
 _IDLE_S: Final = 0.1
@@ -45,8 +44,10 @@ class Trainer:
         directory: Holds the checkpoints.
         clock: Time. Its monotonic part decides when to publish and save.
         progress: Told which offsets are learned.
+        history: Learned before the log, as far as the checkpoint has not.
 
     Raises:
+        DataError: records are missing between checkpoint, history and log.
         ConfigError: `batching: fixed` with several partitions, or vectors of several lengths.
         SchemaError: the checkpoint was written for another configuration.
         Error: there are checkpoints, and none can be read (code `checkpoint-damaged`).
@@ -62,6 +63,7 @@ class Trainer:
         directory: Path,
         clock: Clock,
         progress: Progress,
+        history: Archive | None = None,
     ) -> None:
         self._is_fixed = _is_fixed(settings, log)
         tasks = [task.name for task in settings.tasks]
@@ -70,20 +72,22 @@ class Trainer:
         self._clock = clock
         self._progress = progress
         self._learner = Learner(settings, encoder)
-        self._evaluation = Evaluation(tasks, self._learner.losses)
+        evaluation = Evaluation(tasks, self._learner.losses)
         self._saver = Saver(
-            settings,
-            encoder,
-            log,
-            self._learner,
-            self._evaluation,
-            directory=directory,
-            clock=clock,
+            settings, encoder, log, self._learner, evaluation, directory=directory, clock=clock
         )
         self._state = state = self._saver.state
         self._dead_letters = DeadLetterBox(log, tasks, state.counts)
         self._control = ControlReader(log, state, self._dead_letters)
-        self._reader = ExampleReader(settings, encoder, log, state.positions)
+        self._lesson = Lesson(self._learner, evaluation, state)
+        self._reader = ExampleReader(
+            settings,
+            encoder,
+            log,
+            state.positions,
+            () if history is None else begin(history, state, log, is_fresh=self._saver.is_fresh),
+            allow_gaps=history is not None and history.allow_gaps,
+        )
         self._queue = BatchQueue(
             batch_max=settings.trainer.batch_max, is_fixed=self._is_fixed, positions=state.positions
         )
@@ -91,12 +95,12 @@ class Trainer:
             settings.sync,
             learner=self._learner,
             export=OnnxExport(self._learner.net, self._learner.losses),
-            evaluation=self._evaluation,
+            evaluation=evaluation,
             state=state,
             channel=channel,
             clock=clock,
         )
-        self._gauges = Gauges(clock, state, self._learner, self._evaluation)
+        self._gauges = Gauges(clock, state, self._learner, evaluation)
         self._is_started = False
         self._is_torn = False
         progress.reach("trained", state.offsets)
@@ -106,7 +110,8 @@ class Trainer:
 
         Replicas go on with what an earlier trainer published, which may be ahead of the checkpoint:
         so what stands in the log is learned first, for a while, and the base does not set them
-        back. Where nothing was published yet, the base comes at once.
+        back. Where nothing was published yet, the base comes at once. History is learned first,
+        however long that takes.
 
         Returns:
             Rows learned.
@@ -117,6 +122,8 @@ class Trainer:
         if self._is_started:
             return 0
         n_total = 0
+        while self._reader.is_in_history and (n_rows := self._advance(flush=False)) is not None:
+            n_total += n_rows
         if self._channel.head() is not None:
             deadline_s = self._clock.monotonic_s() + _CATCH_UP_S_MAX
             while self._clock.monotonic_s() < deadline_s:
@@ -129,7 +136,7 @@ class Trainer:
         return n_total
 
     def step(self, timeout_s: float) -> int:
-        """Learn at most one batch; publish and save what is due.
+        """Learn at most one batch; publish and save what is due. Nothing is published in history.
 
         Args:
             timeout_s: Longest wait when there is nothing to learn.
@@ -138,16 +145,20 @@ class Trainer:
             Rows learned.
 
         Raises:
+            DataError: a file of the history is damaged: the trainer must stop.
             SchemaError: examples of another configuration or a newer format: the trainer must stop.
             SyncError: another trainer has taken over (code `fenced`): the trainer must stop.
             TransportError: the log cannot be read or written now; calling again goes on.
         """
-        self.start()
+        if not self._reader.is_in_history:
+            self.start()
         n_rows = self._advance(flush=False)
         if n_rows is None:
             self._wait(timeout_s)
             n_rows = self._advance(flush=False)
-        if self._state.is_paused:
+        if not self._is_started:
+            pass  # half a history would set the replicas back
+        elif self._state.is_paused:
             self._publisher.heal()  # learns nothing: what was learned before reaches all replicas
         else:
             self._publisher.tick()
@@ -202,12 +213,18 @@ class Trainer:
         """
         if self._is_torn:
             return
-        self.catch_up()
-        if not self._state.is_paused:
-            self._publisher.publish()
+        if not self._reader.is_in_history:  # its rest is learned after the next start
+            self.catch_up()
+            if not self._state.is_paused:
+                self._publisher.publish()
         self._dead_letters.flush()
         self._saver.save()
         self._gauges.refresh()
+
+    @property
+    def n_history_rows(self) -> int:
+        """Rows of the history that were read so far; those of the log are learned after them."""
+        return self._reader.n_history_rows
 
     def statistics(self) -> dict[str, float]:
         """Gauges, at most a second old while examples arrive; see `Gauges`."""
@@ -246,36 +263,20 @@ class Trainer:
             self._reader.fill(self._queue)
             cut = self._queue.cut(flush=flush)
             self._is_torn = True
-            n_rows = None
-            if cut.rows is not None and cut.last is not None:
-                n_rows = self._learn(cut, cut.rows, cut.last)
-            self._finish(cut)
+            step = self._lesson.take(cut)
+            self._tell(cut)
             self._is_torn = False
-            if n_rows is not None or not cut.positions:
-                return n_rows
+            if step is not None and cut.rows is not None:
+                return cut.rows.n_rows if step.is_applied else 0
+            if not cut.positions:
+                return None
 
-    def _learn(self, cut: Cut, batch: ExampleBatch, last: Record) -> int:
-        step = self._learner.learn(batch)
-        state = self._state
-        state.clock_s = self._learner.clock_s
-        if not step.is_applied:
-            state.counts["nonfinite_steps"] += 1
-            logger.error("step=refused reason=non-finite rows=%d", batch.n_rows)
-            reason = "the loss or a gradient of the batch with these rows was not finite"
-            cut.refused.append(Refused(last, "non-finite", reason, batch))
-            return 0
-        self._evaluation.add(batch, step.predictions, step.item_age_s)
-        state.learned(batch)
-        return batch.n_rows
-
-    def _finish(self, cut: Cut) -> None:
-        """The rows of a cut are dealt with: move the positions, say so."""
+    def _tell(self, cut: Cut) -> None:
+        """Send what was refused to the dead letter, and say how far the rest is learned."""
         for refused in cut.refused:
             self._dead_letters.put(refused)
         self._dead_letters.try_flush()
-        self._state.positions.update(cut.positions)
         for info in cut.finished:
-            self._state.finished(info)
             self._progress.reach("trained", info.offsets)
 
     def _wait(self, timeout_s: float) -> None:

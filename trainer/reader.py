@@ -1,7 +1,7 @@
 """Reads the log: examples -> decoded, judged records in the queue; commands -> the state."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 from freshrank import examples, messages
@@ -26,13 +26,18 @@ CONTROL_LOG: Final = TopicPartition(CONTROL, 0)
 
 
 class ExampleReader:
-    """Fills a queue from every partition in turn.
+    """Fills a queue: from history, if there is some, then from every partition in turn.
 
     Args:
         settings: Tasks are read.
         encoder: Slots and schema hash that the records must have.
         log: Where the examples stand.
         positions: Where each partition starts.
+        history: What comes before the log.
+        allow_gaps: Pass over what retention removed.
+
+    Attributes:
+        n_history_rows: Rows of the history read so far, but bad ones.
     """
 
     def __init__(
@@ -41,6 +46,9 @@ class ExampleReader:
         encoder: FeatureEncoder,
         log: EventLog,
         positions: Mapping[int, Position],
+        history: Iterable[ReadRecord] = (),
+        *,
+        allow_gaps: bool = False,
     ) -> None:
         self._tasks = [task.name for task in settings.tasks]
         self._losses: Sequence[Loss] = [task.loss for task in settings.tasks]
@@ -48,19 +56,36 @@ class ExampleReader:
         self._n_dense = len(encoder.dense_names)
         self._schema_hash = encoder.schema_hash
         self._log = log
-        self._next = {partition: position.offset for partition, position in positions.items()}
+        self._next = {p: position.offset for p, position in positions.items() if p >= 0}
+        self._allow_gaps = allow_gaps
+        self._history = iter(history)
+        self._damage: DataError | None = None
+        self._ahead = self._next_of_history()
+        self.n_history_rows = 0
+
+    @property
+    def is_in_history(self) -> bool:
+        """Some of the history is still to be read."""
+        return self._ahead is not None
 
     def fill(self, queue: BatchQueue) -> None:
         """Read until a whole batch waits or every partition is at its end.
 
         Raises:
+            DataError: a file of the history is damaged.
             SchemaError: the examples were written for another configuration.
             TransportError: the log failed, or retention removed what was not learned.
         """
+        if self._damage is not None:
+            raise self._damage  # the log must not be learned before the rest of the history
+        while self._ahead is not None and not queue.is_full:
+            self._take_history(queue, self._ahead)
         is_growing = True
         while is_growing and not queue.is_full:
             is_growing = False
             for partition, offset in self._next.items():
+                if self._allow_gaps:
+                    offset = max(offset, self._log.start_offset(EXAMPLES, partition))
                 records = self._log.read(
                     EXAMPLES, partition, offset, n_max=_RECORDS_MAX, bytes_max=_BYTES_MAX
                 )
@@ -68,6 +93,21 @@ class ExampleReader:
                     queue.put(self._judge(record))
                     self._next[partition] = record.offset + 1
                 is_growing = is_growing or bool(records)
+
+    def _take_history(self, queue: BatchQueue, read: ReadRecord) -> None:
+        queue.put(read)
+        if not isinstance(read.judged, DataError):
+            self.n_history_rows += len(read.judged[1].good)
+        if read.record.partition >= 0:  # of this log, which goes on behind it
+            self._next[read.record.partition] = read.record.offset + 1
+        self._ahead = self._next_of_history()
+
+    def _next_of_history(self) -> ReadRecord | None:
+        try:
+            return next(self._history, None)
+        except DataError as error:
+            self._damage = error
+            raise
 
     def ends(self) -> dict[TopicPartition, int]:
         """Where each partition will be read next."""

@@ -39,6 +39,7 @@ class Saver:
 
     Attributes:
         state: As restored, or new. To be kept up to date by the loop.
+        is_fresh: There was no checkpoint.
 
     Raises:
         SchemaError: the checkpoint was written for another configuration.
@@ -65,15 +66,24 @@ class Saver:
         self._evaluation = evaluation
         self._clock = clock
         checkpoint = self._store.load()
+        self.is_fresh = checkpoint is None
+        starts = {
+            p: Position(log.start_offset(EXAMPLES, p), 0) for p in range(log.n_partitions(EXAMPLES))
+        }
         if checkpoint is None:
-            partitions = range(log.n_partitions(EXAMPLES))
             self.state = TrainerState(
-                schema_hash=encoder.schema_hash,
-                seed=settings.trainer.seed,
-                positions={p: Position(log.start_offset(EXAMPLES, p), 0) for p in partitions},
+                encoder.schema_hash, settings.trainer.seed, starts, log.identity
             )
         else:
-            self.state = self._restore(checkpoint)
+            self.state = restore(checkpoint, settings, encoder, learner, evaluation)
+            self.state.counts["checkpoints_refused"] += self._store.n_refused
+            if self.state.log != log.identity:
+                self.state.follow(log.identity, starts)
+            logger.info(
+                "checkpoint=restored rows=%d refused=%d",
+                self.state.counts["rows_learned"],
+                self._store.n_refused,
+            )
         self._saved = dict(self.state.positions), self.state.control_offset
         self._next_s = clock.monotonic_s() + self._every_s
 
@@ -88,7 +98,7 @@ class Saver:
         """Write a checkpoint; False when the disk refused, which is counted: training goes on."""
         self.state.counts["checkpoints"] += 1
         try:
-            path = self._store.save(self._checkpoint())
+            path = self._store.save(checkpoint(self.state, self._learner, self._evaluation))
         except OSError as error:
             self.state.counts["checkpoints"] -= 1
             self.state.counts["checkpoint_failures"] += 1
@@ -99,56 +109,64 @@ class Saver:
         self._commit()
         return True
 
-    def _checkpoint(self) -> Checkpoint:
-        adam = self._learner.adam
-        return Checkpoint(
-            state=self.state.to_json(),
-            dense={
-                **{
-                    f"net.{name}": value.numpy()
-                    for name, value in self._learner.net.state_dict().items()
-                },
-                "adam.moment1": adam.moment1.numpy(),
-                "adam.moment2": adam.moment2.numpy(),
-                "adam.n_steps": np.array([adam.n_steps], np.int64),
-            },
-            windows=dict(self._evaluation.state()),
-            tables=self._learner.sparse.tables,
-        )
-
-    def _restore(self, checkpoint: Checkpoint) -> TrainerState:
-        state = TrainerState.from_json(checkpoint.state)
-        schema_hash = self._encoder.schema_hash
-        if state.schema_hash != schema_hash:
-            raise SchemaError(
-                f"the checkpoint was learned with schema {state.schema_hash}, this "
-                f"configuration is {schema_hash}: start with the features, tasks, model and salt "
-                "it had, or learn anew in another data directory"
-            )
-        dense = checkpoint.dense
-        names = self._learner.net.state_dict()
-        self._learner.adam.restore(
-            parameters=torch.cat([torch.from_numpy(dense[f"net.{n}"]).reshape(-1) for n in names]),
-            moment1=torch.from_numpy(dense["adam.moment1"]),
-            moment2=torch.from_numpy(dense["adam.moment2"]),
-            n_steps=int(dense["adam.n_steps"][0]),
-        )
-        adopt(checkpoint.tables, self._settings, self._encoder)
-        self._learner.sparse.tables.update(checkpoint.tables)
-        self._learner.clock_s = state.clock_s
-        self._evaluation.restore(checkpoint.windows)
-        state.counts["checkpoints_refused"] += self._store.n_refused
-        logger.info(
-            "checkpoint=restored rows=%d refused=%d",
-            state.counts["rows_learned"],
-            self._store.n_refused,
-        )
-        return state
-
     def _commit(self) -> None:
         """Show the saved positions as the group's offsets; nothing depends on it."""
-        positions = self.state.positions.items()
+        positions = {
+            TopicPartition(EXAMPLES, p): at.offset
+            for p, at in self.state.positions.items()
+            if p >= 0  # those below are of other logs
+        }
         try:
-            self._log.commit(GROUP, {TopicPartition(EXAMPLES, p): at.offset for p, at in positions})
+            self._log.commit(GROUP, positions)
         except TransportError as error:
             logger.warning("group=%s state=not-committed error=%s", GROUP, error)
+
+
+def checkpoint(state: TrainerState, learner: Learner, evaluation: Evaluation) -> Checkpoint:
+    """All that was learned."""
+    adam = learner.adam
+    return Checkpoint(
+        state=state.to_json(),
+        dense={
+            **{f"net.{name}": value.numpy() for name, value in learner.net.state_dict().items()},
+            "adam.moment1": adam.moment1.numpy(),
+            "adam.moment2": adam.moment2.numpy(),
+            "adam.n_steps": np.array([adam.n_steps], np.int64),
+        },
+        windows=dict(evaluation.state()),
+        tables=learner.sparse.tables,
+    )
+
+
+def restore(
+    checkpoint: Checkpoint,
+    settings: Settings,
+    encoder: FeatureEncoder,
+    learner: Learner,
+    evaluation: Evaluation,
+) -> TrainerState:
+    """Put a checkpoint's parameters into a new learner, and its windows into the metrics.
+
+    Raises:
+        SchemaError: it was written for another configuration.
+    """
+    state = TrainerState.from_json(checkpoint.state)
+    if state.schema_hash != encoder.schema_hash:
+        raise SchemaError(
+            f"the checkpoint was learned with schema {state.schema_hash}, this configuration is "
+            f"{encoder.schema_hash}: start with the features, tasks, model and salt it had, or "
+            "learn anew in another data directory"
+        )
+    dense = checkpoint.dense
+    names = learner.net.state_dict()
+    learner.adam.restore(
+        parameters=torch.cat([torch.from_numpy(dense[f"net.{n}"]).reshape(-1) for n in names]),
+        moment1=torch.from_numpy(dense["adam.moment1"]),
+        moment2=torch.from_numpy(dense["adam.moment2"]),
+        n_steps=int(dense["adam.n_steps"][0]),
+    )
+    adopt(checkpoint.tables, settings, encoder)
+    learner.sparse.tables.update(checkpoint.tables)
+    learner.clock_s = state.clock_s
+    evaluation.restore(checkpoint.windows)
+    return state

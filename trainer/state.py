@@ -91,7 +91,10 @@ class TrainerState:
     Attributes:
         schema_hash: Of the configuration that learned this.
         seed: Of the samples.
-        positions: Examples partition -> first row not dealt with.
+        positions: Examples partition -> first row not dealt with. Below 0 partitions of other logs,
+            known from archives: -1 is the first of `histories`.
+        log: Identity of the log whose partitions are counted from 0.
+        histories: `log:partition` of other logs, in the order met.
         control_offset: Next control record; None before the first read.
         is_paused: The last command was `pause`.
         epoch: Of the last publication.
@@ -109,6 +112,8 @@ class TrainerState:
     schema_hash: str
     seed: int
     positions: dict[int, Position]
+    log: str = ""
+    histories: list[str] = field(default_factory=list)
     control_offset: int | None = None
     is_paused: bool = False
     epoch: int = 0
@@ -131,6 +136,43 @@ class TrainerState:
         """At least one row was learned."""
         return self.counts["rows_learned"] > 0
 
+    def number(self, log: str, partition: int) -> int:
+        """Under which number `positions` has a partition of a log; a new one is entered."""
+        if log == self.log:
+            return partition
+        name = f"{log}:{partition}"
+        if name not in self.histories:
+            self.histories.append(name)
+        return -1 - self.histories.index(name)
+
+    def follow(self, log: str, starts: Mapping[int, Position]) -> None:
+        """Go on in another log than before: what was learned stays, as history.
+
+        Args:
+            log: Its identity.
+            starts: Where its partitions start.
+        """
+        before, self.log = self.log, log
+        if not before:  # an earlier version saved this, and knew of one log only
+            return
+        own = [partition for partition in self.positions if partition >= 0]
+        for partition in own:
+            self.positions[self.number(before, partition)] = self.positions.pop(partition)
+        for partition, start in starts.items():
+            name = f"{log}:{partition}"
+            known = -1 - self.histories.index(name) if name in self.histories else partition
+            self.positions[partition] = self.positions.get(known, start)
+        self.control_offset = None
+        self.offsets.clear()
+        self.outcomes.clear()
+
+    def from_elsewhere(self, batch: ExampleBatch) -> npt.NDArray[np.bool_]:
+        """Account for rows that never stood in this log, learned or not: `bool[n]`."""
+        is_foreign: npt.NDArray[np.bool_] = batch.appended_at_ms < 0
+        n_reversals = int((batch.is_reversal & is_foreign).sum())
+        self.counts["history_examples"] += int(is_foreign.sum()) - n_reversals // 2
+        return is_foreign
+
     def learned(self, batch: ExampleBatch) -> None:
         """Account for rows that were learned."""
         n_reversals = int(batch.is_reversal.sum())
@@ -140,7 +182,7 @@ class TrainerState:
         self.counts["examples_reversed"] += n_reversals // 2
         self.watermark_ms = max(self.watermark_ms, int(batch.ts_ms.max()))
         is_positive = (batch.weights.sum(axis=1) > 0) | batch.is_reversal
-        is_positive &= (batch.weights >= 0).all(axis=1)
+        is_positive &= (batch.weights >= 0).all(axis=1) & ~self.from_elsewhere(batch)
         self.actions.add(batch.appended_at_ms[is_positive & batch.is_action])
         self.impressions.add(batch.appended_at_ms[is_positive & ~batch.is_action])
 
@@ -178,7 +220,8 @@ class TrainerState:
         """Read what a checkpoint kept."""
         names = set(TrainerState.__slots__) - {"outcomes", "actions", "impressions", "positions"}
         positions = {int(p): Position(*at) for p, at in content["positions"].items()}
-        plain = {name: content[name] for name in names}
+        # What a later version added has its default.
+        plain = {name: content[name] for name in names & content.keys()}
         plain["counts"] = Counter(plain["counts"])
         state = TrainerState(positions=positions, **plain)
         state.outcomes = [Outcome(**outcome) for outcome in content["outcomes"]]

@@ -53,7 +53,7 @@ def _content(trainer: Trainer) -> dict[str, bytes]:
     content |= {n: v.tobytes() for n, v in trainer._lesson.evaluation.state().items()}
     state = trainer._state.to_json()
     counts = {n: c for n, c in state.pop("counts").items() if n.endswith("learned")}
-    for lineage in ("epoch", "seq", "dense_version", "outcomes", "actions", "impressions"):
+    for lineage in ("log", "epoch", "seq", "dense_version", "outcomes", "actions", "impressions"):
         state.pop(lineage)
     return content | {"state": json.dumps([state, counts], sort_keys=True).encode()}
 

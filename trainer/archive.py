@@ -1,0 +1,297 @@
+"""The archive: every record of `freshrank.examples` once more, as Parquet by hour.
+
+```
+hour=2026-11-21T10/part-<partition>-<first offset>-<last offset>-<log>.parquet
+```
+The writer follows the topic. A file's name says which offsets of which log it covers and a file
+appears whole or not at all, so names alone tell where to go on: nothing is lost or doubled by a
+crash. The hour is that of the joiner's watermark, which never goes back: files close, and their
+order is that of the examples. Rows keep their own times. docs/archive.md says what is in a file.
+"""
+
+import contextlib
+import logging
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from freshrank import examples
+from freshrank.clock import Clock
+from freshrank.errors import DataError
+from freshrank.examples import BatchInfo
+from freshrank.settings import ArchiveSettings
+from freshrank.transport.base import EXAMPLES, EventLog, Record, TopicPartition
+from freshrank.transport.files import disk_errors, make_directory, sync_directory
+from trainer.archive_files import PLACE, PartInfo, PartName, hour_of, part_names
+
+logger = logging.getLogger(__name__)
+
+# What is not in a file yet is only in the log: five minutes are far below any retention, and twelve
+# files an hour are few.
+FLUSH_S: Final = 300.0
+# Rows wait for a row group: large ones compress and read well, and hold some 20 MB.
+GROUP_ROWS: Final = 65_536
+GROUP_BYTES: Final = 32 << 20
+FILE_ROWS_MAX: Final = 16 * GROUP_ROWS
+_RECORDS_MAX, _BYTES_MAX = 1_000, 4 << 20
+
+
+@dataclass(slots=True)
+class _OpenPart:
+    """A file being written: what it covers, and what waits for its next row group."""
+
+    path: Path
+    hour: str
+    opened_s: float
+    schema_hash: str
+    schema: pa.Schema
+    writer: pq.ParquetWriter
+    waiting: list[pa.RecordBatch] = field(default_factory=list)
+    n_waiting: int = 0
+    n_waiting_bytes: int = 0
+    n_rows: int = 0
+    offsets: dict[str, int] = field(default_factory=dict)
+
+    def add(self, rows: pa.RecordBatch, n_bytes: int) -> None:
+        """Take a record's rows."""
+        self.waiting.append(rows)
+        self.n_waiting += rows.num_rows
+        self.n_waiting_bytes += n_bytes
+        if self.n_waiting >= GROUP_ROWS or self.n_waiting_bytes >= GROUP_BYTES:
+            self.write_group()
+
+    def write_group(self) -> None:
+        """Write what waits as one row group, which never parts a record."""
+        if self.n_waiting:
+            table = pa.Table.from_batches(self.waiting, self.schema)
+            self.writer.write_table(table, row_group_size=table.num_rows)
+        self.n_rows += self.n_waiting
+        self.waiting, self.n_waiting, self.n_waiting_bytes = [], 0, 0
+
+
+class Archiver:
+    """Follows the examples of every partition into Parquet files.
+
+    One thread at a time may call `step` and `close`; `accounting` may be called from any.
+
+    Args:
+        settings: Where, and for how long.
+        log: Whose examples.
+        clock: When a file has waited long enough.
+
+    Raises:
+        TransportError: the directory cannot be read or made.
+    """
+
+    def __init__(self, settings: ArchiveSettings, log: EventLog, clock: Clock) -> None:
+        self._directory = settings.dir
+        self._keep_ms = None if settings.keep is None else settings.keep.total_seconds() * 1_000
+        self._log = log
+        self._clock = clock
+        self._counts: Counter[str] = Counter()
+        self._parts: dict[int, _OpenPart] = {}
+        # Per partition: the next record to read, and the first that is in no whole file.
+        self._next: dict[int, int] = {}
+        self._done: dict[int, int] = {}
+        self._hours: dict[int, str] = {}
+        with disk_errors(f"open the archive in {self._directory}"):
+            make_directory(self._directory)
+            names = [name for name in part_names(self._directory) if name.log == log.identity]
+            for leftover in self._directory.glob(f".*-{log.identity}.tmp"):
+                leftover.unlink()
+        for partition in range(log.n_partitions(EXAMPLES)):
+            own = [name for name in names if name.partition == partition]
+            start = log.start_offset(EXAMPLES, partition)
+            self._done[partition] = max((name.last + 1 for name in own), default=start)
+            self._next[partition] = self._done[partition]
+            self._hours[partition] = own[-1].hour if own else ""
+
+    def step(self, timeout_s: float) -> int:
+        """Archive some records of every partition; wait if there are none.
+
+        Returns:
+            Records archived.
+
+        Raises:
+            DataError: examples of a newer format: the archiver must stop.
+            TransportError: the log cannot be read, or the disk refused; calling again goes on from
+                the last whole file.
+        """
+        n_records = sum(self._follow(partition) for partition in self._next)
+        if not n_records:
+            ends = {TopicPartition(EXAMPLES, p): offset for p, offset in self._next.items()}
+            self._log.wait(ends, timeout_s=timeout_s)
+        now_s = self._clock.monotonic_s()
+        for partition, part in list(self._parts.items()):
+            if now_s - part.opened_s >= FLUSH_S:
+                self._finish(partition)
+        return n_records
+
+    def close(self) -> None:
+        """Archive what stands in the log and finish every file.
+
+        Raises:
+            TransportError: as `step`; the next archiver goes on from the last whole file.
+        """
+        while self.step(0.0):
+            pass
+        for partition in list(self._parts):
+            self._finish(partition)
+
+    def accounting(self) -> dict[str, int]:
+        """Totals since the start.
+
+        `archive_files` and the `archive_rows` in them, `archive_gap_records` that the log removed
+        before they were archived, `archive_unreadable` records that are no examples.
+        """
+        return dict(self._counts)
+
+    def _follow(self, partition: int) -> int:
+        start = self._log.start_offset(EXAMPLES, partition)
+        n_missed = start - self._next[partition]
+        if n_missed > 0:
+            self._counts["archive_gap_records"] += n_missed
+            logger.error(
+                "archive=gap partition=%d offsets=%d..%d: the log removed them before they were "
+                "archived; raise log.retention above the longest pause",
+                *(partition, self._next[partition], start - 1),
+            )
+            self._finish(partition)
+            self._done[partition] = self._next[partition] = start
+        records = self._log.read(
+            EXAMPLES, partition, self._next[partition], n_max=_RECORDS_MAX, bytes_max=_BYTES_MAX
+        )
+        with self._whole_files(partition):
+            for record in records:
+                self._add(record)
+        return len(records)
+
+    def _add(self, record: Record) -> None:
+        partition = record.partition
+        part = self._parts.get(partition)
+        try:
+            rows, info = examples.unpack(record.value)
+        except DataError as error:
+            if error.code == "newer-version":
+                raise
+            self._counts["archive_unreadable"] += 1
+            logger.error("archive=unreadable offset=%d error=%s", record.offset, error)
+            self._next[partition] = record.offset + 1
+            return
+        rows = _placed(rows, record)
+        hour = max(self._hours[partition], hour_of(info.watermark_ms))
+        if part is not None and not self._fits(part, rows, info, hour):
+            self._finish(partition)
+            part = None
+        if part is None:
+            part = self._open(record, rows.schema, info, hour)
+        part.add(rows, len(record.value))
+        for place, offset in info.offsets.items():
+            part.offsets[place] = max(part.offsets.get(place, 0), offset)
+        self._next[partition] = record.offset + 1
+
+    @staticmethod
+    def _fits(part: _OpenPart, rows: pa.RecordBatch, info: BatchInfo, hour: str) -> bool:
+        return bool(
+            part.hour == hour
+            and part.schema_hash == info.schema_hash
+            and part.schema.equals(rows.schema)
+            and part.n_rows + part.n_waiting < FILE_ROWS_MAX
+        )
+
+    def _open(self, record: Record, schema: pa.Schema, info: BatchInfo, hour: str) -> _OpenPart:
+        partition = record.partition
+        self._hours[partition] = hour
+        path = self._directory / f".{partition}-{self._log.identity}.tmp"
+        part = self._parts[partition] = _OpenPart(
+            path=path,
+            hour=hour,
+            opened_s=self._clock.monotonic_s(),
+            schema_hash=info.schema_hash,
+            schema=schema,
+            writer=pq.ParquetWriter(path, schema, compression="zstd", write_page_checksum=True),
+        )
+        return part
+
+    def _finish(self, partition: int) -> None:
+        """Complete the partition's file and put it in its place."""
+        part = self._parts.get(partition)
+        if part is None:
+            return
+        with self._whole_files(partition):
+            part.write_group()
+            last = self._next[partition] - 1
+            name = PartName(part.hour, partition, self._done[partition], last, self._log.identity)
+            info = PartInfo(
+                schema_hash=part.schema_hash,
+                tasks=_suffixes(part.schema, "label."),
+                slots=_suffixes(part.schema, "slot."),
+                rows=part.n_rows,
+                offsets=part.offsets,
+            )
+            part.writer.add_key_value_metadata(info.encode())
+            part.writer.close()
+            sync_directory(part.path)  # syncs a file as well
+            target = self._directory / name.path
+            make_directory(target.parent)
+            part.path.replace(target)
+            sync_directory(target.parent)
+            self._done[partition] = self._next[partition]
+            del self._parts[partition]
+        self._counts["archive_files"] += 1
+        self._counts["archive_rows"] += part.n_rows
+        self._drop_old(part.hour)
+
+    @contextlib.contextmanager
+    def _whole_files(self, partition: int) -> Iterator[None]:
+        """Whatever fails inside, the partition goes on behind its last whole file."""
+        try:
+            with disk_errors(f"write the archive in {self._directory}"):
+                yield
+        except BaseException:
+            self._next[partition] = self._done[partition]
+            part = self._parts.pop(partition, None)
+            if part is not None:
+                with contextlib.suppress(OSError, pa.ArrowException):
+                    part.writer.close()
+            raise
+
+    def _drop_old(self, newest: str) -> None:
+        """Remove whole hours, the oldest first: what a crash leaves has no gap."""
+        if self._keep_ms is None:
+            return
+        newest_ms = datetime.fromisoformat(f"{newest}:00+00:00").timestamp() * 1_000
+        oldest = hour_of(int(newest_ms - self._keep_ms))
+        with disk_errors(f"remove old hours from {self._directory}"):
+            for name in part_names(self._directory):
+                if name.hour < oldest:
+                    path = self._directory / name.path
+                    path.unlink(missing_ok=True)
+                    with contextlib.suppress(OSError):  # the hour has more files
+                        path.parent.rmdir()
+
+
+def _placed(rows: pa.RecordBatch, record: Record) -> pa.RecordBatch:
+    """The rows behind columns that say where they stood; without a column of no type."""
+    n = rows.num_rows
+    columns = [
+        pa.array(np.full(n, record.partition, np.int32)),
+        pa.array(np.full(n, record.offset, np.int64)),
+        pa.array(np.arange(n, dtype=np.int32)),
+    ]
+    kept = [i for i, one in enumerate(rows.schema) if not pa.types.is_null(one.type)]
+    return pa.RecordBatch.from_arrays(
+        [*columns, *(rows.column(i) for i in kept)],
+        schema=pa.schema([*PLACE, *(rows.schema.field(i) for i in kept)]),
+    )
+
+
+def _suffixes(schema: pa.Schema, prefix: str) -> list[str]:
+    return [name.removeprefix(prefix) for name in schema.names if name.startswith(prefix)]

@@ -1,0 +1,86 @@
+"""Files of the archive: their names, and what they say of themselves.
+
+```
+hour=2026-11-21T10/part-<partition>-<first offset>-<last offset>-<log>.parquet
+```
+"""
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import pyarrow as pa
+
+from trainer.rows import TIME_MS_MAX
+
+FORMAT_VERSION: Final = 1
+METADATA_KEY: Final = b"freshrank"
+_NAME: Final = re.compile(r"part-(\d{4,})-(\d{12,})-(\d{12,})-([0-9a-f]{16})\.parquet")
+_HOUR: Final = re.compile(r"hour=(\d{4}-\d\d-\d\dT\d\d)")
+# A record's rows are found again by these; the other columns are those of `freshrank.examples`.
+PLACE: Final = pa.schema([("partition", pa.int32()), ("offset", pa.int64()), ("row", pa.int32())])
+
+
+class PartName(NamedTuple):
+    """What the name of a file says; names sort in the order of their examples."""
+
+    hour: str
+    partition: int
+    first: int
+    last: int
+    log: str
+
+    @property
+    def path(self) -> Path:
+        """Below the archive's directory."""
+        name = f"part-{self.partition:04d}-{self.first:012d}-{self.last:012d}-{self.log}.parquet"
+        return Path(f"hour={self.hour}") / name
+
+
+def part_names(directory: Path) -> list[PartName]:
+    """The files of an archive, sorted; other files are passed over."""
+    return sorted(_names(directory))
+
+
+def _names(directory: Path) -> Iterator[PartName]:
+    for folder in directory.iterdir():
+        hour = _HOUR.fullmatch(folder.name)
+        for path in folder.iterdir() if hour else ():
+            if (match := _NAME.fullmatch(path.name)) and hour:
+                partition, first, last, log = match.groups()
+                yield PartName(hour[1], int(partition), int(first), int(last), log)
+
+
+def hour_of(time_ms: int) -> str:
+    """The hour of a time since 1970, as file names have it: `2026-11-21T10`."""
+    time_s = min(max(time_ms, 0), TIME_MS_MAX) / 1_000
+    return datetime.fromtimestamp(time_s, UTC).strftime("%Y-%m-%dT%H")
+
+
+@dataclass(frozen=True, slots=True)
+class PartInfo:
+    """What stands in a file's metadata.
+
+    Attributes:
+        schema_hash: Of the joiner.
+        tasks: Names, in configuration order.
+        slots: Names.
+        rows: Rows in the file.
+        offsets: `topic:partition` -> next input offset, after the file's last record.
+        v: Format version.
+    """
+
+    schema_hash: str
+    tasks: list[str]
+    slots: list[str]
+    rows: int
+    offsets: dict[str, int]
+    v: int = FORMAT_VERSION
+
+    def encode(self) -> dict[bytes, bytes]:
+        """As Parquet metadata."""
+        return {METADATA_KEY: json.dumps(asdict(self)).encode()}
