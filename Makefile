@@ -3,7 +3,7 @@
 VENV := .venv
 BIN := $(VENV)/bin
 PYTHON ?= python3
-CORE := $(shell find embedding_store/native -name '*.cpp' -o -name '*.hpp' -o -name CMakeLists.txt 2>/dev/null)
+CORE := $(shell find embedding_store/native freshrank/native -name '*.cpp' -o -name '*.hpp' -o -name CMakeLists.txt 2>/dev/null)
 ARGS ?=
 PIP_ARGS ?=
 

@@ -6,6 +6,7 @@ lies under `service.data_dir`:
 
     log/         the event log (segments per topic and partition)
     joiner/      one SQLite database per partition
+    features/    feature state
     trainer/     checkpoints
     parameters/  the parameter channel
 """
@@ -27,12 +28,13 @@ from freshrank.errors import ConfigError, Error, TransportError
 from freshrank.feature_state import LocalFeatureState
 from freshrank.features import FeatureEncoder
 from freshrank.progress import Progress
-from freshrank.settings import RecentFeature, Settings
+from freshrank.settings import Settings
 from freshrank.transport.directory import DirectoryChannel
 from freshrank.transport.local import LocalLog
 from service.app import Service, ServiceParts, create_app
 
 if TYPE_CHECKING:
+    from trainer.archive import Archiver
     from trainer.joiner import Joiner
     from trainer.loop import Trainer
 
@@ -108,20 +110,32 @@ class Embedded:
 
     Args:
         settings: The configuration.
-        learn: Run joiner and trainer; without them the service ranks with what the channel holds.
+        learn: Run joiner, trainer and, where the configuration names one, the archive's writer;
+            without them the service ranks with what the channel holds.
+        serve: Make the service; without it there is no `app` and no `service`.
+        history: Archive to be learned before the log.
+        allow_gaps: Learn on where records of it are missing.
         simulated: A simulated audience uses it; the page says so.
         clock: Time.
 
     Raises:
         ConfigError: `learn` without the extra `train` installed.
+        DataError: the history is no archive, damaged or has a gap.
+        SchemaError: checkpoint or history are of another configuration.
         TransportError: the data directory is in use by another process, or damaged.
     """
+
+    app: FastAPI
+    service: Service
 
     def __init__(
         self,
         settings: Settings,
         *,
         learn: bool,
+        serve: bool = True,
+        history: Path | None = None,
+        allow_gaps: bool = False,
         simulated: bool = False,
         clock: Clock | None = None,
     ) -> None:
@@ -137,20 +151,23 @@ class Embedded:
         self.log = open_log(settings, clock)
         self.channel = DirectoryChannel(directory / "parameters", clock=clock)
         self.progress = Progress()
-        recent = [f for f in settings.features if isinstance(f, RecentFeature)]
-        self.state = LocalFeatureState(n_max=max((f.max_len for f in recent), default=1))
+        self.state = LocalFeatureState(settings, directory / "features" / "state.msgpack")
         self.joiners: list[Joiner] = []
+        self.archiver: Archiver | None = None
         self.trainer: Trainer | None = None
         self._workers: dict[str, Worker] = {}
         try:
             if learn:
-                self._compose_learning(directory, clock)
-            self.app = self._compose_service(clock, simulated=simulated)
+                self._compose_learning(directory, clock, history, allow_gaps=allow_gaps)
+            if serve:
+                self.app = self._compose_service(clock, simulated=simulated)
+                self.service = self.app.state.service
         except BaseException:
             self.close()
             raise
-        self.service: Service = self.app.state.service
         steps = {f"joiner-{i}": joiner.step for i, joiner in enumerate(self.joiners)}
+        if self.archiver is not None:
+            steps["archiver"] = self.archiver.step
         if self.trainer is not None:
             steps["trainer"] = self.trainer.step
         self._workers = {name: Worker(name, step) for name, step in steps.items()}
@@ -171,9 +188,20 @@ class Embedded:
         )
         return create_app(parts)
 
-    def _compose_learning(self, directory: Path, clock: Clock) -> None:
+    def _compose_learning(
+        self, directory: Path, clock: Clock, history: Path | None, *, allow_gaps: bool
+    ) -> None:
+        from trainer.archive import Archiver
+        from trainer.archive_reader import Archive
         from trainer.joiner import Joiner
         from trainer.loop import Trainer
+
+        settings, encoder = self.settings, self.encoder
+        archive = None
+        if history is not None:
+            archive = Archive(history, settings, encoder, allow_gaps=allow_gaps)
+        if settings.archive is not None:
+            self.archiver = Archiver(settings.archive, self.log, clock)
 
         for partition in range(self.settings.log.partitions):
             database = directory / "joiner" / f"partition-{partition}.sqlite"
@@ -197,6 +225,7 @@ class Embedded:
             directory=directory / "trainer",
             clock=clock,
             progress=self.progress,
+            history=archive,
         )
 
     def start(self) -> None:
@@ -218,11 +247,13 @@ class Embedded:
                 stack.callback(worker.stop)
 
     def _close_learning(self) -> None:
-        for joiner in self.joiners:
-            joiner.close()
-        worker = self._workers.get("trainer")
-        if self.trainer is not None and worker is not None and worker.failure is None:
-            self.trainer.close()
+        with contextlib.ExitStack() as stack:
+            for name, part in (("trainer", self.trainer), ("archiver", self.archiver)):
+                worker = self._workers.get(name)
+                if part is not None and worker is not None and worker.failure is None:
+                    stack.callback(part.close)
+            for joiner in self.joiners:
+                joiner.close()
 
     @property
     def failures(self) -> list[Exception]:
@@ -231,15 +262,15 @@ class Embedded:
 
     def is_learning(self) -> bool:
         """False once a joiner or the trainer has failed."""
-        return not self.failures
+        return not any(one.failure for name, one in self._workers.items() if name != "archiver")
 
     def accounting(self) -> dict[str, int]:
         """The joiners' and the trainer's totals; `freshrank.accounting` says how they add up."""
         total: Counter[str] = Counter()
         for joiner in self.joiners:
             total.update(joiner.accounting())
-        if self.trainer is not None:
-            total.update(self.trainer.accounting())
+        for part in (self.archiver, self.trainer):
+            total.update(part.accounting() if part is not None else {})
         return dict(total)
 
     def statistics(self) -> dict[str, float]:

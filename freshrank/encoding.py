@@ -8,7 +8,7 @@ import reprlib
 import unicodedata
 from collections.abc import Callable, Sequence
 from itertools import chain
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -27,7 +27,9 @@ NUMBER_MAX: Final = float(np.finfo(np.float32).max)
 
 _DECIMAL_CHARACTERS_MAX: Final = len(str((1 << 64) - 1))
 
-IdsOf = Callable[[Sequence[Value]], U64]
+# Values of a column without those that are missing: as a list, or numbers as an array.
+Plain = Sequence[Value] | npt.NDArray[Any]
+IdsOf = Callable[[Plain], U64]
 
 
 def parse_text(value: object) -> str:
@@ -119,8 +121,9 @@ def shown(value: object) -> str:
     return reprlib.repr(value)
 
 
-def text_ids(values: Sequence[Value], salt: int) -> U64:
+def text_ids(values: Plain, salt: int) -> U64:
     """`uint64[n]` of n string keys: the keyed hash of their NFC UTF-8 bytes."""
+    values = _as_list(values)
     texts = [value for value in values if isinstance(value, str)]
     is_plain = (
         len(texts) == len(values)
@@ -130,14 +133,19 @@ def text_ids(values: Sequence[Value], salt: int) -> U64:
     return hash_strings(texts if is_plain else [parse_text(value) for value in values], salt)
 
 
-def bucket_ids(values: Sequence[Value], boundaries: F64) -> U64:
+def bucket_ids(values: Plain, boundaries: F64) -> U64:
     """`uint64[n]` of n numbers: how many of the ascending boundaries are at or below each."""
     buckets: U64 = np.searchsorted(boundaries, numbers(values), side="right").astype(np.uint64)
     return buckets
 
 
-def uint64_ids(values: Sequence[Value]) -> U64:
+def uint64_ids(values: Plain) -> U64:
     """`uint64[n]` of n uint64 keys: the integers themselves."""
+    if isinstance(values, np.ndarray) and values.dtype.kind in "iu":
+        if not (values < 0).any():
+            return values.astype(np.uint64)
+        values = values.tolist()
+    values = _as_list(values)
     texts = [value for value in values if isinstance(value, str)]
     integers = _decimals(texts) if len(texts) == len(values) else _integers(values)
     if integers is None or not 0 <= min(integers, default=0) <= max(integers, default=0) < 1 << 64:
@@ -145,8 +153,13 @@ def uint64_ids(values: Sequence[Value]) -> U64:
     return np.array(integers, np.uint64)
 
 
-def numbers(values: Sequence[Value]) -> F64:
+def numbers(values: Plain) -> F64:
     """`float64[n]` of n numbers."""
+    if isinstance(values, np.ndarray) and values.dtype.kind in "iuf":
+        converted = values.astype(np.float64)
+        if (np.abs(converted) <= NUMBER_MAX).all():
+            return converted
+    values = _as_list(values)
     if set(map(type, values)) <= {int, float}:
         try:
             plain = np.array(values, np.float64)
@@ -157,20 +170,30 @@ def numbers(values: Sequence[Value]) -> F64:
     return np.array([parse_number(value) for value in values], np.float64)
 
 
+def optional_numbers(values: Sequence[Value]) -> F64:
+    """`float64[n]` of n numbers, NaN where the value is None."""
+    present = [value for value in values if value is not None]
+    if len(present) == len(values):
+        return numbers(present)
+    filled = np.full(len(values), np.nan)
+    filled[[value is not None for value in values]] = numbers(present)
+    return filled
+
+
 def single_bags(values: Sequence[Value], ids_of: IdsOf) -> SlotIds:
     """One id per row, none where the value is None."""
     present = [value for value in values if value is not None]
     if len(present) == len(values):
         return SlotIds(ids_of(present), np.arange(len(values) + 1, dtype=np.int64))
     lengths = np.fromiter((value is not None for value in values), np.int64, len(values))
-    return SlotIds(ids_of(present), _offsets(lengths))
+    return SlotIds(ids_of(present), offsets_of(lengths))
 
 
 def list_bags(values: Sequence[Value], max_len: int, ids_of: IdsOf) -> SlotIds:
     """The first `max_len` ids of each row's list, none where it is None."""
     lists = [() if value is None else parse_list(value)[:max_len] for value in values]
     lengths = np.fromiter(map(len, lists), np.int64, len(lists))
-    return SlotIds(ids_of(list(chain.from_iterable(lists))), _offsets(lengths))
+    return SlotIds(ids_of(list(chain.from_iterable(lists))), offsets_of(lengths))
 
 
 def repeat_bags(bags: SlotIds, counts: I64) -> SlotIds:
@@ -179,7 +202,7 @@ def repeat_bags(bags: SlotIds, counts: I64) -> SlotIds:
     lengths = np.diff(bags.offsets)
     if (lengths == 1).all():
         return SlotIds(bags.ids[rows], np.arange(len(rows) + 1, dtype=np.int64))
-    offsets = _offsets(lengths[rows])
+    offsets = offsets_of(lengths[rows])
     starts = np.repeat(bags.offsets[:-1][rows] - offsets[:-1], lengths[rows])
     return SlotIds(bags.ids[starts + np.arange(len(starts))], offsets)
 
@@ -190,12 +213,16 @@ def cross_bags(left: SlotIds, right: SlotIds, seed: int) -> SlotIds:
     if (n_left == 1).all() and (n_right == 1).all():
         return SlotIds(mix_ids(left.ids, right.ids, seed), left.offsets)
     n_pairs = n_left * n_right
-    offsets = _offsets(n_pairs)
+    offsets = offsets_of(n_pairs)
     rows = np.repeat(np.arange(len(n_pairs)), n_pairs)
     pair = np.arange(len(rows)) - offsets[rows]  # number of the pair within its row
     lefts = left.ids[left.offsets[rows] + pair // n_right[rows]]
     rights = right.ids[right.offsets[rows] + pair % n_right[rows]]
     return SlotIds(mix_ids(lefts, rights, seed), offsets)
+
+
+def _as_list(values: Plain) -> Sequence[Value]:
+    return values.tolist() if isinstance(values, np.ndarray) else values
 
 
 def _integers(values: Sequence[Value]) -> list[int] | None:
@@ -215,7 +242,8 @@ def _decimals(texts: list[str]) -> list[int] | None:
     return integers if list(map(str, integers)) == texts else None
 
 
-def _offsets(lengths: I64) -> I64:
+def offsets_of(lengths: I64) -> I64:
+    """`int64[n + 1]` of n bags, one after the other."""
     offsets = np.zeros(len(lengths) + 1, np.int64)
     np.cumsum(lengths, out=offsets[1:])
     return offsets

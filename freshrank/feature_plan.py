@@ -1,13 +1,18 @@
 """What the configuration means for each feature: slot, table, column encoder, value check."""
 
+import hashlib
+import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
 from freshrank.encoding import (
+    F64,
+    IdsOf,
     bucket_ids,
     list_bags,
     parse_list,
@@ -19,6 +24,7 @@ from freshrank.encoding import (
     text_ids,
     uint64_ids,
 )
+from freshrank.feature_series import net_values
 from freshrank.feature_types import Slot, SlotIds, TableSpec
 from freshrank.messages import Value
 from freshrank.settings import (
@@ -35,7 +41,6 @@ from freshrank.settings import (
 
 RESERVED: Final = ("user_id", "item_id")
 
-ColumnEncoder = Callable[[Sequence[Value]], SlotIds]
 Features = Mapping[str, Feature]
 
 
@@ -60,19 +65,35 @@ def slots(features: Features) -> Iterator[Slot]:
         yield Slot(feature.name, table, pooling, is_shared(feature, features))
 
 
+@dataclass(frozen=True, slots=True)
+class ColumnEncoder:
+    """How a column of a feature's values becomes ids.
+
+    Attributes:
+        ids_of: Ids of values that are there.
+        max_len: Ids a row may have; None where a value is one id, not a list.
+    """
+
+    ids_of: IdsOf
+    max_len: int | None = None
+
+    def __call__(self, values: Sequence[Value]) -> SlotIds:
+        """Bags of a list of values; None is a missing one."""
+        if self.max_len is None:
+            return single_bags(values, self.ids_of)
+        return list_bags(values, self.max_len, self.ids_of)
+
+
 def column_encoder(feature: Feature, features: Features, salt: int) -> ColumnEncoder | None:
-    """How a column of the feature's values becomes ids; None where it has no column or no ids."""
+    """The feature's column encoder; None where it has no column or no ids."""
     if isinstance(feature, DenseFeature | LiveFeature | CrossFeature):
         return None
     owner = features[feature.table] if isinstance(feature, RecentFeature) else feature
     key = owner.key if isinstance(owner, IdFeature | IdListFeature) else ""
-    ids_of = uint64_ids if key == "uint64" else partial(text_ids, salt=salt)
     if isinstance(feature, BucketFeature):
-        boundaries = np.array(feature.boundaries)
-        return partial(single_bags, ids_of=partial(bucket_ids, boundaries=boundaries))
-    if isinstance(feature, IdListFeature | RecentFeature):
-        return partial(list_bags, max_len=feature.max_len, ids_of=ids_of)
-    return partial(single_bags, ids_of=ids_of)
+        return ColumnEncoder(partial(bucket_ids, boundaries=np.array(feature.boundaries)))
+    max_len = feature.max_len if isinstance(feature, IdListFeature | RecentFeature) else None
+    return ColumnEncoder(uint64_ids if key == "uint64" else partial(text_ids, salt=salt), max_len)
 
 
 def parser(feature: Feature) -> Callable[[object], object] | None:
@@ -85,6 +106,14 @@ def parser(feature: Feature) -> Callable[[object], object] | None:
         return parse_number
     parse_key = parse_uint64 if feature.key == "uint64" else parse_text
     return partial(parse_list, parse=parse_key) if isinstance(feature, IdListFeature) else parse_key
+
+
+def dense_values(feature: DenseFeature | LiveFeature, raw: F64) -> F64:
+    """What the net gets of raw values; NaN is a missing one."""
+    if isinstance(feature, LiveFeature):
+        return net_values(feature, raw)
+    values = np.where(np.isnan(raw), feature.default, raw)
+    return np.log1p(np.maximum(values, 0.0)) if feature.transform == "log1p" else values
 
 
 def tables(settings: Settings) -> Iterator[TableSpec]:
@@ -102,3 +131,20 @@ def tables(settings: Settings) -> Iterator[TableSpec]:
             probability=feature.admission.probability,
             ttl_s=ttl_s,
         )
+
+
+# What may change while a model lives: who gets a row and for how long, how hard a task pulls and
+# which share of negatives is kept say nothing about what a row means.
+_POLICY: Final = {"features": ("admission", "expire"), "tasks": ("weight", "negative")}
+
+
+def schema_hash(document: dict[str, Any]) -> str:
+    """16 hex digits over what two sides must agree on to read each other's rows."""
+    schema = {part: document[part] for part in ("model", "salt")}
+    for part, policy in _POLICY.items():
+        schema[part] = [
+            {name: value for name, value in entry.items() if name not in policy}
+            for entry in document[part]
+        ]
+    canonical = json.dumps(schema, sort_keys=True, separators=(",", ":"))
+    return hashlib.blake2b(canonical.encode(), digest_size=8).hexdigest()

@@ -1,74 +1,239 @@
-"""Feature state: what users did lately, written by the joiner and read by the service.
+"""Feature state: what users did lately and how often, written by the joiner, read by the service.
 
-Updates commute: a user's items are a set ordered by (ts, event_id) of which the last `n_max` are
-kept, so partitions may arrive in any order and an update may arrive twice.
+Updates commute: sets are ordered by (time, event id), sums decay to a reference time. A round of
+the joiner is applied once, however often it is sent. A read sees what happened strictly before it.
 """
 
+import os
 import threading
-from bisect import insort
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Final, Protocol
 
+import msgspec
+import numpy as np
 
-@dataclass(frozen=True, slots=True, order=True)
-class Did:
-    """One action of a user.
+from embedding_store import hash_strings
+from freshrank._live import Rings, Series
+from freshrank.encoding import text_ids, uint64_ids
+from freshrank.errors import SchemaError
+from freshrank.feature_series import series_of
+from freshrank.feature_types import U64
+from freshrank.feature_updates import Did, FeatureUpdates, StateAnswer, StateQuery
+from freshrank.settings import IdFeature, RecentFeature, Settings
 
-    Attributes:
-        ts_ms: Event time.
-        event_id: Identity of the action.
-        item: Canonical item id.
-    """
+__all__ = [
+    "Did",
+    "FeatureState",
+    "FeatureUpdates",
+    "LocalFeatureState",
+    "StateAnswer",
+    "StateQuery",
+]
 
-    ts_ms: int
-    event_id: str
-    item: str
+FORMAT: Final = 1
+# Updates that a restart may have to apply again before the state is saved: about 0.1 s of work.
+UNSAVED_MAX: Final = 1 << 20
+_TEXTS_MIN: Final = 4_096
 
 
 class FeatureState(Protocol):
     """Where the joiner writes and the service reads."""
 
-    def update(self, event: str, user: str, did: Sequence[Did]) -> None:
-        """Merge actions of one user."""
+    def read(self, query: StateQuery) -> StateAnswer:
+        """Everything one request asks, at once."""
 
-    def recent(self, event: str, user: str, *, before_ms: int, n_max: int) -> list[str]:
-        """The user's last items of `event` with event time before `before_ms`, newest first."""
+    def apply(self, updates: FeatureUpdates) -> None:
+        """A round of the joiner, unless all its marks were reached before."""
+
+    @property
+    def saved(self) -> Mapping[str, int]:
+        """Marks that outlive this process: rounds up to them need not be sent again."""
 
 
 class LocalFeatureState:
     """In process, safe for threads.
 
     Args:
-        n_max: Actions kept per user and event; the largest `max_len` of any `recent` feature.
+        settings: Features and salt are read.
+        path: File to keep it in; None keeps it in memory only.
+
+    Raises:
+        SchemaError: the file is not one of ours, or of a newer version.
 
     Example:
-        >>> state = LocalFeatureState(n_max=2)
-        >>> state.update("click", "u1", [Did(10, "a", "i1"), Did(30, "c", "i3")])
-        >>> state.update("click", "u1", [Did(20, "b", "i2")])
-        >>> state.recent("click", "u1", before_ms=30, n_max=5)
-        ['i2']
-        >>> state.recent("click", "u1", before_ms=31, n_max=5)
-        ['i3', 'i2']
+        >>> recent = {"name": "clicks", "type": "recent", "event": "click", "max_len": 2}
+        >>> item = {"name": "item_id", "type": "id", "scope": "item"}
+        >>> state = LocalFeatureState(Settings.model_validate(
+        ...     {"features": [item, recent], "tasks": [{"name": "click", "event": "click"}]}))
+        >>> did = [("click", "u1", Did(10, "a", "i1")), ("click", "u1", Did(30, "c", "i3"))]
+        >>> state.apply(FeatureUpdates(did=did, marks={"freshrank.actions:0": 2}))
+        >>> state.read(StateQuery(30, {}, "u1")).recent
+        {'click': ['i1']}
+        >>> state.read(StateQuery(31, {}, "u1")).recent
+        {'click': ['i3', 'i1']}
     """
 
-    def __init__(self, *, n_max: int) -> None:
+    def __init__(
+        self, settings: Settings | None = None, path: Path | None = None, *, n_max: int = 64
+    ) -> None:
+        features = settings.features if settings else ()
+        self._path = path
+        self._salt = settings.salt if settings else 0
         self._n_max = n_max
-        self._lock = threading.Lock()
-        self._did: dict[tuple[str, str], list[Did]] = {}
+        self._is_uint64 = {f.name: f.key == "uint64" for f in features if isinstance(f, IdFeature)}
+        specs = {spec.name: spec for feature in features for spec in series_of(feature)}
+        self.series = {
+            name: Series(kind=spec.kind, span_ms=spec.span_ms) for name, spec in specs.items()
+        }
+        lengths: dict[str, int] = {}
+        for feature in features:
+            if isinstance(feature, RecentFeature):
+                lengths[feature.event] = max(feature.max_len, lengths.get(feature.event, 1))
+        self.rings = {event: Rings(n_max=n) for event, n in lengths.items()}
+        self._texts: dict[int, str] = {}  # of items with string ids
+        self._n_texts_max = _TEXTS_MIN
+        self._lock = threading.Lock()  # of the writers
+        self._marks: dict[str, int] = {}
+        self._saved: dict[str, int] = {}
+        self._n_unsaved = 0
+        if path is not None and path.exists():
+            self.restore(path.read_bytes())
+            self._saved = dict(self._marks)
+
+    @property
+    def saved(self) -> Mapping[str, int]:
+        """Marks of the file."""
+        return self._saved
+
+    def read(self, query: StateQuery) -> StateAnswer:
+        """Everything one request asks."""
+        values = {
+            name: self.series[name].read(keys, np.full(len(keys), query.before_ms, np.int64))
+            for name, keys in query.keys.items()
+        }
+        recent: dict[str, list[str]] = {}
+        if query.user is not None and self.rings:
+            user, at = self._tokens("user_id", [query.user]), np.array([query.before_ms])
+            for event, rings in self.rings.items():
+                recent[event] = list(self._items(rings.read(user, at)[0].tolist()))
+        return StateAnswer(values, recent)
+
+    def apply(self, updates: FeatureUpdates) -> None:
+        """A round of the joiner; saves the state now and then."""
+        with self._lock:
+            marks = updates.marks
+            if marks and all(self._marks.get(log, -1) >= at for log, at in marks.items()):
+                return
+            for name, (keys, ts_ms) in updates.events.items():
+                if name in self.series:  # else of an earlier configuration
+                    self.series[name].add(keys, ts_ms)
+                    self._n_unsaved += len(keys)
+            self._did(updates.did)
+            self._marks |= {log: max(at, self._marks.get(log, at)) for log, at in marks.items()}
+            if self._n_unsaved > max(UNSAVED_MAX, sum(map(len, self.series.values()))):
+                self._save()
 
     def update(self, event: str, user: str, did: Sequence[Did]) -> None:
-        """Merge actions of one user."""
+        """Actions of one user, without marks."""
         with self._lock:
-            kept = self._did.setdefault((event, user), [])
-            for one in did:
-                if one not in kept:
-                    insort(kept, one)
-            del kept[: -self._n_max]
+            if event not in self.rings:
+                self.rings[event] = Rings(n_max=self._n_max)
+            self._did([(event, user, one) for one in did])
 
     def recent(self, event: str, user: str, *, before_ms: int, n_max: int) -> list[str]:
         """The user's last items of `event` with event time before `before_ms`, newest first."""
+        return self.read(StateQuery(before_ms, {}, user)).recent.get(event, [])[:n_max]
+
+    def save(self) -> None:
+        """Write the file, whole or not at all.
+
+        Raises:
+            OSError: it cannot be written; the earlier one stays.
+        """
         with self._lock:
-            kept = list(self._did.get((event, user), ()))
-        items = [one.item for one in reversed(kept) if one.ts_ms < before_ms]
-        return items[:n_max]
+            self._save()
+
+    def snapshot(self) -> bytes:
+        """Everything, as `restore` takes it."""
+        series = {n: [a.tobytes() for a in one.entries()] for n, one in self.series.items()}
+        rings = {n: [a.tobytes() for a in one.entries()] for n, one in self.rings.items()}
+        return msgspec.msgpack.encode([FORMAT, self._marks, series, rings, self._texts])
+
+    def restore(self, value: bytes) -> None:
+        """Take what `snapshot` wrote; series that the configuration lacks are left out.
+
+        Raises:
+            SchemaError: it is not one of ours, or of a newer version.
+        """
+        try:
+            version, marks, series, rings, texts = msgspec.msgpack.decode(value, strict=False)
+        except (msgspec.DecodeError, TypeError, ValueError) as error:
+            raise SchemaError(
+                f"feature state is damaged: {error}; restore a back-up, or delete "
+                f"{self._path} to begin with nothing known"
+            ) from error
+        if version != FORMAT:
+            raise SchemaError(f"feature state has format {version}, this program reads {FORMAT}")
+        for name in self.series.keys() & series.keys():
+            keys, times, x, y = series[name]
+            self.series[name].restore(
+                np.frombuffer(keys, np.uint64),
+                np.frombuffer(times, np.int64),
+                np.frombuffer(x, np.float64),
+                np.frombuffer(y, np.float64),
+            )
+        for event in self.rings.keys() & rings.keys():
+            keys, ts_ms, ties, items = rings[event]
+            self.rings[event].add(
+                np.frombuffer(keys, np.uint64),
+                np.frombuffer(ts_ms, np.int64),
+                np.frombuffer(ties, np.uint64),
+                np.frombuffer(items, np.uint64),
+            )
+        self._marks = dict(marks)
+        self._texts = {int(token): text for token, text in texts.items()}
+
+    def _save(self) -> None:
+        if self._path is None:
+            return
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        partial = self._path.with_suffix(".partial")
+        with partial.open("wb") as file:
+            file.write(self.snapshot())
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(self._path)
+        self._saved, self._n_unsaved = dict(self._marks), 0
+
+    def _did(self, did: Iterable[tuple[str, str, Did]]) -> None:
+        by_event: dict[str, list[tuple[str, Did]]] = {}
+        for event, user, one in did:
+            by_event.setdefault(event, []).append((user, one))
+        for event in by_event.keys() & self.rings.keys():
+            users, done = zip(*by_event[event], strict=True)
+            items = self._tokens("item_id", [one.item for one in done])
+            if not self._is_uint64.get("item_id"):
+                self._texts |= zip(items.tolist(), (one.item for one in done), strict=True)
+            self.rings[event].add(
+                self._tokens("user_id", users),
+                np.array([one.ts_ms for one in done], np.int64),
+                hash_strings([one.event_id for one in done], self._salt),
+                items,
+            )
+            self._n_unsaved += len(done)
+        if len(self._texts) > self._n_texts_max:
+            kept = {token for rings in self.rings.values() for token in rings.entries()[3].tolist()}
+            self._texts = {token: text for token, text in self._texts.items() if token in kept}
+            self._n_texts_max = max(_TEXTS_MIN, 2 * len(self._texts))
+
+    def _tokens(self, name: str, identities: Sequence[str]) -> U64:
+        """The ids that the slot `name` has for canonical ids."""
+        if self._is_uint64.get(name):
+            return uint64_ids(identities)
+        return text_ids(identities, self._salt)
+
+    def _items(self, tokens: Sequence[int]) -> Iterator[str]:
+        if self._is_uint64.get("item_id"):
+            return map(str, tokens)
+        return (self._texts[token] for token in tokens if token in self._texts)

@@ -9,11 +9,9 @@ and items. Other features read `RequestValues.shared` (scopes user and context, 
 default of a dense feature; that default is a raw value and passes the transform like any other.
 """
 
-import hashlib
-import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 
@@ -21,7 +19,7 @@ from freshrank import references
 from freshrank.encoding import (
     F64,
     cross_bags,
-    numbers,
+    optional_numbers,
     parse_text,
     parse_uint64,
     repeat_bags,
@@ -31,15 +29,24 @@ from freshrank.errors import ConfigError, DataError
 from freshrank.feature_plan import (
     ColumnEncoder,
     column_encoder,
+    dense_values,
     is_shared,
     parser,
+    schema_hash,
     slots,
     tables,
 )
-from freshrank.feature_types import Encoded, Problem, RequestValues, Slot, SlotIds, TableSpec
+from freshrank.feature_types import I64, Encoded, Problem, RequestValues, Slot, SlotIds, TableSpec
 from freshrank.hints import did_you_mean
 from freshrank.messages import Value
-from freshrank.settings import CrossFeature, DenseFeature, IdFeature, RecentFeature, Settings
+from freshrank.settings import (
+    CrossFeature,
+    DenseFeature,
+    IdFeature,
+    LiveFeature,
+    RecentFeature,
+    Settings,
+)
 
 __all__ = [
     "Encoded",
@@ -63,8 +70,9 @@ class FeatureEncoder:
     Attributes:
         slots: Embedded features in configuration order.
         tables: Their tables in configuration order.
-        dense_names: Dense features in configuration order.
+        dense_names: Dense and live features in configuration order.
         recent: The `recent` features, to be filled from feature state.
+        live: The live features, to be filled from feature state.
         schema_hash: 16 hex digits over features, tasks, model and salt: two sides with equal hashes
             read each other's rows.
 
@@ -104,12 +112,15 @@ class FeatureEncoder:
             if parse := parser(feature):
                 self._parsers[name] = (getattr(feature, "scope", ""), parse)
         self._crosses = tuple(f for f in settings.features if isinstance(f, CrossFeature))
-        self._dense = tuple(f for f in settings.features if isinstance(f, DenseFeature))
+        self._dense = tuple(
+            f for f in settings.features if isinstance(f, DenseFeature | LiveFeature)
+        )
         self.slots = tuple(slots(self._features))
         self.tables = tuple(tables(settings))
         self.dense_names = tuple(feature.name for feature in self._dense)
         self.recent = tuple(f for f in settings.features if isinstance(f, RecentFeature))
-        self.schema_hash = _schema_hash(document)
+        self.live = tuple(f for f in settings.features if isinstance(f, LiveFeature))
+        self.schema_hash = schema_hash(document)
 
     def encode(self, requests: Sequence[RequestValues]) -> Encoded:
         """All rows of all requests, in order.
@@ -121,18 +132,41 @@ class FeatureEncoder:
             DataError: a value of the wrong type, or a column that has not one entry per item (code
                 `bad-value`); `check` says which beforehand.
         """
-        n_items = np.fromiter((len(request.items) for request in requests), np.int64, len(requests))
-        shared: dict[str, SlotIds] = {}  # a row per request
-        rows: dict[str, SlotIds] = {}  # a row per item
-        for name, encode_column in self._columns.items():
-            with _naming(name):
-                target = shared if name in self._shared else rows
-                target[name] = encode_column(self._raw(name, requests))
+        return self.assemble(
+            _n_items(requests),
+            lambda name: self._columns[name](self._raw(name, requests)),
+            lambda name, _: optional_numbers(self._raw(name, requests)),
+        )
+
+    def ids(self, requests: Sequence[RequestValues], names: Iterable[str]) -> dict[str, SlotIds]:
+        """Ids of some features that have a column, a row per item; raises as `encode` does."""
+        bags = self._bags(names, lambda name: self._columns[name](self._raw(name, requests)))
+        return self._rows(bags, _n_items(requests))
+
+    def assemble(
+        self,
+        n_items: I64,
+        bags_of: Callable[[str], SlotIds],
+        numbers_of: Callable[[str, Mapping[str, SlotIds]], F64],
+    ) -> Encoded:
+        """Rows of the configuration from its columns: repeated, crossed, transformed.
+
+        Args:
+            n_items: `int64[r]`, rows of each of r requests.
+            bags_of: Ids of a feature that has a column: a row per request when the feature is
+                shared, else a row per item.
+            numbers_of: `float64` of a dense or live feature likewise, NaN where there is none; it
+                is also given the rows' ids so far.
+
+        Raises:
+            DataError: what `bags_of` and `numbers_of` raise, with the feature's name.
+        """
+        bags = self._bags(self._columns, bags_of)
         for cross in self._crosses:
             if cross.name in self._shared:
                 left, right = cross.of
-                shared[cross.name] = cross_bags(shared[left], shared[right], self._salt)
-        rows |= {name: repeat_bags(bags, n_items) for name, bags in shared.items()}
+                bags[cross.name] = cross_bags(bags[left], bags[right], self._salt)
+        rows = self._rows(bags, n_items)
         for cross in self._crosses:
             if cross.name not in rows:
                 left, right = cross.of
@@ -141,10 +175,22 @@ class FeatureEncoder:
         dense = np.empty((n_rows, len(self._dense)), np.float32)
         for column, feature in enumerate(self._dense):
             with _naming(feature.name):
-                values = self._numbers(feature, requests)
+                values = dense_values(feature, numbers_of(feature.name, rows))
             is_shared = feature.name in self._shared
             dense[:, column] = np.repeat(values, n_items) if is_shared else values
         return Encoded(n_rows, {slot.name: rows[slot.name] for slot in self.slots}, dense)
+
+    def column(self, name: str) -> ColumnEncoder:
+        """How a column of the feature becomes ids.
+
+        Raises:
+            KeyError: the feature has no column of ids.
+        """
+        return self._columns[name]
+
+    def is_shared(self, name: str) -> bool:
+        """Whether the feature's value belongs to the request, not to each of its rows."""
+        return name in self._shared
 
     def check(self, values: Mapping[str, Value], scopes: Sequence[str]) -> list[Problem]:
         """Unknown features, features of another scope, and values of the wrong type or range.
@@ -193,6 +239,20 @@ class FeatureEncoder:
             raise DataError(f"{name}: {error}", code="bad-id") from None
         raise DataError(f"{name}: expected a non-empty string", code="bad-id")
 
+    def _bags(self, names: Iterable[str], bags_of: Callable[[str], SlotIds]) -> dict[str, SlotIds]:
+        bags = {}
+        for name in names:
+            with _naming(name):
+                bags[name] = bags_of(name)
+        return bags
+
+    def _rows(self, bags: Mapping[str, SlotIds], n_items: I64) -> dict[str, SlotIds]:
+        """Bags per request or per item -> per item."""
+        return {
+            name: repeat_bags(own, n_items) if name in self._shared else own
+            for name, own in bags.items()
+        }
+
     def _raw(self, name: str, requests: Sequence[RequestValues]) -> list[Value]:
         """The feature's values: one per request when it is shared, else one per row."""
         if name == "user_id":
@@ -210,11 +270,6 @@ class FeatureEncoder:
                 raise DataError(f"expected {len(request.items)} values, got {len(values)}")
         return column
 
-    def _numbers(self, feature: DenseFeature, requests: Sequence[RequestValues]) -> F64:
-        column = self._raw(feature.name, requests)
-        values = numbers([feature.default if value is None else value for value in column])
-        return np.log1p(np.maximum(values, 0.0)) if feature.transform == "log1p" else values
-
     def _misplaced(self, name: str, scopes: Sequence[str]) -> str:
         if name in self._parsers:
             scope, _ = self._parsers[name]
@@ -225,21 +280,8 @@ class FeatureEncoder:
         return f"unknown feature {shown(name)}{did_you_mean(name, known)}"
 
 
-# What may change while a model lives: who gets a row and for how long, how hard a task pulls and
-# which share of negatives is kept say nothing about what a row means.
-_POLICY: Final = {"features": ("admission", "expire"), "tasks": ("weight", "negative")}
-
-
-def _schema_hash(document: dict[str, Any]) -> str:
-    """16 hex digits over what two sides must agree on to read each other's rows."""
-    schema = {part: document[part] for part in ("model", "salt")}
-    for part, policy in _POLICY.items():
-        schema[part] = [
-            {name: value for name, value in entry.items() if name not in policy}
-            for entry in document[part]
-        ]
-    canonical = json.dumps(schema, sort_keys=True, separators=(",", ":"))
-    return hashlib.blake2b(canonical.encode(), digest_size=8).hexdigest()
+def _n_items(requests: Sequence[RequestValues]) -> I64:
+    return np.fromiter((len(request.items) for request in requests), np.int64, len(requests))
 
 
 @contextmanager

@@ -19,6 +19,7 @@ CROSS_IDS_MAX: Final = 1_024
 
 _LIST_LENGTH = {"id_list": 32, "recent": 5}  # default max_len by type
 _DIM = 16  # default dim
+_LIVE = ("rate", "count", "seen")
 _RESERVED = {"user_id": "user", "item_id": "item"}
 
 Location = tuple[str | int, ...]
@@ -61,6 +62,8 @@ def mistakes(document: object) -> Iterator[Mistake]:
             yield from _cross(location, feature, by_name)
         elif feature.get("type") == "recent":
             yield from _recent(location, feature, by_name)
+        elif feature.get("type") in _LIVE:
+            yield from _live(location, feature, by_name)
     model = document.get("model") if isinstance(document, Mapping) else None
     if not isinstance(model, Mapping) or model.get("kind", "deepfm") == "deepfm":
         yield from _dims(features)
@@ -89,7 +92,7 @@ def _repeated(entries: list[Entry], noun: str) -> Iterator[Mistake]:
 
 def _is_well_formed(feature: Mapping[str, Any]) -> bool:
     """Whether type and scope are words we know; if not, that is the mistake to report."""
-    if feature.get("type") in ("cross", "recent"):
+    if feature.get("type") in ("cross", "recent", *_LIVE):
         return True
     types, scopes = ("id", "id_list", "bucket", "dense"), ("user", "item", "candidate", "context")
     return feature.get("type") in types and feature.get("scope") in scopes
@@ -119,7 +122,7 @@ def _cross(
             continue
         if name not in by_name:
             yield Mistake(place, f"unknown feature {name!r}{did_you_mean(name, by_name)}")
-        elif by_name[name].get("type") in ("dense", "cross"):
+        elif by_name[name].get("type") in ("dense", "cross", *_LIVE):
             yield Mistake(
                 place, f"{name!r} is of type {by_name[name]['type']}: it has no ids to cross"
             )
@@ -159,6 +162,30 @@ def _recent(
         yield Mistake(place, f"{name!r} must be of type id and scope item to hold recent items")
     elif table.get("key", "string") != by_name.get("item_id", {}).get("key", "string"):
         yield Mistake(place, f"{name!r} must have the key type of 'item_id' to hold recent items")
+
+
+def _live(
+    location: Location, live: Mapping[str, Any], by_name: Mapping[str, Mapping[str, Any]]
+) -> Iterator[Mistake]:
+    """A key is made of features with one id per row."""
+    if live["type"] == "seen":
+        needed = ("item_id",) if live.get("value") == "age" else ("user_id", "item_id")
+        for name in needed:
+            if name not in by_name:
+                yield Mistake((*location, "type"), f"'seen' needs the feature {name!r}")
+        return
+    names: tuple[tuple[str, Any], ...] = (("of", live.get("of", "item_id")), ("by", live.get("by")))
+    for field, name in names:
+        place = (*location, field) if field in live else location
+        if not isinstance(name, str):
+            continue
+        if name not in by_name:
+            yield Mistake(place, f"unknown feature {name!r}{did_you_mean(name, by_name)}")
+        elif _is_well_formed(by_name[name]) and by_name[name]["type"] not in ("id", "bucket"):
+            text = f"{name!r} is of type {by_name[name]['type']}: a key needs type id or bucket"
+            yield Mistake(place, text)
+    if live.get("by") is not None and live.get("by") == live.get("of", "item_id"):
+        yield Mistake((*location, "by"), f"{live['by']!r} is combined with itself")
 
 
 def _dims(features: list[Entry]) -> Iterator[Mistake]:

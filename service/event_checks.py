@@ -12,7 +12,7 @@ from freshrank.errors import DataError
 from freshrank.features import FeatureEncoder
 from freshrank.hints import did_you_mean
 from freshrank.messages import Action, Entity, Impression, Value, encode, entity_key
-from freshrank.settings import RecentFeature, Settings
+from freshrank.settings import Settings
 from freshrank.transport.base import ACTIONS, ENTITIES, IMPRESSIONS, RECORD_BYTES_MAX, NewRecord
 from service.bodies import EventBody, FeedbackEvent, ImpressionEvent, ItemEvent, UserEvent
 from service.impressions import records_of
@@ -70,9 +70,7 @@ class EventChecker:
         self._known = known
         # A report names what was shown; the joiner takes the features from the served record.
         self._is_reported = settings.join.impressions == "reported"
-        used = {task.event for task in settings.tasks}
-        used |= {f.event for f in settings.features if isinstance(f, RecentFeature)}
-        self._events = sorted(used)
+        self._events = sorted({task.event for task in settings.tasks} | known.live.events)
 
     def check(
         self,
@@ -185,10 +183,8 @@ class EventChecker:
         if self._is_reported:
             names = sorted({name for features in explicit for name in features})
             return shared, {name: [features.get(name) for features in explicit] for name in names}
-        columns = self._known.columns(items, explicit, sent=sent)
-        if user is None:
-            return shared, columns
-        return self._known.shared(user, shared, before_ms=ts_ms, sent=sent), columns
+        values = self._known.complete(user, items, shared, explicit, before_ms=ts_ms, sent=sent)
+        return dict(values.shared), {name: list(one) for name, one in values.columns.items()}
 
     def _entity(
         self,

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from freshrank.feature_state import FeatureState
-from freshrank.features import FeatureEncoder
+from freshrank.features import FeatureEncoder, RequestValues
+from freshrank.live import LiveFeatures
 from freshrank.messages import Value
 from freshrank.settings import CrossFeature, LiveFeature, RecentFeature, Settings
 
@@ -55,34 +56,46 @@ class KnownFeatures:
         state: FeatureState,
     ) -> None:
         self.names = Names.of(settings)
-        self._recent = encoder.recent
+        self.live = LiveFeatures(settings, encoder)
         self._sent = sent
         self._state = state
 
-    def shared(
+    def complete(
         self,
-        user: str,
-        explicit: Mapping[str, Value],
+        user: str | None,
+        items: Sequence[str],
+        shared: Mapping[str, Value],
+        columns: Sequence[Mapping[str, Value]],
         *,
         before_ms: int,
         sent: SentTogether | None = None,
-    ) -> dict[str, Value]:
-        """User and context features, explicit ones winning, and feature state before a time."""
-        shared: dict[str, Value] = {**self._features("user", user, sent), **explicit}
-        for feature in self._recent:
-            shared[feature.name] = list[int | float | str](
-                self._state.recent(feature.event, user, before_ms=before_ms, n_max=feature.max_len)
-            )
-        return shared
+    ) -> RequestValues:
+        """All values of a request: explicit ones, what was sent before, feature state.
 
-    def columns(
+        Args:
+            user: Canonical user; None for nobody.
+            items: Canonical items.
+            shared: Explicit user and context features; they win.
+            columns: Explicit item and candidate features of each item; they win.
+            before_ms: Time of the request; feature state shows what happened before.
+            sent: Entities that came earlier in the same request.
+
+        Raises:
+            DataError: a value cannot be encoded.
+        """
+        known = {} if user is None else self._features("user", user, sent)
+        values = RequestValues(
+            items, user, {**known, **shared}, self._columns(items, columns, sent)
+        )
+        return self.live.fill(values, self._state, before_ms=before_ms)
+
+    def _columns(
         self,
         items: Sequence[str],
         explicit: Sequence[Mapping[str, Value]],
-        *,
-        sent: SentTogether | None = None,
+        sent: SentTogether | None,
     ) -> dict[str, list[Value]]:
-        """Item and candidate features, explicit ones winning; one entry per item."""
+        """Item and candidate features, one entry per item."""
         rows: list[Mapping[str, Value]] = []
         for item, own in zip(items, explicit, strict=True):
             known = self._features("item", item, sent)

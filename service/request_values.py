@@ -57,15 +57,12 @@ class RequestReader:
         if errors:
             raise validation(errors[:ERRORS_MAX])
         kept = [i for i, item in enumerate(items) if item not in excluded]
-        return RequestValues(
-            items=[items[i] for i in kept],
-            user=user,
-            shared=self._known.shared(
-                user, {**request.user_features, **request.context}, before_ms=before_ms
-            ),
-            columns=self._known.columns(
-                [items[i] for i in kept], [request.candidates[i].features for i in kept]
-            ),
+        return self._known.complete(
+            user,
+            [items[i] for i in kept],
+            {**request.user_features, **request.context},
+            [request.candidates[i].features for i in kept],
+            before_ms=before_ms,
         )
 
     def missing_features(self, values: RequestValues) -> list[str]:
