@@ -162,6 +162,57 @@ def rank(
     run(url=url, key=key, user=user, items=items, as_json=as_json)
 
 
+@app.command()
+def replay(
+    file: Annotated[
+        Path,
+        typer.Argument(help="Events as JSON lines, or a table: Parquet, CSV, TSV; also gzip."),
+    ],
+    config: ConfigPath = DEFAULT_CONFIG,
+    seeds: Annotated[int, typer.Option(min=1, max=100, help="Runs, each with its own seed.")] = 1,
+    sync_every: Annotated[
+        list[str] | None,
+        typer.Option(help="Score with parameters as old as this too, e.g. 10m,60m,360m."),
+    ] = None,
+    baselines: Annotated[
+        str, typer.Option(help="Other models to compare with: vw,rate,trees.")
+    ] = "",
+    limit: Annotated[int | None, typer.Option(min=1, help="Read so many rows only.")] = None,
+    speed: Annotated[
+        str | None, typer.Option(help="As fast as it goes, or e.g. 10x as fast as it happened.")
+    ] = None,
+    sort: Annotated[
+        bool, typer.Option("--sort", help="Bring requests into event time first, in memory.")
+    ] = False,
+    report: Annotated[
+        Path | None, typer.Option(help="Write report.json and report.html into this directory.")
+    ] = None,
+    rejects: Annotated[
+        Path | None, typer.Option(help="List unfit rows here; by default beside the report.")
+    ] = None,
+    max_rejects: Annotated[str, typer.Option(help="Stop when more rows than that are unfit.")] = (
+        "1%"
+    ),
+    as_json: Json = False,
+) -> None:
+    """Learn from your own log in event time and report how well each row was predicted before."""
+    from freshrank.commands.replay import Options, run
+
+    options = Options(
+        seeds=seeds,
+        sync_every=tuple(sync_every or ()),
+        baselines=tuple(filter(None, baselines.split(","))),
+        limit=limit,
+        speed=speed,
+        sort=sort,
+        report=report,
+        rejects=rejects,
+        max_rejects=max_rejects,
+        as_json=as_json,
+    )
+    run(file, config, options, environ=os.environ)
+
+
 def main() -> None:
     """Run the command line of this process."""
     try:

@@ -40,7 +40,7 @@ _STYLE: Final = """
 body { font: 16px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper);
   max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }
 h1 { font-size: 1.6rem } h2 { font-size: 1.25rem; margin-top: 2.5rem } h3 { font-size: 1rem }
-table { border-collapse: collapse; display: block; overflow-x: auto; margin: .5rem 0 1rem }
+table { border-collapse: collapse; margin: .5rem 0 1rem } .wide { overflow-x: auto }
 caption { text-align: left; color: var(--dim) }
 th, td { padding: .25rem .75rem; text-align: right; border-bottom: 1px solid var(--line);
   font-variant-numeric: tabular-nums; white-space: nowrap }
@@ -110,7 +110,7 @@ def _task(task: str, models: Sequence[Document]) -> Iterator[str]:
     rows = [[name, *(_with_spread(one, figure) for figure in shown)] for name, one in figures]
     yield _table(
         "Each row was predicted before any row of its request was learned. With several seeds: "
-        "mean, and least to greatest.",
+        "mean ± standard deviation.",
         ["model", *(FIGURES[name] for name in shown)],
         rows,
     )
@@ -127,8 +127,8 @@ def _comparison(figures: Sequence[tuple[str, Document]]) -> str:
     for name, one in figures:
         if (spread := one.get("seeds", {}).get("auc_second_half")) is not None:
             found.append(Bar(name, spread["mean"], spread["min"], spread["max"]))
-    plot = bars("AUC over the second half of the rows, by model", found)
-    return _figure("AUC over the second half of the rows", plot)
+    title = "AUC over the second half of the rows; bars begin at chance, 0.5"
+    return _figure(title, bars(title, found, 0.5))
 
 
 def _cadences(task: str, models: Sequence[Document]) -> str:
@@ -223,7 +223,7 @@ def _with_spread(figures: Document, name: str) -> str:
     spread = figures.get("seeds", {}).get(name)
     if spread is None or spread["min"] == spread["max"]:
         return _number(figures.get(name))
-    return f"{_number(spread['mean'])} ({_number(spread['min'])} to {_number(spread['max'])})"
+    return f"{_number(spread['mean'])} ± {_number(spread['sd'])}"
 
 
 def _number(value: float | None) -> str:
@@ -251,4 +251,7 @@ def _table(caption: str, header: Sequence[str] | None, rows: Sequence[Sequence[s
         for first, *cells in rows
     )
     title = f"<caption>{escape(caption)}</caption>" if caption else ""
-    return f"<table>{title}{head}<tbody>{body}</tbody></table>"
+    table = f"<table>{title}{head}<tbody>{body}</tbody></table>"
+    # A keyboard can scroll what can be focused only.
+    label = escape(caption or "Table")
+    return f'<div class="wide" role="region" aria-label="{label}" tabindex="0">{table}</div>'

@@ -96,25 +96,27 @@ def lines(
     return _svg(title, HEIGHT, parts) + _legend(series)
 
 
-def bars(title: str, values: Sequence[Bar]) -> str:
-    """Horizontal bars from 0, each with a whisker from its least to its greatest value."""
+def bars(title: str, values: Sequence[Bar], low: float) -> str:
+    """Horizontal bars from `low` on, each with a whisker from its least to its greatest value."""
     if not values:
         return ""
     left, right = 190, 60
-    high = max(one.high for one in values) or 1.0
-    scale = (WIDTH - left - right) / high
+    scale = (WIDTH - left - right) / max(max(one.high for one in values) - low, 1e-9)
+
+    def at(value: float) -> float:
+        return left + max(value - low, 0.0) * scale
+
     parts = []
     for n, one in enumerate(values):
         y = n * _ROW + 4
-        end = left + one.value * scale
         middle = y + _ROW / 2 - 4
         parts.append(
             f'<text x="{left - 8}" y="{middle + 4}" text-anchor="end">{escape(one.name)}</text>'
             f'<rect class="bar s{min(n, SERIES_MAX - 1)}" x="{left}" y="{y}" '
-            f'width="{one.value * scale:.1f}" height="{_ROW - 8}"/>'
-            f'<line class="whisker" x1="{left + one.low * scale:.1f}" '
-            f'x2="{left + one.high * scale:.1f}" y1="{middle}" y2="{middle}"/>'
-            f'<text x="{max(end, left + one.high * scale) + 6:.1f}" y="{middle + 4}">'
+            f'width="{at(one.value) - left:.1f}" height="{_ROW - 8}"/>'
+            f'<line class="whisker" x1="{at(one.low):.1f}" x2="{at(one.high):.1f}" '
+            f'y1="{middle}" y2="{middle}"/>'
+            f'<text x="{at(one.high) + 6:.1f}" y="{middle + 4}">'
             f"{one.value:.4f}</text>"
         )
     return _svg(title, len(values) * _ROW + 4, parts)
