@@ -147,6 +147,34 @@ def serve(
 
 
 @app.command()
+def train(
+    config: ConfigPath = DEFAULT_CONFIG,
+    history: Annotated[
+        Path | None, typer.Option(help="Learn this archive first, as far as it is not learned.")
+    ] = None,
+    until_lag: Annotated[
+        int | None,
+        typer.Option(min=0, help="End once no more than so many records are to be learned."),
+    ] = None,
+    allow_gaps: Annotated[
+        bool, typer.Option("--allow-gaps", help="Learn on where records of the archive are gone.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Join and learn without serving, an archive first if you have one, until stopped."""
+    from freshrank.commands.train import run
+
+    run(
+        config,
+        history=history,
+        allow_gaps=allow_gaps,
+        until_lag=until_lag,
+        as_json=as_json,
+        environ=os.environ,
+    )
+
+
+@app.command()
 def rank(
     user: Annotated[str, typer.Option(help="Whom to rank for.")],
     items: Annotated[list[str], typer.Argument(help="The candidates.")],

@@ -233,25 +233,30 @@ class Embedded:
         for worker in self._workers.values():
             worker.start()
 
-    def close(self) -> None:
+    def close(self, *, drain: bool = False) -> None:
         """Stop in the order of the stream, save a checkpoint, release the files.
 
         What fails does not keep the rest from closing. A trainer that failed is not saved: it may
         have stopped within a batch, and a checkpoint of that would learn it twice.
+
+        Args:
+            drain: First learn what a fixed batch would leave waiting in the log.
         """
         with contextlib.ExitStack() as stack:  # the last one first
             stack.callback(self.log.close)
             stack.callback(self.channel.close)
-            stack.callback(self._close_learning)
+            stack.callback(self._close_learning, drain=drain)
             for worker in reversed(self._workers.values()):
                 stack.callback(worker.stop)
 
-    def _close_learning(self) -> None:
+    def _close_learning(self, *, drain: bool) -> None:
         with contextlib.ExitStack() as stack:
             for name, part in (("trainer", self.trainer), ("archiver", self.archiver)):
                 worker = self._workers.get(name)
                 if part is not None and worker is not None and worker.failure is None:
                     stack.callback(part.close)
+                    if part is self.trainer and drain:
+                        stack.callback(self.trainer.drain)
             for joiner in self.joiners:
                 joiner.close()
 

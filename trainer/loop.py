@@ -222,9 +222,9 @@ class Trainer:
         self._gauges.refresh()
 
     @property
-    def n_history_rows(self) -> int:
-        """Rows of the history that were read so far; those of the log are learned after them."""
-        return self._reader.n_history_rows
+    def reader(self) -> ExampleReader:
+        """How far the examples are read: may be asked from any thread."""
+        return self._reader
 
     def statistics(self) -> dict[str, float]:
         """Gauges, at most a second old while examples arrive; see `Gauges`."""

@@ -94,6 +94,11 @@ class ExampleReader:
                     self._next[partition] = record.offset + 1
                 is_growing = is_growing or bool(records)
 
+    def n_behind(self) -> int:
+        """Records of the log that are still to be read, and one more within the history."""
+        ends = [self._log.end_offset(EXAMPLES, p) - at for p, at in self._next.items()]
+        return sum(ends) + self.is_in_history
+
     def _take_history(self, queue: BatchQueue, read: ReadRecord) -> None:
         queue.put(read)
         if not isinstance(read.judged, DataError):

@@ -78,7 +78,7 @@ def test_history_of_another_log_and_then_the_stream_equal_one_stream(
     expected = both.trainer()
     assert step_all(trainer) == step_all(expected) == 160
     assert print_of(trainer) == print_of(expected)
-    assert trainer.n_history_rows == 90
+    assert trainer.reader.n_history_rows == 90
     counts = trainer.accounting()
     assert counts["examples_learned"] - counts["history_examples"] == 70
     assert new.progress.offset("trained", "freshrank.actions", 0) == 7  # of this log alone
@@ -95,7 +95,7 @@ def test_what_archive_and_log_both_have_is_learned_once(
     trainer = historian(bench, tmp_path / "a")
     assert step_all(trainer) == 160
     assert print_of(trainer) == expected
-    assert trainer.n_history_rows == 90
+    assert trainer.reader.n_history_rows == 90
     assert trainer.accounting()["history_examples"] == 0
 
 

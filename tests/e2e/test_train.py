@@ -1,0 +1,101 @@
+"""`freshrank train` as a process: history first, then the log, then `serve` goes on."""
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from freshrank.client import call
+from tests.e2e.test_commands import run, serving
+
+FRESHRANK = str(Path(sys.executable).with_name("freshrank"))
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What an audience did, learned, and its archive."""
+    directory = tmp_path_factory.mktemp("demo")
+    command = [FRESHRANK, "demo", "--headless", "--seconds", "4", "--json", "--data-dir", "."]
+    subprocess.run(command, cwd=directory, check=True, capture_output=True, timeout=120)
+    config = directory / "freshrank.yaml"
+    config.write_text(config.read_text() + f"\narchive: {{dir: {directory / 'archive'}}}\n")
+    assert trained(directory) == {"history": 0, "stream": 0}  # the demo has learned it
+    return directory
+
+
+@pytest.fixture
+def fresh(recorded: Path, tmp_path: Path) -> Path:
+    """The same configuration, with nothing learned."""
+    text = (recorded / "freshrank.yaml").read_text()
+    text = text.replace(f'data_dir: "{recorded}"', "data_dir: data")
+    text = text.replace(str(recorded / "archive"), str(tmp_path / "archive"))
+    (tmp_path / "freshrank.yaml").write_text(text)
+    return tmp_path
+
+
+def trained(directory: Path, *arguments: str) -> dict[str, Any]:
+    """The summary of a run until all is learned, without its duration."""
+    done = run("train", "--until-lag", "0", "--json", *arguments, directory=directory)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found.pop("seconds") > 0
+    return dict(found)
+
+
+def test_history_is_learned_once_and_served_afterwards(recorded: Path, fresh: Path) -> None:
+    archive = str(recorded / "archive")
+    first = trained(fresh, "--history", archive)
+    assert first["history"] > 1_000
+    assert first["stream"] == 0
+    assert trained(fresh, "--history", archive) == {"history": 0, "stream": 0}
+    with serving(fresh) as (base, process):
+        stats = call(base, "/v1/stats")
+        assert stats["accounting"]["rows_learned"] == first["history"]
+        second = run("train", directory=fresh)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 0
+    assert second.returncode == 3
+    assert "already open for writing" in second.stderr
+
+
+def test_train_joins_and_learns_the_log_and_archives_it(fresh: Path) -> None:
+    with serving(fresh, "--no-learn") as (base, _):
+        impression = {"kind": "impression", "request_id": "r", "items": [{"item": "i1"}]}
+        click = {"kind": "feedback", "request_id": "r", "item": "i1", "event": "click"}
+        assert call(base, "/v1/events", {"events": [impression, click]})["accepted"] == 2
+    assert trained(fresh)["stream"] > 0
+    assert len(list((fresh / "archive").glob("hour=*/part-*.parquet"))) == 1
+
+
+def test_train_ends_with_a_checkpoint_when_interrupted(recorded: Path, fresh: Path) -> None:
+    command = [FRESHRANK, "train", "--history", str(recorded / "archive")]
+    process = subprocess.Popen(
+        command, cwd=fresh, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stderr is not None
+    line = process.stderr.readline()
+    assert "rows of history" in line
+    process.send_signal(signal.SIGINT)
+    shown, _ = process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert "saved a checkpoint" in shown
+    assert list((fresh / "data" / "trainer").glob("checkpoint-*"))
+
+
+def test_a_directory_that_is_no_archive_is_refused(fresh: Path) -> None:
+    refused = run("train", "--history", "nowhere", directory=fresh)
+    assert refused.returncode == 1
+    assert "nowhere is no archive" in refused.stderr
+    assert not list((fresh / "data").glob("trainer/checkpoint-*"))
+
+
+def test_history_of_another_schema_names_both_hashes(recorded: Path, fresh: Path) -> None:
+    text = (fresh / "freshrank.yaml").read_text()
+    (fresh / "freshrank.yaml").write_text(text + "\nsalt: 99\n")
+    refused = run("train", "--history", str(recorded / "archive"), directory=fresh)
+    assert refused.returncode == 1
+    assert "was written for schema" in refused.stderr
