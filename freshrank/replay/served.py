@@ -150,9 +150,3 @@ class ServedRows:
             return
         last = request.first_row + len(request.items)
         request.scored.weights[request.first_row : last] = 0.0
-        if self._by_id.get(request.request_id) is request:
-            # Out of order, a later one was the first in event time.
-            del self._by_id[request.request_id]
-            for other in self._by_offset.values():
-                if other.request_id == request.request_id:
-                    self._by_id[other.request_id] = other
