@@ -4,6 +4,7 @@ Updates commute: sets are ordered by (time, event id), sums decay to a reference
 the joiner is applied once, however often it is sent. A read sees what happened strictly before it.
 """
 
+import logging
 import os
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -30,6 +31,8 @@ __all__ = [
     "StateAnswer",
     "StateQuery",
 ]
+
+logger = logging.getLogger(__name__)
 
 FORMAT: Final = 1
 # Updates that a restart may have to apply again before the state is saved: about 0.1 s of work.
@@ -132,7 +135,10 @@ class LocalFeatureState:
             self._did(updates.did)
             self._marks |= {log: max(at, self._marks.get(log, at)) for log, at in marks.items()}
             if self._n_unsaved > max(UNSAVED_MAX, sum(map(len, self.series.values()))):
-                self._save()
+                try:
+                    self._save()
+                except OSError as error:  # the writer keeps its rounds
+                    logger.warning("feature_state=%s state=not-saved error=%s", self._path, error)
 
     def update(self, event: str, user: str, did: Sequence[Did]) -> None:
         """Actions of one user, without marks."""
@@ -197,6 +203,7 @@ class LocalFeatureState:
     def _save(self) -> None:
         if self._path is None:
             return
+        self._n_unsaved = 0  # also where it fails: the next try is a million updates away
         self._path.parent.mkdir(parents=True, exist_ok=True)
         partial = self._path.with_suffix(".partial")
         with partial.open("wb") as file:
@@ -204,7 +211,7 @@ class LocalFeatureState:
             file.flush()
             os.fsync(file.fileno())
         partial.replace(self._path)
-        self._saved, self._n_unsaved = dict(self._marks), 0
+        self._saved = dict(self._marks)
 
     def _did(self, did: Iterable[tuple[str, str, Did]]) -> None:
         by_event: dict[str, list[tuple[str, Did]]] = {}

@@ -174,7 +174,7 @@ class FeatureEncoder:
         n_rows = int(n_items.sum())
         dense = np.empty((n_rows, len(self._dense)), np.float32)
         for column, feature in enumerate(self._dense):
-            with _naming(feature.name):
+            with naming(feature.name):
                 values = dense_values(feature, numbers_of(feature.name, rows))
             is_shared = feature.name in self._shared
             dense[:, column] = np.repeat(values, n_items) if is_shared else values
@@ -242,7 +242,7 @@ class FeatureEncoder:
     def _bags(self, names: Iterable[str], bags_of: Callable[[str], SlotIds]) -> dict[str, SlotIds]:
         bags = {}
         for name in names:
-            with _naming(name):
+            with naming(name):
                 bags[name] = bags_of(name)
         return bags
 
@@ -285,7 +285,8 @@ def _n_items(requests: Sequence[RequestValues]) -> I64:
 
 
 @contextmanager
-def _naming(name: str) -> Iterator[None]:
+def naming(name: str) -> Iterator[None]:
+    """Says in a DataError which feature it is about."""
     try:
         yield
     except DataError as error:

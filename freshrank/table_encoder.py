@@ -26,7 +26,7 @@ from freshrank.errors import DataError
 from freshrank.feature_plan import ColumnEncoder
 from freshrank.feature_state import LocalFeatureState
 from freshrank.feature_types import I64, U64, Encoded, SlotIds, TableValues
-from freshrank.features import FeatureEncoder
+from freshrank.features import FeatureEncoder, naming
 from freshrank.live import LiveFeatures
 from freshrank.settings import Settings
 
@@ -42,7 +42,7 @@ class TableEncoder:
         encoder: Its encoder.
 
     Attributes:
-        state: Feature state as it is after the last chunk: part of a replay's checkpoint.
+        state: Feature state as it is after the last chunk.
 
     Example:
         >>> settings = Settings.model_validate({
@@ -92,6 +92,19 @@ class TableEncoder:
         self._n_rows += encoded.n_rows
         return encoded
 
+    def snapshot(self) -> bytes:
+        """Everything that later chunks depend on, as `restore` takes it."""
+        return self._n_rows.to_bytes(8, "little") + self.state.snapshot()
+
+    def restore(self, value: bytes) -> None:
+        """Go on where the encoder stood that made this snapshot.
+
+        Raises:
+            SchemaError: it is not one of ours, or of a newer version.
+        """
+        self._n_rows = int.from_bytes(value[:8], "little")
+        self.state.restore(value[8:])
+
     def _column(self, name: str, chunk: TableValues, offsets: I64) -> Any:
         """The feature's column, checked for its length; nulls where there is none."""
         is_shared = name == "user_id" or self._encoder.is_shared(name)
@@ -119,7 +132,10 @@ class TableEncoder:
         """Ids of users, items and recent items; the chunk's are in feature state afterwards."""
         if not self._encoder.recent:
             return {}
-        known = {name: self._bags(name, chunk, offsets) for name in ("user_id", "item_id")}
+        known = {}
+        for name in ("user_id", "item_id"):
+            with naming(name):
+                known[name] = self._bags(name, chunk, offsets)
         users, has_user = _filled(known["user_id"])
         items, has_item = _filled(known["item_id"])
         ts_ms = np.ascontiguousarray(chunk.ts_ms, np.int64)

@@ -214,9 +214,10 @@ class SeriesOf final : public Series {
         now_ = ts > now_ ? ts : now_;
     }
 
-    // Two looks per update: what is stale is gone before the map has been written twice over.
+    // Four looks per update: a round trip takes a third as many updates as there are slots, so that
+    // new keys alone never fill the map to where it grows.
     void sweep(std::size_t n) {
-        map_.sweep(2 * n, [&](const Entry& entry) { return rule_.is_stale(entry, now_); });
+        map_.sweep(4 * n, [&](const Entry& entry) { return rule_.is_stale(entry, now_); });
     }
 
     mutable std::mutex mutex_;
