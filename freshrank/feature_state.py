@@ -49,6 +49,9 @@ class FeatureState(Protocol):
     def apply(self, updates: FeatureUpdates) -> None:
         """A round of the joiner, unless all its marks were reached before."""
 
+    def update(self, event: str, user: str, did: Sequence[Did]) -> None:
+        """Actions of one user, without marks."""
+
     @property
     def saved(self) -> Mapping[str, int]:
         """Marks that outlive this process: rounds up to them need not be sent again."""

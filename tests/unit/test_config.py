@@ -225,6 +225,44 @@ def test_references_of_crosses_and_tables_that_cannot_hold() -> None:
     ]
 
 
+def test_live_features_name_what_makes_their_key() -> None:
+    text = """\
+        tasks: [{name: click, event: click}]
+        features:
+          - {name: item_id, type: id, scope: item}
+          - {name: tags, type: id_list, scope: item}
+          - {name: a, type: rate, event: click, of: item_i}
+          - {name: b, type: rate, event: click, by: tags}
+          - {name: c, type: count, by: item_id}
+          - {name: d, type: seen, event: click}
+          - {name: e, type: seen, event: click, value: age}
+          - {name: f, type: cross, of: [a, item_id]}
+          - {name: user_id, type: count}
+        """
+    assert lines(text) == [
+        "f.yaml:5:45: error: features.2.of: unknown feature 'item_i'; did you mean 'item_id'?",
+        "f.yaml:6:45: error: features.3.by: 'tags' is of type id_list: a key needs type id or "
+        "bucket",
+        "f.yaml:7:32: error: features.4.by: 'item_id' is combined with itself",
+        "f.yaml:10:33: error: features.7.of.0: 'a' is of type rate: it has no ids to cross",
+        "f.yaml:11:12: error: features.8.name: 'user_id' takes the request's user: make it type "
+        "id, scope user, or choose another name",
+    ]
+
+
+def test_what_a_user_did_needs_users() -> None:
+    text = """\
+        tasks: [{name: click, event: click}]
+        features:
+          - {name: item_id, type: id, scope: item}
+          - {name: new, type: seen, event: click, value: age}
+          - {name: did, type: seen, event: click}
+        """
+    assert lines(text) == [
+        "f.yaml:5:23: error: features.2.type: 'seen' needs the feature 'user_id'"
+    ]
+
+
 def test_the_odd_dim_is_reported_not_the_others() -> None:
     text = FEATURES + "".join(
         f"  - {{name: {name}, type: id, scope: item, dim: {dim}}}\n"

@@ -272,6 +272,40 @@ def test_recent_items_have_the_ids_of_their_table() -> None:
         assert recent == [[one for row in own[:3] for one in row]] * 4
 
 
+RATE = {"name": "ctr", "type": "rate", "event": "click", "prior": 0.2}
+COUNT = {"name": "shown", "type": "count"}
+SEEN = {"name": "ago", "type": "seen", "event": "click", "value": "ago", "within": "99s"}
+NEW = {"name": "new", "type": "seen", "event": "click", "value": "age", "within": "99s"}
+
+
+def test_live_values_enter_the_net_relative_to_knowing_nothing() -> None:
+    features = encoder(USER, ITEM, RATE, COUNT, SEEN, NEW)
+    assert features.dense_names == ("ctr", "shown", "ago", "new")
+    assert [slot.name for slot in features.slots] == ["user_id", "item_id"]
+    columns: dict[str, list[Any]] = {
+        "ctr": [0.2, 0.5, None, 1.0],
+        "shown": [0, 3.0, None, 0],
+        "ago": [0, 9.0, None, 1e9],
+        "new": [0, 9.0, None, 1e9],
+    }
+    dense = features.encode([RequestValues(items=["a", "b", "c", "d"], columns=columns)]).dense
+    expected = [
+        [0, 0, 1, 1],
+        [math.log(4), math.log(4), 0.5, 0.5],
+        [0, 0, 0, 1],
+        [math.log(999_999 * 4), 0, 0, 0],
+    ]
+    np.testing.assert_allclose(dense, expected, rtol=1e-5, atol=1e-6)
+    problem = Problem("ctr", "'ctr' is filled in by freshrank: do not send it")
+    assert features.check({"ctr": 0.5}, ["item"]) == [problem]
+
+
+def test_a_cross_pools_as_it_is_told() -> None:
+    for pooling in ("mean", "sum"):
+        features = encoder(ITEM, TAGS, HOUR, TAGS_HOUR | {"pooling": pooling})
+        assert features.slots[-1].pooling == pooling
+
+
 def test_a_cross_has_one_id_per_pair() -> None:
     features = encoder(ITEM, TAGS, HOUR, RECENT, TAGS_HOUR, RECENT_ITEM)
     request = RequestValues(

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 
 from freshrank.errors import TransportError
-from freshrank.feature_state import Did
+from freshrank.feature_state import Did, FeatureUpdates, LocalFeatureState
+from freshrank.features import RequestValues
+from freshrank.live import LiveFeatures
 from freshrank.messages import Impression, Tick, encode
 from freshrank.transport.base import ACTIONS, IMPRESSIONS, NewRecord
 from service.replica import Replica
@@ -202,6 +204,60 @@ def test_explicit_user_features_win_over_sent_ones(world: World, client: TestCli
     rank(client, items=["a"])
     first, second = impressions(world)
     assert (first.shared["age"], second.shared["age"]) == (41, 40)
+
+
+LIVE: list[dict[str, Any]] = [
+    {"name": "ctr", "type": "rate", "event": "click", "prior": 0.2, "by": "hour"},
+    {"name": "shown", "type": "count"},
+    {"name": "ago", "type": "seen", "event": "click", "value": "ago"},
+]
+
+
+def test_live_features_are_read_once_and_stand_in_the_impression(
+    make_world: MakeWorld, make_client: MakeClient
+) -> None:
+    """In a ranking and in a reported impression alike: as raw numbers, strictly before its time."""
+    world = make_world(settings=make_settings(features=[*FEATURES, *LIVE]))
+    world.state = LocalFeatureState(world.settings)
+    live = LiveFeatures(world.settings, world.encoder)
+    earlier = RequestValues(["a", "b"], "u", {"hour": 9})
+    slots = world.encoder.encode([earlier]).slots
+    times = np.array([NOW_MS - 2_000, NOW_MS - 2_000])
+    done = live.updates_of_actions(
+        slots, ["click", "buy"], times, ["e1", "e2"], ["u", "u"], ["a", "b"]
+    )
+    at_once = live.updates_of_impressions(slots, np.full(2, NOW_MS))
+    parts = [live.updates_of_impressions(slots, times), done, at_once]
+    world.state.apply(FeatureUpdates.together(parts, {"freshrank.actions:0": 1}))
+    world.base()
+    client = make_client(world)
+    rank(client, items=["a", "b", "c"], context={"hour": 8}, top_k=3)
+    report = {
+        "kind": "impression", "request_id": "own", "user": "u", "context": {"hour": 8},
+        "items": [{"item": "a"}, {"item": "b"}, {"item": "c"}],
+    }  # fmt: skip
+    client.post("/v1/events", json={"events": [report]})
+    decay = 0.5 ** (2 / 3_600)
+    ctr = {"a": (decay + 2) / (decay + 10), "b": 2 / (decay + 10), "c": 0.2}
+    for impression in impressions(world):
+        columns = {name: dict(zip(impression.items, impression.columns[name], strict=True))
+                   for name in ("ctr", "shown", "ago")}  # fmt: skip
+        assert columns["ctr"] == pytest.approx(ctr)
+        assert columns["shown"] == pytest.approx({"a": decay, "b": decay, "c": 0})
+        assert columns["ago"] == {"a": 2.0, "b": None, "c": None}
+        assert impression.shared["last_clicks"] == ["a"]
+    assert len(impressions(world)) == 2
+
+
+def test_without_its_context_a_live_value_is_none(
+    make_world: MakeWorld, make_client: MakeClient
+) -> None:
+    world = make_world(settings=make_settings(features=[*FEATURES, *LIVE]))
+    world.state = LocalFeatureState(world.settings)
+    world.base()
+    rank(make_client(world), items=["a"])
+    [impression] = impressions(world)
+    assert impression.columns == {"ctr": [None], "shown": [0.0], "ago": [None]}
 
 
 def test_log_impression_false_leaves_no_trace(world: World, client: TestClient) -> None:
