@@ -2,7 +2,6 @@
 
 import contextlib
 import tempfile
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ from freshrank.errors import DataError
 from freshrank.replay.event_file import EventFile
 from freshrank.replay.fast_forward import FastForward
 from freshrank.replay.measures import Measures
+from freshrank.replay.pace import Pace
 from freshrank.replay.rejects import Rejects
 from freshrank.replay.report import table_counts
 from freshrank.replay.served import ServedRows
@@ -139,7 +139,7 @@ def _read(
     *,
     line_bytes_max: int,
 ) -> None:
-    pace = _Pace(options.speed)
+    pace = Pace(options.speed)
     for number, line in file.lines():
         rejects.n_read += 1
         if len(line) > line_bytes_max:
@@ -169,21 +169,3 @@ def _read(
             "POST /v1/events takes them, with its ts",
             code="empty",
         )
-
-
-class _Pace:
-    """Holds a replay back to a multiple of the speed at which it happened."""
-
-    def __init__(self, speed: float | None) -> None:
-        self._speed = speed
-        self._began_s = time.monotonic()
-        self._first_ms: int | None = None
-
-    def wait(self, time_ms: int) -> None:
-        """Return when an event of this time is due."""
-        if self._speed is None:
-            return
-        if self._first_ms is None:
-            self._first_ms = time_ms
-        due_s = self._began_s + (time_ms - self._first_ms) / 1_000 / self._speed
-        threading.Event().wait(max(due_s - time.monotonic(), 0.0))
