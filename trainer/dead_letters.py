@@ -62,6 +62,17 @@ def _fits(value: bytes, record: Record) -> bool:
     return len(value) + len(record.key) + _ENVELOPE_BYTES_MAX < RECORD_BYTES_MAX
 
 
+def count(counts: Counter[str], refused: Refused) -> int:
+    """Add to `<topic>_dead_letter`, and the same by reason; returns how many examples it were."""
+    name = f"{refused.record.topic.rpartition('.')[2]}_dead_letter"
+    # A reversal pair is one example of two rows.
+    rows = refused.rows
+    n = 1 if rows is None else rows.n_rows - int(rows.is_reversal.sum()) // 2
+    counts[name] += n
+    counts[f"{name}:{refused.code}"] += n
+    return n
+
+
 class DeadLetterBox:
     """Collects refused rows and records and appends them.
 
@@ -89,13 +100,8 @@ class DeadLetterBox:
 
     def put(self, refused: Refused) -> None:
         """Keep rows, or a whole record, for the next `flush`."""
-        record = refused.record
-        name = f"{record.topic.rpartition('.')[2]}_dead_letter"
-        # A reversal pair is one example of two rows.
-        rows = refused.rows
-        n = 1 if rows is None else rows.n_rows - int(rows.is_reversal.sum()) // 2
-        self._counts[name] += n
-        self._counts[f"{name}:{refused.code}"] += n
+        record, rows = refused.record, refused.rows
+        count(self._counts, refused)
         values = [record.value]
         if rows is not None:
             # Without its offsets and outcomes: those of the record are in force whatever became

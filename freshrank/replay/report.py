@@ -68,6 +68,8 @@ class Report:
         skipped_steps: Steps whose loss or gradient was not finite.
         stopped: Why the replay ended before its source did; None if it did not.
         accounting: Totals of joiner and trainer where the source went through them.
+        parameters: Of an archive, the fingerprint of what was learned: equal ones, equal bits.
+        waiting_rows: Of an archive, rows that wait for their batch to be full.
     """
 
     config: str
@@ -84,6 +86,8 @@ class Report:
     skipped_steps: int = 0
     stopped: str | None = None
     accounting: dict[str, int] = field(default_factory=dict)
+    parameters: str | None = None
+    waiting_rows: int = 0
 
     def document(self) -> dict[str, Any]:
         """The report as JSON has it."""
@@ -109,6 +113,8 @@ class Report:
             "wall_s": round(self.wall_s, 3),
             "peak_rss_bytes": peak_rss_bytes(),
             "accounting": self.accounting,
+            "parameters": self.parameters,
+            "waiting_rows": self.waiting_rows,
             "models": models,
         }
 
