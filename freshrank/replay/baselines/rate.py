@@ -13,12 +13,13 @@ from freshrank.replay.chunks import Chunk
 from freshrank.settings import CountFeature, Settings
 from freshrank.table_encoder import TableEncoder
 
-# From a news portal's minutes to a film's months; the stream itself says which.
+# From a news portal's minutes to a film's years; the stream itself says which.
 HALF_LIVES: Final = (
     timedelta(minutes=5),
     timedelta(hours=1),
     timedelta(days=1),
     timedelta(days=30),
+    timedelta(days=365),
 )
 _STRENGTH: Final = 10.0  # impressions that the rate of all rows weighs
 _EDGE: Final = 1e-6  # keeps the loss of a certainty finite
