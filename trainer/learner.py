@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import cast
+from math import isfinite
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +15,7 @@ from freshrank.settings import Settings
 from trainer.adam import DenseAdam
 from trainer.losses import Loss, served, weighted_loss
 from trainer.models import Net, build_net
+from trainer.passes import Passes
 from trainer.tables import SparseTables, create_tables
 
 logger = logging.getLogger(__name__)
@@ -70,6 +71,7 @@ class Learner:
         )
         dense = settings.optimizer.dense
         self.adam = DenseAdam(self.net, lr=dense.lr, clip_norm=settings.optimizer.clip_norm)
+        self._passes = Passes(self.net)
         self._task_weights = torch.tensor([task.weight for task in settings.tasks])
         self.clock_s = 0
         self._probe: tuple[F32, F32] | None = None
@@ -84,13 +86,12 @@ class Learner:
         self.clock_s = max(self.clock_s, int(batch.ts_ms.max()) // 1_000)
         born_s = self.sparse.item_born_s(batch.values)
         age_s = np.where(born_s > 0, np.maximum(batch.ts_ms // 1_000 - born_s, 0), 0)
-        pooled = self.sparse.read(batch, self.clock_s)
-        self.adam.zero()
-        rows = torch.from_numpy(pooled).requires_grad_()  # [B, S, W]
-        z, loss = self._forward(rows, batch)
-        predictions = served(z.detach().numpy(), self.losses)
-        loss.backward()  # type: ignore[no-untyped-call]
-        is_applied = self._apply(loss, rows, batch)
+        rows = self.sparse.read(batch, self.clock_s)  # [B, S, W]
+        z = self._passes.forward(torch.from_numpy(rows), dense_input(self.net, batch.values.dense))
+        predictions = served(z.numpy(), self.losses)
+        is_applied = self._apply(*self._loss(z, batch), batch)
+        if is_applied:
+            self._remember(rows, batch.values.dense)
         self.sparse.expire(self.clock_s)
         return Step(is_applied, predictions, age_s)
 
@@ -98,14 +99,13 @@ class Learner:
         """What would be served now, with nothing counted or learned: `float32[B, T]`."""
         return scores(self.net, self.losses, self.sparse.peek(values), values.dense)
 
-    def _forward(
-        self, rows: torch.Tensor, batch: ExampleBatch
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def _loss(self, z: torch.Tensor, batch: ExampleBatch) -> tuple[float, torch.Tensor]:
+        """The loss, and its gradient with respect to z, `float32[B, T]`."""
         has_weight = batch.weights != 0
         # Where the weight is 0 the label may be anything, NaN included, and NaN * 0 is NaN.
         labels = np.where(has_weight, batch.labels, np.float32(0))
         keep_rates = np.where(has_weight, batch.keep_rates, np.float32(1))
-        z: torch.Tensor = self.net(rows, dense_input(self.net, batch.values.dense))  # [B, T]
+        z.requires_grad_()
         loss = weighted_loss(
             z,
             losses=self.losses,
@@ -115,19 +115,16 @@ class Learner:
             keep_rates=torch.from_numpy(keep_rates),
             is_reversal=torch.from_numpy(np.require(batch.is_reversal, requirements="W")),
         )
-        return z, loss
+        return loss.item(), torch.autograd.grad(loss, z)[0]
 
-    def _apply(self, loss: torch.Tensor, rows: torch.Tensor, batch: ExampleBatch) -> bool:
-        gradients: F32 = cast("torch.Tensor", rows.grad).numpy()  # backward has set it
-        if not (
-            bool(torch.isfinite(loss)) and np.isfinite(gradients).all() and self.adam.is_finite()
-        ):
+    def _apply(self, loss: float, gradient: torch.Tensor, batch: ExampleBatch) -> bool:
+        gradients = self._passes.backward(gradient).numpy()
+        if not (isfinite(loss) and np.isfinite(gradients).all() and self.adam.is_finite()):
             return False
         self.sparse.learn(gradients)
         total_weight = float(np.abs(batch.weights).sum())
         if total_weight > 0:
             self.adam.step(total_weight)
-        self._remember(rows.detach().numpy(), batch.values.dense)
         return True
 
     def _remember(self, rows: F32, dense: F32) -> None:
