@@ -26,9 +26,7 @@ class Series:
         """One event per key; `keys[n]`, `ts_ms[n]`."""
     def read(self, keys: U64, ts_ms: I64) -> F64:
         """What each key has strictly before its time; `float64[n]`."""
-    def read_then_add(
-        self, offsets: I64, keys: U64, ts_ms: I64, acted: Bools | None
-    ) -> F64:
+    def read_then_add(self, offsets: I64, keys: U64, ts_ms: I64, acted: Bools | None) -> F64:
         """Request by request: reads all its keys, then adds those that `acted` (None: all) names.
 
         `offsets[r + 1]` into `keys[n]` and `acted[n]`, `ts_ms[r]`; returns `float64[n]`.
@@ -41,7 +39,7 @@ class Series:
 class Rings:
     """The last `n_max` items of each key by (time, tie); safe for threads.
 
-    Updates commute and may come twice. A key takes 24 bytes, and 24 more per item of `n_max`.
+    Updates commute and may come twice. A key takes 32 to 64 bytes, and 24 per item of `n_max`.
     """
 
     def __init__(self, *, n_max: int) -> None: ...
