@@ -194,7 +194,9 @@ def rank(
 def replay(
     file: Annotated[
         Path,
-        typer.Argument(help="Events as JSON lines, or a table: Parquet, CSV, TSV; also gzip."),
+        typer.Argument(
+            help="Events as JSON lines, a table (Parquet, CSV, TSV; also gzip), or an archive."
+        ),
     ],
     config: ConfigPath = DEFAULT_CONFIG,
     seeds: Annotated[int, typer.Option(min=1, max=100, help="Runs, each with its own seed.")] = 1,
@@ -221,10 +223,26 @@ def replay(
     max_rejects: Annotated[str, typer.Option(help="Stop when more rows than that are unfit.")] = (
         "1%"
     ),
+    first_hour: Annotated[
+        str | None, typer.Option("--from", help="First hour of an archive: 2026-11-21T10.")
+    ] = None,
+    last_hour: Annotated[
+        str | None, typer.Option("--until", help="Last hour of an archive.")
+    ] = None,
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="Learn the rest of an archive from this checkpoint.")
+    ] = None,
+    save: Annotated[
+        Path | None, typer.Option(help="Write the checkpoint reached into this directory.")
+    ] = None,
+    allow_gaps: Annotated[
+        bool, typer.Option("--allow-gaps", help="Learn on where files of an archive are gone.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Learn from your own log in event time and report how well each row was predicted before."""
     from freshrank.commands.replay import Options, run
+    from freshrank.replay.archive import ArchiveOptions
 
     options = Options(
         seeds=seeds,
@@ -237,6 +255,7 @@ def replay(
         rejects=rejects,
         max_rejects=max_rejects,
         as_json=as_json,
+        archive=ArchiveOptions(first_hour, last_hour, checkpoint, save, allow_gaps),
     )
     run(file, config, options, environ=os.environ)
 

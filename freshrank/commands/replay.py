@@ -16,6 +16,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from freshrank import config
 from freshrank.errors import ConfigError, DataError, Error
 from freshrank.features import FeatureEncoder
+from freshrank.replay.archive import ArchiveOptions, replay_archive
 from freshrank.replay.loop import Baseline, Reached, TableReplay, our_row, seeded
 from freshrank.replay.pace import Pace
 from freshrank.replay.page import FIGURES
@@ -47,6 +48,7 @@ class Options:
     rejects: Path | None
     max_rejects: str
     as_json: bool
+    archive: ArchiveOptions
 
 
 def run(source: Path, path: Path, options: Options, *, environ: Mapping[str, str]) -> None:
@@ -59,17 +61,17 @@ def run(source: Path, path: Path, options: Options, *, environ: Mapping[str, str
         TransportError: the disk refused.
     """
     settings = config.load(path, environ=environ)
-    default = Path(f"{source.name}.rejects.jsonl")
-    if options.report is not None:
-        default = options.report / "rejects.jsonl"
-    rejects_path = options.rejects or default
     report = Report(config=path.name, source=source.name)
-    with Rejects(rejects_path, share_max=_share(options.max_rejects)) as rejects, _bar() as show:
-        replay = _events if _is_events(source) else _table
-        broken = replay(source, settings, options, rejects, report, show)
-    report.rejected = dict(rejects.counts)
-    report.rejects_file = str(rejects_path) if rejects.counts else None
-    report.rows_read = rejects.n_read
+    broken = None
+    if source.is_dir():
+        _archive(source, settings, options, report)
+    elif options.archive != ArchiveOptions():
+        raise ConfigError(
+            f"--from, --until, --checkpoint, --save and --allow-gaps are for archives; {source} is "
+            "no directory"
+        )
+    else:
+        broken = _file(source, settings, options, report)
     if options.report is not None:
         report.write(options.report)
     if options.as_json:
@@ -79,6 +81,37 @@ def run(source: Path, path: Path, options: Options, *, environ: Mapping[str, str
         _print(report, options.report)
     if broken is not None:
         raise broken
+
+
+def _file(source: Path, settings: Settings, options: Options, report: Report) -> Error | None:
+    default = Path(f"{source.name}.rejects.jsonl")
+    if options.report is not None:
+        default = options.report / "rejects.jsonl"
+    rejects_path = options.rejects or default
+    with Rejects(rejects_path, share_max=_share(options.max_rejects)) as rejects, _bar() as show:
+        replay = _events if _is_events(source) else _table
+        broken = replay(source, settings, options, rejects, report, show)
+    report.rejected = dict(rejects.counts)
+    report.rejects_file = str(rejects_path) if rejects.counts else None
+    report.rows_read = rejects.n_read
+    return broken
+
+
+def _archive(source: Path, settings: Settings, options: Options, report: Report) -> None:
+    unfit = options.baselines or options.sync_every or options.limit or options.speed
+    if unfit or options.sort or options.seeds > 1:
+        raise ConfigError(
+            f"{source} is a directory, so an archive: it is learned as it was, without --seeds, "
+            "--sync-every, --baselines, --limit, --speed and --sort"
+        )
+    with _bar() as show:
+        replay_archive(
+            source,
+            settings,
+            options.archive,
+            report,
+            lambda share, ts_ms: show(share, f"{report.examples:,} examples  {_time(ts_ms)}"),
+        )
 
 
 def _is_events(source: Path) -> bool:
@@ -218,9 +251,12 @@ def _print(report: Report, directory: Path | None) -> None:
     )
     for task in document["models"][0]["tasks"] if document["models"] else ():
         print(f"\n{task}", *_figures(task, document["models"]), sep="\n")
+    if report.parameters is not None:
+        print(f"\nparameters {report.parameters}; {report.waiting_rows} rows wait for a full batch")
     if n_rejected:
         reasons = ", ".join(f"{n:,} {reason}" for reason, n in report.rejected.items())
-        print(f"\nrejected: {reasons}; see {report.rejects_file}")
+        where = f"; see {report.rejects_file}" if report.rejects_file else ""
+        print(f"\nrejected: {reasons}{where}")
     if directory is not None:
         print(f"\nreport: {directory / 'report.html'}")
 

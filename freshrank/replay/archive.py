@@ -5,10 +5,12 @@ remainder waits: so a trainer with `fixed` batches that wrote the archive, a rep
 replays of its halves all end with equal parameters.
 """
 
+import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from freshrank.errors import ConfigError, DataError
 from freshrank.features import FeatureEncoder
@@ -28,6 +30,7 @@ from trainer.queue import BatchQueue, Cut
 from trainer.saver import checkpoint, restore
 from trainer.state import TrainerState
 
+_HOUR: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d")
 # Told after each batch: the share of the files learned, and the event time reached.
 OnProgress = Callable[[float, int], None]
 
@@ -68,6 +71,9 @@ def replay_archive(
         SchemaError: archive or checkpoint are of another configuration.
         TransportError: the disk did not take the checkpoint.
     """
+    for name, hour in (("--from", options.first_hour), ("--until", options.last_hour)):
+        if hour is not None and not _HOUR.fullmatch(hour):
+            raise ConfigError(f"{name} {hour}: write an hour in UTC such as 2026-11-21T10")
     if options.checkpoint is not None and options.first_hour is not None:
         raise ConfigError("--checkpoint says where to begin: give no --from with it")
     began_s = time.monotonic()

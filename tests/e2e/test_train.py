@@ -99,3 +99,30 @@ def test_history_of_another_schema_names_both_hashes(recorded: Path, fresh: Path
     refused = run("train", "--history", str(recorded / "archive"), directory=fresh)
     assert refused.returncode == 1
     assert "was written for schema" in refused.stderr
+
+
+def test_an_archive_is_replayed_to_the_same_parameters_twice(recorded: Path) -> None:
+    archive = str(recorded / "archive")
+    runs = [run("replay", archive, "--json", directory=recorded) for _ in range(2)]
+    first, second = (json.loads(done.stdout) for done in runs)
+    assert first["parameters"] == second["parameters"]
+    assert first["examples"] > 1_000
+    assert [model["name"] for model in first["models"]] == ["freshrank", "as served"]
+    rest = run("replay", archive, "--checkpoint", "trainer", "--json", directory=recorded)
+    assert json.loads(rest.stdout)["examples"] == 0  # the demo has learned all of it
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("archive", "--from", "10"), "write an hour"),
+        (("archive", "--seeds", "2"), "so an archive"),
+        (("freshrank.yaml", "--allow-gaps"), "is no directory"),
+    ],
+)
+def test_options_that_do_not_fit_an_archive_are_refused(
+    recorded: Path, arguments: tuple[str, ...], told: str
+) -> None:
+    refused = run("replay", *arguments, directory=recorded)
+    assert refused.returncode == 2
+    assert told in refused.stderr
