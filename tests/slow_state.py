@@ -1,6 +1,6 @@
 """Feature state as its rules say it, from a list of everything that happened."""
 
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable
 
 
 class SlowState:
@@ -8,7 +8,7 @@ class SlowState:
 
     def __init__(self) -> None:
         self.times: dict[Hashable, list[int]] = {}
-        self.did: dict[Hashable, set[tuple[int, Hashable, str]]] = {}
+        self.did: dict[Hashable, set[tuple[int, int, str]]] = {}
 
     def add(self, key: Hashable, ts_ms: int) -> None:
         self.times.setdefault(key, []).append(ts_ms)
@@ -33,10 +33,10 @@ class SlowState:
             last = one
         return None if first is None or first == ts_ms else (ts_ms - first) / 1_000
 
-    def act(self, key: Hashable, ts_ms: int, tie: Hashable, item: str) -> None:
+    def act(self, key: Hashable, ts_ms: int, tie: int, item: str) -> None:
         self.did.setdefault(key, set()).add((ts_ms, tie, item))
 
     def recent(self, key: Hashable, ts_ms: int, n_kept: int) -> list[str]:
         """The last `n_kept` that happened, of which those before `ts_ms` are seen."""
-        kept: Iterable[tuple[int, Hashable, str]] = sorted(self.did.get(key, ()))[-n_kept:]  # type: ignore[type-var]
-        return [item for ts, _, item in sorted(kept, reverse=True) if ts < ts_ms]  # type: ignore[type-var]
+        kept = sorted(self.did.get(key, ()))[-n_kept:]
+        return [item for ts, _, item in sorted(kept, reverse=True) if ts < ts_ms]

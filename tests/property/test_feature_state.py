@@ -1,6 +1,7 @@
 """The native feature state against the slow one: any order, any keys, any times."""
 
 from collections.abc import Callable
+from random import Random
 
 import numpy as np
 from hypothesis import given
@@ -36,7 +37,7 @@ SLOW: dict[str, Callable[[SlowState, int, int], float | None]] = {
 
 @given(st.sampled_from(sorted(SLOW)), events, st.randoms(), st.integers(0, 2_000))
 def test_series_read_what_happened_before_in_whatever_order_it_came(
-    kind: str, batch: list[tuple[int, int]], random: "np.random.Generator", later_ms: int
+    kind: str, batch: list[tuple[int, int]], random: Random, later_ms: int
 ) -> None:
     """At or after the last event of a key; within a span, as `first` promises no more."""
     batch = [(key, ts % SPAN_MS if kind == "first" else ts) for key, ts in batch]
@@ -44,7 +45,7 @@ def test_series_read_what_happened_before_in_whatever_order_it_came(
     for key, ts in batch:
         slow.add(key, ts)
     shuffled = list(batch)
-    random.shuffle(shuffled)  # type: ignore[arg-type]
+    random.shuffle(shuffled)
     for start in range(0, len(shuffled), 7):
         add(series, shuffled[start : start + 7])
     newest = max((ts for _, ts in batch), default=0)
@@ -80,14 +81,14 @@ def test_entries_restore_the_series(kind: str, batch: list[tuple[int, int]], ts:
     st.integers(1, 4),
 )
 def test_rings_keep_the_last_items_in_whatever_order_they_came(
-    did: list[tuple[int, int, int, int]], random: "np.random.Generator", ts: int, n_max: int
+    did: list[tuple[int, int, int, int]], random: Random, ts: int, n_max: int
 ) -> None:
     slow, rings = SlowState(), Rings(n_max=n_max)
     did = list({(key, at, tie): (key, at, tie, item) for key, at, tie, item in did}.values())
     for key, at, tie, item in did:
         slow.act(key, at, tie, str(item))
     twice = did * 2
-    random.shuffle(twice)  # type: ignore[arg-type]
+    random.shuffle(twice)
     for key, at, tie, item in twice:
         rings.add(
             np.array([key], np.uint64), np.array([at]), np.array([tie], np.uint64),

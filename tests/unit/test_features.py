@@ -289,13 +289,15 @@ def test_live_values_enter_the_net_relative_to_knowing_nothing() -> None:
         "new": [0, 9.0, None, 1e9],
     }
     dense = features.encode([RequestValues(items=["a", "b", "c", "d"], columns=columns)]).dense
-    expected = [
-        [0, 0, 1, 1],
-        [math.log(4), math.log(4), 0.5, 0.5],
-        [0, 0, 0, 1],
-        [math.log(999_999 * 4), 0, 0, 0],
-    ]
-    np.testing.assert_allclose(dense, expected, rtol=1e-5, atol=1e-6)
+    expected = np.array(
+        [
+            [0.0, 0.0, 1.0, 1.0],
+            [math.log(4), math.log(4), 0.5, 0.5],
+            [0.0, 0.0, 0.0, 1.0],
+            [math.log(999_999 * 4), 0.0, 0.0, 0.0],
+        ]
+    )
+    np.testing.assert_allclose(dense.astype(np.float64), expected, rtol=1e-5, atol=1e-6)
     problem = Problem("ctr", "'ctr' is filled in by freshrank: do not send it")
     assert features.check({"ctr": 0.5}, ["item"]) == [problem]
 
