@@ -89,7 +89,8 @@ class Cache:
         """
         for request in changed:
             request.saved_due_ms = request.due_at_ms
-        self._evict(one for some in (changed, self._loaded) for one in some if _is_idle(one))
+        idle = [one for one in changed if one.saved_due_ms is None]
+        self._evict([*idle, *(one for one in self._loaded if one.due_at_ms is None)])
         self._loaded = []
         if (excess := len(self._requests) - REQUESTS_MAX) > 0:
             self._evict(list(self._requests.values())[:excess])
@@ -147,7 +148,3 @@ def _impression(value: bytes) -> Impression:
     message = messages.decode(value)
     assert isinstance(message, Impression)  # noqa: S101 - nothing else is kept
     return message
-
-
-def _is_idle(request: Request) -> bool:
-    return request.due_at_ms is None

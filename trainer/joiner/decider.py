@@ -139,9 +139,10 @@ class Decider:
             return None
         if max(watermark_ms, action.time_ms - 1) >= request.purge_at_ms:
             return "late"
-        if action.item not in request.items:
+        try:
+            row = request.items.index(action.item)
+        except ValueError:
             return "unmatched" if self._is_complete(request) else None
-        row = request.items.index(action.item)
         outcome = "trained"
         if action.event not in self._rules.by_event:
             outcome = "recorded"
@@ -197,6 +198,12 @@ class Decider:
         """Make items live, decide the actions that waited for them, then let negatives leave."""
         n_new = request.make_live(len(self._rules.tasks), is_reported=self._is_reported)
         self.ledger.totals["impression_items"] += n_new
+        if request.parked:
+            self._decide_waiting(request, watermark_ms)
+        self.ledger.leave(self._rules.opened(request, n_new))
+        return n_new
+
+    def _decide_waiting(self, request: Request, watermark_ms: int) -> None:
         waiting, request.parked = request.parked, ()
         # They expire in order of event time, but the first to arrive is the first to be decided.
         for expires_at_ms, action in sorted(waiting, key=lambda entry: entry[1].offset):
@@ -206,8 +213,6 @@ class Decider:
                 continue
             self.ledger.totals["pending"] -= 1
             self._settle(action, outcome, was_parked=True)
-        self.ledger.leave(self._rules.opened(request, n_new))
-        return n_new
 
     def _accept(self, request: Request, role: str, impression: Shown, watermark_ms: int) -> bool:
         """Whether this record is a new part of the event that won the role."""

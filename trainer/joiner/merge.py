@@ -18,7 +18,7 @@ from freshrank.errors import DataError
 from freshrank.messages import Impression, Message, Tick
 from freshrank.transport.base import EventLog, NewRecord, Record
 
-# Bounds one read and with it a round: 4 MiB of impressions are about 2,000 of ten items.
+# Bounds one read and with it a round: 4 MiB of impressions are about 3,000 of ten items.
 READ_BYTES_MAX: Final = 4 << 20
 # A record whose time is unknown is processed at once and moves no watermark.
 NO_TIME: Final = -1

@@ -187,9 +187,15 @@ class Request(msgspec.Struct, gc=False, kw_only=True):
 
     def extra(self) -> bytes | None:
         """The `Extra` of this request; None when its only record says it all."""
-        is_plain = self.places is None and self.client is None and len(self.parts) == 1
-        is_whole = self.served is not None and self.served.n_parts == 1
-        if is_plain and is_whole and not self.parked and not self.held:
+        served = self.served
+        if (
+            served is not None
+            and served.n_parts == len(self.parts) == 1
+            and self.places is None
+            and self.client is None
+            and not self.parked
+            and not self.held
+        ):
             return None
         extra = Extra(
             user=self.user,

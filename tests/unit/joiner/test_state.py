@@ -3,9 +3,11 @@
 import sqlite3
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from freshrank import examples, messages
@@ -30,7 +32,7 @@ from tests.unit.joiner.world import (
     append_ticks,
     impression,
 )
-from trainer.joiner import Joiner, cache, sweeper
+from trainer.joiner import Joiner, cache, state, sweeper
 
 
 def story() -> list[Message]:
@@ -77,6 +79,32 @@ def test_requests_that_do_not_fit_the_cache_are_read_back(
     world.drain()
 
     assert world.rows() == undisturbed.rows()
+
+
+def test_requests_are_told_apart_when_their_keys_are_equal(
+    make_world: MakeWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    undisturbed = make_world()
+    undisturbed.feed(*story())
+    undisturbed.drain()
+    monkeypatch.setattr(cache, "REQUESTS_MAX", 0)  # so that all are looked up
+    monkeypatch.setattr(state, "hash_strings", lambda ids, _: np.zeros(len(ids), np.uint64))
+    world = make_world()
+    for record in story():
+        world.feed(record)
+    world.drain()
+
+    assert Counter(world.said()) == Counter(undisturbed.said())
+
+
+def test_database_of_an_earlier_format_is_refused(make_world: MakeWorld) -> None:
+    world = make_world()
+    world.joiner._state._db.execute("UPDATE meta SET value = '1' WHERE name = 'format'")
+
+    with pytest.raises(SchemaError, match="written for format '1'") as caught:
+        world.restart()
+
+    assert caught.value.code == "joiner-state"
 
 
 class Unplugged(Joiner):
