@@ -106,8 +106,12 @@ class Evaluation:
                 ("served", score, counts & is_served),
                 ("own", own[:, t], counts & ~is_served & ~batch.is_reversal),
             ):
-                columns = np.stack([values, label, batch.weights[:, t] / rate, age], axis=1)
-                self._windows[f"{task}.{source}"].add(columns[chosen].astype(np.float32))
+                if not chosen.any():
+                    continue
+                columns = np.empty((len(label), len(_COLUMNS)), np.float32)
+                columns[:, 0], columns[:, 1], columns[:, 3] = values, label, age
+                np.divide(batch.weights[:, t], rate, out=columns[:, 2])
+                self._windows[f"{task}.{source}"].add(columns[chosen])
 
     def report(self) -> dict[str, float]:
         """Metrics by name: `<task>.<metric>`, `own_` before those of the trainer's own scores.

@@ -13,9 +13,9 @@ from freshrank.examples import ExampleBatch
 from freshrank.features import Encoded, FeatureEncoder
 from freshrank.settings import Settings
 from trainer.adam import DenseAdam
-from trainer.losses import Loss, served, weighted_loss
+from trainer.losses import Loss, served
 from trainer.models import Net, build_net
-from trainer.passes import Passes
+from trainer.passes import Passes, loss_and_gradient
 from trainer.tables import SparseTables, create_tables
 
 logger = logging.getLogger(__name__)
@@ -72,7 +72,7 @@ class Learner:
         dense = settings.optimizer.dense
         self.adam = DenseAdam(self.net, lr=dense.lr, clip_norm=settings.optimizer.clip_norm)
         self._passes = Passes(self.net)
-        self._task_weights = torch.tensor([task.weight for task in settings.tasks])
+        self._task_weights = np.array([task.weight for task in settings.tasks], np.float32)
         self.clock_s = 0
         self._probe: tuple[F32, F32] | None = None
 
@@ -87,9 +87,11 @@ class Learner:
         born_s = self.sparse.item_born_s(batch.values)
         age_s = np.where(born_s > 0, np.maximum(batch.ts_ms // 1_000 - born_s, 0), 0)
         rows = self.sparse.read(batch, self.clock_s)  # [B, S, W]
-        z = self._passes.forward(torch.from_numpy(rows), dense_input(self.net, batch.values.dense))
-        predictions = served(z.numpy(), self.losses)
-        is_applied = self._apply(*self._loss(z, batch), batch)
+        dense = dense_input(self.net, batch.values.dense)
+        z: F32 = self._passes.forward(torch.from_numpy(rows), dense).numpy()  # [B, T]
+        predictions = served(z, self.losses)
+        loss, gradient = loss_and_gradient(z, self.losses, self._task_weights, batch)
+        is_applied = self._apply(loss, gradient, batch)
         if is_applied:
             self._remember(rows, batch.values.dense)
         self.sparse.expire(self.clock_s)
@@ -99,27 +101,11 @@ class Learner:
         """What would be served now, with nothing counted or learned: `float32[B, T]`."""
         return scores(self.net, self.losses, self.sparse.peek(values), values.dense)
 
-    def _loss(self, z: torch.Tensor, batch: ExampleBatch) -> tuple[float, torch.Tensor]:
-        """The loss, and its gradient with respect to z, `float32[B, T]`."""
-        has_weight = batch.weights != 0
-        # Where the weight is 0 the label may be anything, NaN included, and NaN * 0 is NaN.
-        labels = np.where(has_weight, batch.labels, np.float32(0))
-        keep_rates = np.where(has_weight, batch.keep_rates, np.float32(1))
-        z.requires_grad_()
-        loss = weighted_loss(
-            z,
-            losses=self.losses,
-            task_weights=self._task_weights,
-            labels=torch.from_numpy(labels),
-            weights=torch.from_numpy(np.require(batch.weights, requirements="W")),
-            keep_rates=torch.from_numpy(keep_rates),
-            is_reversal=torch.from_numpy(np.require(batch.is_reversal, requirements="W")),
-        )
-        return loss.item(), torch.autograd.grad(loss, z)[0]
-
-    def _apply(self, loss: float, gradient: torch.Tensor, batch: ExampleBatch) -> bool:
-        gradients = self._passes.backward(gradient).numpy()
-        if not (isfinite(loss) and np.isfinite(gradients).all() and self.adam.is_finite()):
+    def _apply(self, loss: float, gradient: F32, batch: ExampleBatch) -> bool:
+        gradients: F32 = self._passes.backward(torch.from_numpy(gradient)).numpy()
+        # In numpy, as `torch.isfinite` takes five times as long.
+        is_finite = isfinite(loss) and np.isfinite(gradients).all()
+        if not (is_finite and np.isfinite(self.adam.gradients.numpy()).all()):
             return False
         self.sparse.learn(gradients)
         total_weight = float(np.abs(batch.weights).sum())

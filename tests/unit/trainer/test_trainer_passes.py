@@ -1,11 +1,15 @@
-"""The passes by hand against autograd through the net."""
+"""The passes by hand against autograd through the net and the loss."""
 
+import numpy as np
 import pytest
 import torch
 
+from freshrank.features import FeatureEncoder
+from tests.unit.trainer.example_records import CLICK, make_batch, make_settings
 from trainer.adam import DenseAdam
+from trainer.losses import Loss, weighted_loss
 from trainer.models import Net, build_net
-from trainer.passes import Passes
+from trainer.passes import Passes, loss_and_gradient
 
 
 def _net(kind: str, n_dense: int, n_tasks: int, hidden: list[int]) -> Net:
@@ -47,3 +51,37 @@ def test_passes_equal_autograd(kind: str, n_dense: int, n_tasks: int, hidden: li
         torch.testing.assert_close(passes.forward(rows, dense), expected.detach())
         torch.testing.assert_close(passes.backward(gradient), leaf.grad)
         torch.testing.assert_close(adam.gradients, of_parameters)
+
+
+def test_loss_and_gradient_equal_autograd() -> None:
+    losses: list[Loss] = ["logloss", "huber"]
+    dwell = {"name": "dwell", "event": "dwell", "loss": "huber"}
+    encoder = FeatureEncoder(make_settings(tasks=[CLICK, dwell]))
+    rng = np.random.default_rng(4)
+    n = 200
+    weights = rng.choice([0, 0.5, 1, 3], (n, 2)) * np.where(rng.random((n, 1)) < 0.2, -1, 1)
+    batch = make_batch(
+        encoder,
+        {},
+        np.stack([rng.integers(0, 2, n), rng.normal(0, 3, n)], axis=1),
+        weights=weights,
+        keep_rates=rng.choice([0.1, 1], (n, 2)),
+        is_reversal=rng.random(n) < 0.5,
+    )
+    z = rng.choice([-100, -15, 15, 40, 0.5, -2], (n, 2)).astype(np.float32)
+    task_weights = np.array([1, 0.3], np.float32)
+    leaf = torch.from_numpy(z.copy()).requires_grad_()
+    expected = weighted_loss(
+        leaf,
+        losses=losses,
+        task_weights=torch.from_numpy(task_weights),
+        labels=torch.from_numpy(batch.labels),
+        weights=torch.from_numpy(batch.weights),
+        keep_rates=torch.from_numpy(batch.keep_rates),
+        is_reversal=torch.from_numpy(batch.is_reversal),
+    )
+    (by_autograd,) = torch.autograd.grad(expected, leaf)
+    batch.labels[weights == 0] = batch.keep_rates[weights == 0] = np.nan
+    loss, gradient = loss_and_gradient(z, losses, task_weights, batch)
+    assert loss == pytest.approx(expected.item(), rel=1e-5)
+    np.testing.assert_allclose(gradient, by_autograd, rtol=1e-5, atol=1e-6)
