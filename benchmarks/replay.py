@@ -8,7 +8,6 @@ stream and promise no click rate. Every row was scored before any row of its req
 `auc_second_half` pools the second half of the rows; spreads are standard deviations over seeds.
 """
 
-import json
 import os
 import statistics
 import subprocess
@@ -47,9 +46,8 @@ PERIODS: Final = {f"{minutes}m": timedelta(minutes=minutes) for minutes in (10, 
 TASK: Final = "click"
 # Of the speed comparison: some seconds per run, and three in turns.
 SPEED_ROWS, SPEED_BATCH, SPEED_ROUNDS = 200_000, 512, 3
-# Of the raw events: a day and a half, in which every hour brings new articles.
-EVENT_REQUESTS: Final = 60_000
-CLICK_DELAY_MS: Final = (1_000, 10_000)
+# Of the raw events: hours in which new articles keep coming; the band is [1 / 1.25, 1.25].
+EVENT_CLICKS: Final = "40000"
 BAND_MAX: Final = 1.25
 
 
@@ -59,21 +57,20 @@ def run() -> list[Row]:
         sys.exit("set FRESHRANK_DATA to the folder of the public data sets: see examples/README.md")
     with tempfile.TemporaryDirectory(prefix="freshrank-bench-") as name:
         directory = Path(name)
-        news, ml = prepared("news", directory), prepared("movielens", directory)
+        news = prepared("news", directory / "news.parquet")
         settings = settings_of("news")
         return [
             *quality(news, settings),
             *logistic(news),
-            *movielens(ml),
+            *movielens(prepared("movielens", directory / "ml.parquet")),
             *speed(news, settings, directory),
-            *calibration(news, settings, directory),
+            *calibration(settings, directory),
         ]
 
 
-def prepared(example: str, directory: Path) -> Path:
-    """The table that an example's `prepare.py` makes of the public download."""
-    target = directory / f"{example}.parquet"
-    command = [sys.executable, str(EXAMPLES / example / "prepare.py"), str(target)]
+def prepared(example: str, target: Path, *options: str) -> Path:
+    """What an example's `prepare.py` makes of the public download."""
+    command = [sys.executable, str(EXAMPLES / example / "prepare.py"), str(target), *options]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     return target
 
@@ -255,42 +252,18 @@ def tensors(column: pa.Array) -> tuple[torch.Tensor, torch.Tensor | None]:
     return torch.from_numpy(column.to_numpy().copy()), None
 
 
-def calibration(table: Path, settings: Settings, directory: Path) -> Iterator[Row]:
+def calibration(settings: Settings, directory: Path) -> Iterator[Row]:
     """News as events through joiner and trainer: how far each age band is from 1, as a factor."""
-    events = directory / "events.jsonl"
-    write_events(table, settings, events)
-    with Rejects(None, share_max=0.0) as rejects:
-        found = replay_events(events, settings, rejects, EventOptions())
-    for age, band in found.measures.figures()[TASK]["calibration_by_age"].items():
-        factor = max(band["calibration"], 1 / band["calibration"])
-        name = f"news_events_calibration_{age}_off"
-        yield row(name, factor, "times", goal=BAND_MAX, is_maximum=True)
-
-
-def write_events(table: Path, settings: Settings, target: Path) -> None:
-    """The first requests as impressions, their clicks 1 to 10 s later, by time."""
-    rng = np.random.default_rng(1)
-    events: list[tuple[int, str]] = []
-    for chunk in read_table(TableFile(table), settings, Rejects(None), limit=5 * EVENT_REQUESTS):
-        values = chunk.values
-        items, users = values.items.to_pylist(), values.users.to_pylist()
-        shared = {name: column.to_pylist() for name, column in values.shared.items()}
-        begin = 0
-        for n, (end, ts_ms) in enumerate(
-            zip(np.cumsum(values.n_items).tolist(), values.ts_ms.tolist(), strict=True)
-        ):
-            request = {"request_id": f"r{chunk.request_numbers[begin]}", "user": users[n]}
-            shown = [{"item": item} for item in items[begin:end]]
-            context = {name: column[n] for name, column in shared.items() if column[n] is not None}
-            impression = {"kind": "impression", **request, "items": shown, "context": context}
-            events.append((ts_ms, json.dumps({**impression, "ts": ts_ms / 1_000})))
-            for at in np.flatnonzero(chunk.labels[begin:end, 0] > 0).tolist():
-                due_ms = ts_ms + int(rng.integers(*CLICK_DELAY_MS))
-                click = {"kind": "feedback", **request, "item": items[begin + at], "event": TASK}
-                events.append((due_ms, json.dumps({**click, "ts": due_ms / 1_000})))
-            begin = end
-    events.sort(key=lambda event: event[0])
-    target.write_text("".join(f"{line}\n" for _, line in events))
+    events = prepared("news", directory / "events.jsonl", "--events", "--clicks", EVENT_CLICKS)
+    for emit in ("positives_first", "at_once"):
+        join = settings.join.model_copy(update={"emit": emit})
+        with Rejects(None, share_max=0.0) as rejects:
+            chosen = settings.model_copy(update={"join": join})
+            found = replay_events(events, chosen, rejects, EventOptions())
+        for age, band in found.measures.figures()[TASK]["calibration_by_age"].items():
+            factor = max(band["calibration"], 1 / band["calibration"])
+            name = f"news_events_{emit}_calibration_{age}_off"
+            yield row(name, factor, "times", goal=BAND_MAX, is_maximum=True)
 
 
 if __name__ == "__main__":

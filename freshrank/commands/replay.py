@@ -17,7 +17,8 @@ from freshrank import config
 from freshrank.errors import ConfigError, DataError, Error
 from freshrank.features import FeatureEncoder
 from freshrank.replay.archive import ArchiveOptions, replay_archive
-from freshrank.replay.loop import Baseline, Reached, TableReplay, our_row, seeded
+from freshrank.replay.baselines.base import Baseline
+from freshrank.replay.loop import Reached, TableReplay, our_row, seeded
 from freshrank.replay.pace import Pace
 from freshrank.replay.page import FIGURES
 from freshrank.replay.rejects import Rejects

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Final, Protocol
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +13,7 @@ from freshrank.errors import DataError
 from freshrank.examples import BatchInfo, ExampleBatch
 from freshrank.feature_types import Encoded, SlotIds, TableValues
 from freshrank.features import FeatureEncoder
+from freshrank.replay.baselines.base import Baseline
 from freshrank.replay.chunks import Chunk
 from freshrank.replay.measures import Figures, Measures, progressive_auc
 from freshrank.replay.pace import Pace
@@ -37,17 +38,6 @@ class Reached:
     n_examples: int
     ts_ms: int
     auc: float | None
-
-
-class Baseline(Protocol):
-    """Another model to compare with; `freshrank.replay.baselines` has some."""
-
-    @property
-    def name(self) -> str:
-        """What the report calls it."""
-
-    def predict_then_learn(self, chunk: Chunk, encoded: Encoded) -> F32:
-        """Probabilities of the first task, `float32[n]`, each given before its request's labels."""
 
 
 class _Stale:
@@ -196,7 +186,6 @@ class TableReplay:
         losses = self._losses = [task.loss for task in settings.tasks]
         self._every = [None, *sync_every]
         self._measures = [[Measures(tasks, losses) for _ in self._every] for _ in seeds]
-        # Baselines predict the first task.
         self._baseline_measures = [Measures(tasks[:1], losses[:1]) for _ in baselines]
         self._baseline_s = [0.0 for _ in baselines]
         self._recent = np.empty((3, 0), np.float32)
@@ -294,11 +283,11 @@ def our_row(
 
 
 def _add(measures: Measures, scores: F32, chunk: Chunk, age_s: I64 | None) -> None:
-    n_tasks = scores.shape[1]
+    tasks = slice(scores.shape[1])  # a baseline predicts the first one
     measures.add(
         scores,
-        chunk.labels[:, :n_tasks],
-        chunk.weights[:, :n_tasks],
+        chunk.labels[:, tasks],
+        chunk.weights[:, tasks],
         ts_ms=chunk.ts_ms,
         request_numbers=chunk.request_numbers,
         item_age_s=age_s,

@@ -105,6 +105,7 @@ def _summary(document: Document) -> str:
 
 def _task(task: str, models: Sequence[Document]) -> Iterator[str]:
     yield f"<h2>Task {escape(task)}</h2>"
+    models = [model for model in models if task in model["tasks"]]  # baselines have one task
     figures = [(model["name"], model["tasks"][task]) for model in models]
     shown = [name for name in FIGURES if any(name in one for _, one in figures)]
     rows = [[name, *(_with_spread(one, figure) for figure in shown)] for name, one in figures]

@@ -167,6 +167,16 @@ def test_seeds_give_a_spread_and_text_shows_it(tmp_path: Path) -> None:
     assert done.stderr == ""  # no bar where nobody looks
 
 
+def test_baseline_has_a_row_over_the_same_examples(tmp_path: Path) -> None:
+    write(tmp_path, "log.parquet", rows())
+    report = document(replay(tmp_path, "log.parquet", "--baselines", "rate", "--json"))
+    ours, rate = report["models"]
+    assert rate["name"] == "rate"
+    assert list(rate["tasks"]) == ["click"]
+    assert rate["tasks"]["click"]["examples"] == ours["tasks"]["click"]["examples"]
+    assert rate["tasks"]["click"]["auc_all"] < ours["tasks"]["click"]["auc_all"]
+
+
 def test_corrupt_lines_are_listed_beside_the_report(tmp_path: Path) -> None:
     write(tmp_path, "log.csv.gz", rows())
     lines = gzip.decompress((tmp_path / "log.csv.gz").read_bytes()).splitlines()
@@ -212,6 +222,7 @@ def test_unsorted_log_fails_and_sort_mends_it(tmp_path: Path) -> None:
         (("--sync-every", "soon"), "--sync-every: not a duration: 'soon'"),
         (("--speed", "fast"), "--speed fast: write a number such as 10x"),
         (("--max-rejects", "200%"), "--max-rejects 200%: write a number such as 1%"),
+        (("--baselines", "magic"), "unknown baseline 'magic'"),
     ],
 )
 def test_wrong_option_is_said_with_what_to_write(

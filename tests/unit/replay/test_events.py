@@ -17,6 +17,7 @@ from freshrank.errors import ConfigError, DataError
 from freshrank.examples import decode
 from freshrank.messages import Impression
 from freshrank.messages import decode as decode_message
+from freshrank.messages import encode as encode_message
 from freshrank.replay.events import EventOptions, EventsReplay, replay_events
 from freshrank.replay.fast_forward import FastForward
 from freshrank.replay.rejects import Rejects
@@ -181,7 +182,7 @@ def test_parameters_are_taken_over_when_told(tmp_path: Path) -> None:
 
     def scores(every_s: int) -> list[float]:
         found = replay(path, sync_every=timedelta(seconds=every_s))
-        return np.concatenate([part[0] for part in found.measures._parts])[:, 0].tolist()
+        return list(np.concatenate([part[0] for part in found.measures._parts])[:, 0].tolist())
 
     never = scores(3_600)  # longer than the file
     assert max(never) - min(never) < 0.05
@@ -338,7 +339,7 @@ def test_an_impression_too_large_with_its_scores_goes_without(
     replay(path, data_dir=tmp_path / "free")
     (free,) = impressions(tmp_path / "free")
     bare = msgspec.structs.replace(free, served={})
-    limit = len(impressions_module.encode(bare)) + 1
+    limit = len(encode_message(bare)) + 1
     monkeypatch.setattr(impressions_module, "_BYTES_MAX", limit)
     replay(path, data_dir=tmp_path / "tight")
     assert (set(free.served), impressions(tmp_path / "tight")) == ({"click"}, [bare])

@@ -130,6 +130,15 @@ def test_page_tells_the_figures_of_every_model(written: Path) -> None:
         assert expected in page.text
 
 
+def test_a_model_of_one_task_is_left_out_of_the_others() -> None:
+    both = figures(1) | {"like": figures(2)["click"]}
+    found = Report("c.yaml", "x.csv", [ModelRow("freshrank", [both]), ModelRow("vw", [figures(3)])])
+    text = Page(_page(found)).text
+    assert "Task like" in text
+    assert "vw" in text[: text.index("Task like")]
+    assert "vw" not in text[text.index("Task like") :]
+
+
 def test_page_says_why_a_replay_stopped() -> None:
     assert "It stopped early" not in Page(_page(report())).text
     assert "unexpected end at row 7" in Page(_page(report(stopped="unexpected end at row 7"))).text
