@@ -121,7 +121,7 @@ def join(settings: Settings, recorded: Path, directory: Path) -> tuple[float, fl
         partition=0,
         database=directory / "joiner.sqlite",
         clock=clock,
-        state=LocalFeatureState(n_max=5),
+        state=LocalFeatureState(settings),
         progress=Progress(),
     )
     began_s, began_cpu_s = time.perf_counter(), time.process_time()

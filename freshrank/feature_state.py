@@ -49,9 +49,6 @@ class FeatureState(Protocol):
     def apply(self, updates: FeatureUpdates) -> None:
         """A round of the joiner, unless all its marks were reached before."""
 
-    def update(self, event: str, user: str, did: Sequence[Did]) -> None:
-        """Actions of one user, without marks."""
-
     @property
     def saved(self) -> Mapping[str, int]:
         """Marks that outlive this process: rounds up to them need not be sent again."""
@@ -80,13 +77,10 @@ class LocalFeatureState:
         {'click': ['i3', 'i1']}
     """
 
-    def __init__(
-        self, settings: Settings | None = None, path: Path | None = None, *, n_max: int = 64
-    ) -> None:
-        features = settings.features if settings else ()
+    def __init__(self, settings: Settings, path: Path | None = None) -> None:
+        features = settings.features
         self._path = path
-        self._salt = settings.salt if settings else 0
-        self._n_max = n_max
+        self._salt = settings.salt
         self._is_uint64 = {f.name: f.key == "uint64" for f in features if isinstance(f, IdFeature)}
         specs = {spec.name: spec for feature in features for spec in series_of(feature)}
         self.series = {
@@ -142,17 +136,6 @@ class LocalFeatureState:
                     self._save()
                 except OSError as error:  # the writer keeps its rounds
                     logger.warning("feature_state=%s state=not-saved error=%s", self._path, error)
-
-    def update(self, event: str, user: str, did: Sequence[Did]) -> None:
-        """Actions of one user, without marks."""
-        with self._lock:
-            if event not in self.rings:
-                self.rings[event] = Rings(n_max=self._n_max)
-            self._did([(event, user, one) for one in did])
-
-    def recent(self, event: str, user: str, *, before_ms: int, n_max: int) -> list[str]:
-        """The user's last items of `event` with event time before `before_ms`, newest first."""
-        return self.read(StateQuery(before_ms, {}, user)).recent.get(event, [])[:n_max]
 
     def save(self) -> None:
         """Write the file, whole or not at all.

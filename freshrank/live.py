@@ -8,13 +8,13 @@ import numpy as np
 import numpy.typing as npt
 
 from embedding_store import mix_ids
-from freshrank.encoding import F64
+from freshrank.encoding import F64, text_ids, uint64_ids
 from freshrank.feature_series import raw_values, series_of
 from freshrank.feature_state import Did, FeatureState, FeatureUpdates, StateQuery
 from freshrank.feature_types import I64, U64, RequestValues, SlotIds
 from freshrank.features import FeatureEncoder
 from freshrank.messages import Value
-from freshrank.settings import Settings
+from freshrank.settings import IdFeature, Settings
 
 Bools = npt.NDArray[np.bool_]
 Slots = Mapping[str, SlotIds]
@@ -54,16 +54,25 @@ class LiveFeatures:
 
     Attributes:
         series: What the features remember, each once.
+        key_slots: Features whose ids make keys.
+        counts_impressions: Some series remember what was shown.
         events: Actions they want to hear of, `recent` features included.
     """
 
     def __init__(self, settings: Settings, encoder: FeatureEncoder) -> None:
         self._encoder = encoder
         self._salt = settings.salt
+        self._is_uint64_user = any(
+            isinstance(one, IdFeature) and one.name == "user_id" and one.key == "uint64"
+            for one in settings.features
+        )
         self.series: Final = tuple(
             {spec.name: spec for feature in encoder.live for spec in series_of(feature)}.values()
         )
-        self._key_slots = tuple(dict.fromkeys(name for spec in self.series for name in spec.key))
+        self.key_slots: Final = tuple(
+            dict.fromkeys(name for spec in self.series for name in spec.key)
+        )
+        self.counts_impressions: Final = any(spec.event is None for spec in self.series)
         self._recent_events = frozenset(feature.event for feature in encoder.recent)
         wanted = {spec.event for spec in self.series if spec.event is not None}
         self.events = frozenset(wanted | self._recent_events)
@@ -103,7 +112,7 @@ class LiveFeatures:
         """The request with its recent items and live values, all read at once."""
         if not self.series and not self._recent_events:
             return values
-        keys = self.keys(self._encoder.ids([values], self._key_slots))
+        keys = self.keys(self._encoder.ids([values], self.key_slots))
         asked = {spec.name: keys[spec.key].ids for spec in self.series}
         answer = state.read(StateQuery(before_ms, asked, values.user))
         shared = dict(values.shared)
@@ -120,7 +129,7 @@ class LiveFeatures:
         """What items that became live change.
 
         Args:
-            slots: Ids of their n rows, as encoded.
+            slots: Ids of their n rows, as encoded, for `key_slots`.
             ts_ms: `int64[n]`, event time of each row's impression.
         """
         keys = self.keys(slots)
@@ -144,13 +153,15 @@ class LiveFeatures:
         """What matched actions change, on the rows they were matched with.
 
         Args:
-            slots: Ids of their n rows, as encoded.
+            slots: Ids of their n rows, as encoded, for `key_slots`.
             events: What was done.
             ts_ms: `int64[n]`, event time of each action.
             event_ids: Identity of each action.
             users: Canonical user of the action, or else of the impression; None for nobody.
             items: Canonical item.
         """
+        if "user_id" in self.key_slots:
+            slots = {**slots, "user_id": self._user_ids(users)}
         keys = self.keys(slots)
         updates = FeatureUpdates()
         for spec in self.series:
@@ -165,6 +176,13 @@ class LiveFeatures:
             if user is not None and event in self._recent_events:
                 updates.did.append((event, user, Did(ts, event_id, item)))
         return updates
+
+    def _user_ids(self, users: Sequence[str | None]) -> SlotIds:
+        """The ids that the slot has for canonical users."""
+        known = [user for user in users if user is not None]
+        ids = uint64_ids(known) if self._is_uint64_user else text_ids(known, self._salt)
+        is_known = np.array([user is not None for user in users], np.int64)
+        return SlotIds(ids, np.concatenate([[0], np.cumsum(is_known)]))
 
     def _mixed(self, ids: Sequence[U64]) -> U64:
         return ids[0] if len(ids) == 1 else mix_ids(ids[0], ids[1], self._salt)

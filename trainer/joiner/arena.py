@@ -90,13 +90,17 @@ class Arena:
     def take(self, rows: I64) -> ArenaRows:
         """The rows of these numbers, in this order; each lies in [start, end)."""
         places = rows - self.start
-        slots = {slot: bags.take(places) for slot, bags in self._bags.items()}
         return ArenaRows(
             items=self._items[places].tolist(),
             appended_at_ms=self._appended_at_ms[places],
             served=self._served[places],
-            values=Encoded(len(rows), slots, self._dense[places]),
+            values=Encoded(len(rows), self.ids(rows, list(self._bags)), self._dense[places]),
         )
+
+    def ids(self, rows: I64, slots: Sequence[str]) -> dict[str, SlotIds]:
+        """The ids that rows of these numbers have in some slots."""
+        places = rows - self.start
+        return {slot: self._bags[slot].take(places) for slot in slots}
 
     def trim(self, start: int) -> None:
         """Drop the rows before `start`."""

@@ -3,14 +3,14 @@
 from datetime import timedelta
 from typing import Final
 
-from freshrank.feature_state import Did
+from freshrank.live import LiveFeatures
 from freshrank.messages import Action
-from freshrank.settings import RecentFeature, Settings
+from freshrank.settings import Settings
 from freshrank.transport.base import ACTIONS, IMPRESSIONS
 from trainer.joiner.cache import Cache
 from trainer.joiner.ledger import Ledger
 from trainer.joiner.merge import Head, Shown, Timers
-from trainer.joiner.requests import Accepted, Parked, Part, Request
+from trainer.joiner.requests import Accepted, Acted, Parked, Part, Request
 from trainer.joiner.rules import Rules
 
 # A request is written whole each time it changes: this bounds it to some 100 KB when somebody sends
@@ -30,7 +30,8 @@ class Decider:
     """Applies records and timers to requests and collects what follows.
 
     Args:
-        settings: Tasks, features and join are read.
+        settings: Join is read.
+        live: Says what feature state wants.
         rules: Which rows leave.
         cache: Requests and event ids; what a round needs was fetched.
         partition: Of both input topics.
@@ -40,16 +41,21 @@ class Decider:
         timers: What falls due in the round.
     """
 
-    def __init__(self, settings: Settings, rules: Rules, cache: Cache, partition: int) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        live: LiveFeatures,
+        rules: Rules,
+        cache: Cache,
+        partition: int,
+    ) -> None:
         self._rules = rules
         self._cache = cache
         self._partition = partition
         self._window_ms, _, self._lateness_ms, self._dedup_ms = milliseconds(settings)
         self._is_reported = settings.join.impressions == "reported"
         self._is_at_once = settings.join.emit == "at_once"
-        self._recent_events = frozenset(
-            feature.event for feature in settings.features if isinstance(feature, RecentFeature)
-        )
+        self._live = live
         self.begin()
 
     def begin(self) -> None:
@@ -154,10 +160,9 @@ class Decider:
             self._put(request)
             if not rows:
                 outcome = "pending"
-        user = action.user or request.user
-        if user and action.event in self._recent_events:
-            did = Did(action.time_ms, action.event_id, action.item)
-            self.ledger.did.append((action.event, user, did))
+        if action.event in self._live.events:
+            (number,) = request.numbers([row])
+            self.ledger.acted.append(Acted(number, action, action.user or request.user))
         return outcome
 
     def _settle(self, action: Parked, outcome: str, *, was_parked: bool = False) -> None:
@@ -198,6 +203,10 @@ class Decider:
         """Make items live, decide the actions that waited for them, then let negatives leave."""
         n_new = request.make_live(len(self._rules.tasks), is_reported=self._is_reported)
         self.ledger.totals["impression_items"] += n_new
+        if n_new and self._live.counts_impressions:
+            n_items, time_ms = len(request.items), request.time_ms
+            numbers = request.numbers(range(n_items - n_new, n_items))
+            self.ledger.shown += [(number, time_ms) for number in numbers]
         if request.parked:
             self._decide_waiting(request, watermark_ms)
         self.ledger.leave(self._rules.opened(request, n_new))

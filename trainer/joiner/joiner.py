@@ -7,6 +7,7 @@ from typing import Final
 from freshrank.clock import Clock
 from freshrank.feature_state import FeatureState
 from freshrank.features import FeatureEncoder
+from freshrank.live import LiveFeatures
 from freshrank.messages import Action
 from freshrank.progress import Progress
 from freshrank.settings import Settings
@@ -14,6 +15,7 @@ from freshrank.transport.base import ACTIONS, EXAMPLES, IMPRESSIONS, EventLog
 from trainer.joiner.arena import Arena
 from trainer.joiner.cache import Cache
 from trainer.joiner.decider import Decider, milliseconds
+from trainer.joiner.features import Features
 from trainer.joiner.inputs import TICK_EVERY_MS, Inputs
 from trainer.joiner.judge import Judge
 from trainer.joiner.ledger import TOTALS, item_totals
@@ -67,7 +69,6 @@ class Joiner:
         self._log = log
         self._partition = partition
         self._clock = clock
-        self._feature_state = state
         self._progress = progress
         self._out_of_order_ms = milliseconds(settings)[1]
         self._closing = threading.Event()
@@ -77,19 +78,18 @@ class Joiner:
         self._state = State(
             database,
             is_durable=settings.log.fsync != "never",
-            n_recent_max=max((feature.max_len for feature in encoder.recent), default=1),
             fingerprint=rules.fingerprint,
             salt=settings.salt,
         )
         try:
             arena = Arena(encoder, rules.tasks)
-            self._judge = Judge(settings, arena)
+            live = LiveFeatures(settings, encoder)
+            self._judge = Judge(settings, encoder, live, arena)
             self._packer = Packer(encoder.schema_hash, arena, rules.tasks, rules.keep_rates)
             self._cache = Cache(self._state, arena)
-            self._decider = Decider(settings, rules, self._cache, partition)
+            self._decider = Decider(settings, live, rules, self._cache, partition)
+            self._features = Features(live, arena, self._state, state)
             self._restore()
-            for event, user, did in self._state.recent():
-                state.update(event, user, [did])
         except BaseException:
             self._state.close()
             raise
@@ -169,6 +169,7 @@ class Joiner:
         self._outbox = Outbox(self._log, self._partition, self._state, sequences)
         self._totals = dict.fromkeys(self._total_names, 0) | meta
         self._position = self._here()
+        self._features.restore()
         self._cache.reset()
         self._decider.begin()
         self._is_stale = False
@@ -259,12 +260,15 @@ class Joiner:
             self._outbox.put(EXAMPLES, record, ledger)
         for topic, letter in ledger.letters:
             self._outbox.put(topic, letter, ledger)
+        updates = self._features.updates(ledger.shown, ledger.acted, here.offsets)
+        if updates is not None:
+            ledger.updates = updates[0], updates[1].to_bytes()
         self._state.commit(ledger)
         self._outbox.committed(ledger)
         self._totals = totals
         self._position = here
-        for event, user, did in ledger.did:
-            self._feature_state.update(event, user, [did])
+        if updates is not None:
+            self._features.apply(*updates)
         self._cache.settle(ledger.changed.values(), self._inputs.first_row)
         self._decider.begin()
 

@@ -9,8 +9,10 @@ import numpy as np
 from embedding_store import hash_strings
 from freshrank import messages
 from freshrank.errors import DataError
+from freshrank.features import FeatureEncoder
+from freshrank.live import LiveFeatures
 from freshrank.messages import Action, Impression, Message, Tick
-from freshrank.settings import RecentFeature, Settings
+from freshrank.settings import Settings
 from freshrank.transport.base import IMPRESSIONS, Record
 from trainer.joiner.arena import Arena
 from trainer.joiner.merge import NO_TIME, Head, Shown
@@ -31,15 +33,19 @@ class Judge:
     """Decodes records, checks them and encodes the features of impressions, a whole read at a time.
 
     Args:
-        settings: Tasks, features and join are read.
+        settings: Tasks and join are read.
+        encoder: Checks the users of actions.
+        live: Says which actions feature state wants.
         arena: Where encoded rows go.
     """
 
-    def __init__(self, settings: Settings, arena: Arena) -> None:
+    def __init__(
+        self, settings: Settings, encoder: FeatureEncoder, live: LiveFeatures, arena: Arena
+    ) -> None:
         self._arena = arena
+        self._encoder = encoder
         self._salt = settings.salt
-        recent = [f.event for f in settings.features if isinstance(f, RecentFeature)]
-        self._events = frozenset([task.event for task in settings.tasks] + recent)
+        self._events = live.events.union(task.event for task in settings.tasks)
         self._is_reported = settings.join.impressions == "reported"
 
     def __call__(self, records: Sequence[Record]) -> list[Head]:
@@ -117,9 +123,11 @@ class Judge:
         if action.event not in self._events:
             known = ", ".join(sorted(self._events))
             raise DataError(
-                f"event {action.event[:64]!r} belongs to no task or recent feature; known: {known}",
+                f"event {action.event[:64]!r} belongs to no task or live feature; known: {known}",
                 code="unknown-event",
             )
+        if action.user is not None:
+            self._encoder.canonical_user(action.user)
         if not math.isfinite(action.value) or abs(action.value) > _VALUE_MAX:
             raise DataError(
                 f"value {action.value} is not a finite 32-bit float", code="non-finite-value"

@@ -4,11 +4,18 @@ from collections import Counter
 from typing import Final
 
 from freshrank.errors import DataError
-from freshrank.feature_state import Did
 from freshrank.frames import Outcome
 from freshrank.transport.base import DEAD_LETTER_SUFFIX, Record
 from trainer.dead_letters import dead_letter
-from trainer.joiner.requests import HELD, NEGATIVE, PENDING, POSITIVE, SAMPLED_OUT, Request
+from trainer.joiner.requests import (
+    HELD,
+    NEGATIVE,
+    PENDING,
+    POSITIVE,
+    SAMPLED_OUT,
+    Acted,
+    Request,
+)
 from trainer.joiner.rules import Rows, Rules
 
 TOTALS: Final = (
@@ -40,7 +47,9 @@ class Ledger:
         n_rows: How many they are.
         outcomes: Decisions that are not simply `trained`.
         totals: By how much each total changes.
-        did: Event, user and action, for feature state.
+        shown: (number in the arena, event time) of items that became live, for feature state.
+        acted: Matched actions, for feature state.
+        updates: Number and bytes of what feature state is told; None for nothing.
         letters: Dead letters: topic and value.
         parts: New impression records: request number, part, when it was appended, bytes.
         changed: Requests to write, by number.
@@ -57,7 +66,9 @@ class Ledger:
         self.n_rows = 0
         self.outcomes: list[Outcome] = []
         self.totals: Counter[str] = Counter()
-        self.did: list[tuple[str, str, Did]] = []
+        self.shown: list[tuple[int, int]] = []
+        self.acted: list[Acted] = []
+        self.updates: tuple[int, bytes] | None = None
         self.letters: list[tuple[str, bytes]] = []
         self.parts: list[tuple[int, int, int, bytes]] = []
         self.changed: dict[int, Request] = {}

@@ -7,7 +7,7 @@ are left out of garbage collection, as nothing in them refers back.
 
 from bisect import insort
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 
@@ -58,6 +58,20 @@ class Parked(msgspec.Struct, array_like=True, frozen=True, gc=False):
     event: str
     user: str | None
     value: float
+
+
+class Acted(NamedTuple):
+    """A matched action that feature state wants.
+
+    Attributes:
+        number: Of the row it was matched with, in the arena.
+        action: What was done.
+        user: Canonical user, its own or else the impression's; None for nobody.
+    """
+
+    number: int
+    action: Parked
+    user: str | None
 
 
 class Held(msgspec.Struct, array_like=True, frozen=True, gc=False):

@@ -14,12 +14,11 @@ import numpy as np
 
 from embedding_store import hash_strings
 from freshrank.errors import SchemaError, TransportError
-from freshrank.feature_state import Did
 from trainer.joiner.ledger import Ledger
 from trainer.joiner.requests import UNSAVED, Request, decode_extra
 from trainer.joiner.sweeper import Sweeper, places_of
 
-FORMAT: Final = 2
+FORMAT: Final = 3
 # Below SQLite's limit of bound variables in any build (999); a look-up for a full read still takes
 # a handful of statements.
 _KEYS_MAX: Final = 500
@@ -41,9 +40,7 @@ CREATE INDEX IF NOT EXISTS requests_key ON requests (key);
 CREATE INDEX IF NOT EXISTS requests_due ON requests (due_at, request_id) WHERE due_at IS NOT NULL;
 CREATE TABLE IF NOT EXISTS parts (place INTEGER PRIMARY KEY, appended_at INTEGER, value BLOB);
 CREATE TABLE IF NOT EXISTS seen (key INTEGER PRIMARY KEY, expires_at INTEGER);
-CREATE TABLE IF NOT EXISTS recent (
-    event TEXT, user TEXT, ts INTEGER, event_id TEXT, item TEXT,
-    PRIMARY KEY (event, user, ts, event_id)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS feature_updates (number INTEGER PRIMARY KEY, value BLOB);
 CREATE TABLE IF NOT EXISTS outbox (
     topic TEXT, sequence INTEGER, value BLOB, PRIMARY KEY (topic, sequence));
 """
@@ -55,13 +52,6 @@ _UPDATE_STATE: Final = (
 )
 _UPDATE_REQUEST: Final = f"UPDATE requests SET {_UPDATE_STATE} WHERE number = ?"  # noqa: S608 - constants
 _UPDATE_DUE: Final = f"UPDATE requests SET {_UPDATE_STATE}, due_at = ? WHERE number = ?"  # noqa: S608 - constants
-# All but the last n_max by (ts, event_id) of one user and event.
-_PRUNE_RECENT: Final = """
-DELETE FROM recent WHERE event = ?1 AND user = ?2 AND (ts, event_id) <= (
-    SELECT ts, event_id FROM recent WHERE event = ?1 AND user = ?2
-    ORDER BY ts DESC, event_id DESC LIMIT 1 OFFSET ?3)
-"""
-_USERS_MAX: Final = 65_536
 
 
 class State:
@@ -70,7 +60,6 @@ class State:
     Args:
         path: Its file; made with its directory when it is not there.
         is_durable: Commits survive a power cut, not only a killed process.
-        n_recent_max: Actions kept per user and event in feature state.
         fingerprint: What the stored requests depend on.
         salt: Keys the hashes of ids.
 
@@ -79,14 +68,11 @@ class State:
         TransportError: it cannot be opened or written.
     """
 
-    def __init__(
-        self, path: Path, *, is_durable: bool, n_recent_max: int, fingerprint: str, salt: int
-    ) -> None:
+    def __init__(self, path: Path, *, is_durable: bool, fingerprint: str, salt: int) -> None:
         self._path = path
-        self._n_recent_max = n_recent_max
         self._salt = salt
         self._relayed: dict[str, int] = {}
-        self._n_added: dict[tuple[str, str], int] = {}  # actions since a user was pruned
+        self._features_saved = -1  # the last round of feature updates that is not needed
         with self._errors():
             path.parent.mkdir(parents=True, exist_ok=True)
             self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
@@ -184,12 +170,16 @@ class State:
             ).fetchone()
             return None if row is None else row[0]
 
-    def recent(self) -> Iterator[tuple[str, str, Did]]:
-        """The feature state."""
+    def feature_updates(self) -> list[tuple[int, bytes]]:
+        """Number and value of the rounds that feature state may not have saved, in order."""
         with self._errors():
-            rows = self._db.execute("SELECT event, user, ts, event_id, item FROM recent").fetchall()
-        for event, user, ts_ms, event_id, item in rows:
-            yield event, user, Did(ts_ms, event_id, item)
+            return self._db.execute(
+                "SELECT number, value FROM feature_updates ORDER BY number"
+            ).fetchall()
+
+    def features_saved(self, number: int) -> None:
+        """Note that feature state keeps the rounds up to here; they leave with the next commit."""
+        self._features_saved = number
 
     def outbox(self) -> list[tuple[str, int, bytes]]:
         """Topic, sequence and value of the records that may not be in the log yet."""
@@ -224,6 +214,7 @@ class State:
     def _write(self, ledger: Ledger) -> None:
         many = self._db.executemany
         many("DELETE FROM outbox WHERE topic = ? AND sequence <= ?", self._relayed.items())
+        many("DELETE FROM feature_updates WHERE number <= ?", [(self._features_saved,)])
         many("INSERT OR REPLACE INTO meta VALUES (?, ?)", ledger.meta.items())
         many("DELETE FROM requests WHERE number = ?", ((number,) for number in ledger.gone))
         many("DELETE FROM parts WHERE place BETWEEN ? AND ?", map(places_of, ledger.gone))
@@ -248,25 +239,9 @@ class State:
             ((places_of(number)[0] + part, *record) for number, part, *record in ledger.parts),
         )
         many("INSERT OR REPLACE INTO seen VALUES (?, ?)", ledger.seen.items())
-        self._write_recent(ledger.did)
+        if ledger.updates is not None:
+            self._db.execute("INSERT INTO feature_updates VALUES (?, ?)", ledger.updates)
         many("INSERT INTO outbox VALUES (?, ?, ?)", ledger.outbox)
-
-    def _write_recent(self, did: Sequence[tuple[str, str, Did]]) -> None:
-        self._db.executemany(
-            "INSERT OR IGNORE INTO recent VALUES (?, ?, ?, ?, ?)",
-            [(event, user, one.ts_ms, one.event_id, one.item) for event, user, one in did],
-        )
-        # A user keeps between n_max and 2 n_max actions: pruning costs more than adding.
-        n_added, full = self._n_added, []
-        for event, user, _ in did:
-            key = event, user
-            n_added[key] = n_added.get(key, 0) + 1
-            if n_added[key] >= self._n_recent_max:
-                full.append((*key, self._n_recent_max))
-                del n_added[key]
-        self._db.executemany(_PRUNE_RECENT, full)
-        if len(n_added) > _USERS_MAX:
-            n_added.clear()
 
     def _among(self, select: str, keys: Sequence[str | int]) -> Iterator[tuple[Any, ...]]:
         for start in range(0, len(keys), _KEYS_MAX):

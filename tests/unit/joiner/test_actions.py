@@ -247,35 +247,3 @@ def test_bad_impression_goes_to_the_dead_letter_beside_good_ones(
     assert [(row.request, row.item) for row in world.rows()] == [("before", "1"), ("after", "2")]
     assert [letter.code for letter in world.letters(IMPRESSIONS)] == [code]
     assert world.outcomes(IMPRESSIONS) == {1: ["dead_letter"]}
-
-
-def test_feature_state_follows_matched_actions_of_known_users(make_world: MakeWorld) -> None:
-    world = make_world()
-    world.feed(
-        impression("r", ["1", "2", "3", "4"], 1_000, user="u"),
-        impression("s", ["1"], 1_000, user=None),
-        action("r", "1", 2_000),
-        action("r", "2", 2_001, user="other"),
-        action("r", "3", 2_002, event="view"),
-        action("r", "9", 2_003),
-        action("s", "1", 2_004),
-        action("r", "1", 2_005),
-    )
-
-    for _ in range(2):
-        recent = world.state.recent
-        assert recent("click", "u", before_ms=9_999, n_max=9) == ["1"]
-        assert recent("click", "other", before_ms=9_999, n_max=9) == ["2"]
-        assert recent("view", "u", before_ms=9_999, n_max=9) == ["3"]
-        world.restart()
-
-
-def test_feature_state_in_the_database_keeps_the_last_n(make_world: MakeWorld) -> None:
-    world = make_world()
-    items = [str(i) for i in range(8)]
-    world.feed(impression("r", items, 1_000), *(action("r", i, 2_000 + int(i)) for i in items))
-    world.feed(impression("q", ["70"], 1_000), action("q", "70", 1_500))
-
-    world.restart()
-
-    assert world.state.recent("click", "u", before_ms=9_999, n_max=9) == ["7", "6", "5"]

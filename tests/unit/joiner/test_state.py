@@ -254,7 +254,7 @@ def test_joiners_of_two_partitions_keep_to_their_own(tmp_path: Path) -> None:
             partition=partition,
             database=tmp_path / f"{partition}.sqlite",
             clock=clock,
-            state=LocalFeatureState(n_max=3),
+            state=LocalFeatureState(config),
             progress=progress,
         )
         while one.step(0.0):

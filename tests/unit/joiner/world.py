@@ -216,9 +216,9 @@ class World:
         self.log = LocalLog(self.directory / "log", clock=self.clock, fsync="never")
         self.start()
 
-    def start(self) -> None:
+    def start(self, state: LocalFeatureState | None = None) -> None:
         """Start a joiner on what is there."""
-        self.state = LocalFeatureState(n_max=3)
+        self.state = state or LocalFeatureState(self.config)
         self.progress = Progress()
         self.joiner = self.kind(
             self.config,

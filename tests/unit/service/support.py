@@ -180,7 +180,7 @@ class World:
         )
         self.channel = DirectoryChannel(self.directory / "parameters", clock=self.clock)
         self.progress = Progress()
-        self.state = LocalFeatureState(n_max=3)
+        self.state = LocalFeatureState(self.settings)
         self.registry = CollectorRegistry()
         self.epoch = 0
         self.seq = -1

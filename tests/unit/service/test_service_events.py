@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from freshrank.feature_state import Did, LocalFeatureState
+from freshrank.feature_state import Did, FeatureUpdates, LocalFeatureState
 from freshrank.features import FeatureEncoder
 from freshrank.messages import Action, Entity, Impression, Value, encode, entity_key
 from freshrank.transport.base import (
@@ -135,7 +135,7 @@ def test_a_reported_impression_carries_what_a_ranking_would(
 ) -> None:
     """Features sent before, explicit ones winning, and feature state as of its event time."""
     before, at = Did(NOW_MS - 2_001, "e", "before"), Did(NOW_MS - 2_000, "f", "too late")
-    world.state.update("click", "u", [before, at])
+    world.state.apply(FeatureUpdates(did=[("click", "u", one) for one in (before, at)]))
     send(client, *ENTITY_EVENTS)
     until(lambda: len(service_of(client).entities) == 3)
     send(client, SHOWN)
@@ -348,7 +348,7 @@ def test_an_entity_above_the_record_limit_is_refused() -> None:
         features=[{"name": "item_id", "type": "id", "scope": "item"}, *features]
     )
     encoder = FeatureEncoder(settings)
-    known = KnownFeatures(settings, encoder, lambda *_: {}, LocalFeatureState(n_max=1))
+    known = KnownFeatures(settings, encoder, lambda *_: {}, LocalFeatureState(settings))
     checker = EventChecker(settings, encoder, known)
     text = "x" * 250
     big: dict[str, Value] = {f"t{i}": [text] * 256 for i in range(10)}

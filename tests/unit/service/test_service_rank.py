@@ -48,6 +48,11 @@ def impressions(world: World) -> list[Impression]:
     return [one for one in world.records(IMPRESSIONS) if isinstance(one, Impression)]
 
 
+def clicked(world: World, *did: Did) -> None:
+    """Let feature state know of clicks of the user `u`."""
+    world.state.apply(FeatureUpdates(did=[("click", "u", one) for one in did]))
+
+
 def test_scores_are_what_numpy_says(world: World, make_client: MakeClient) -> None:
     """Every kind of feature: pooled mean, bucket, transformed dense, default, recent clicks."""
     encoder = world.encoder
@@ -71,7 +76,7 @@ def test_scores_are_what_numpy_says(world: World, make_client: MakeClient) -> No
         },
         dense=linear_net(world.settings, weights, dense_weights),
     )
-    world.state.update("click", "u", [Did(NOW_MS - 5, "e", "seen"), Did(NOW_MS, "f", "too late")])
+    clicked(world, Did(NOW_MS - 5, "e", "seen"), Did(NOW_MS, "f", "too late"))
     client = make_client(world)
 
     answer = rank(
@@ -148,7 +153,7 @@ def test_known_speaks_of_the_item_whatever_else_reads_its_table(
     world = make_world(settings=make_settings(features=FEATURES[::-1]))
     [seen] = world.ids("item_id", ["seen"])
     world.base({"item_id": table_rows({seen: [0.0] * (DIM + 1)})})
-    world.state.update("click", "u", [Did(NOW_MS - 1, "e", "seen")])
+    clicked(world, Did(NOW_MS - 1, "e", "seen"))
     answer = rank(make_client(world), items=["seen", "a"])
     assert {item["item"]: item["known"] for item in answer["items"]} == {"a": False, "seen": True}
 
@@ -166,7 +171,7 @@ def test_top_k_and_exclude_shape_the_answer_and_the_impression(
 def test_the_impression_holds_the_values_that_scored(world: World, make_client: MakeClient) -> None:
     [a] = world.ids("item_id", ["a"])
     world.base({"item_id": table_rows({a: [0.5] * 5})}, seq=3, dense_version=2)
-    world.state.update("click", "u", [Did(NOW_MS - 1, "e", "seen"), Did(NOW_MS, "f", "now")])
+    clicked(world, Did(NOW_MS - 1, "e", "seen"), Did(NOW_MS, "f", "now"))
     client = make_client(world)
     events = [
         {"kind": "item", "item": "a", "features": {"tags": ["jazz"]}},

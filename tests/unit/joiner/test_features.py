@@ -1,0 +1,171 @@
+"""What the joiner tells feature state: matched actions and live items, each once."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from freshrank.errors import TransportError
+from freshrank.feature_state import FeatureUpdates, LocalFeatureState
+from freshrank.feature_types import RequestValues
+from freshrank.features import FeatureEncoder
+from freshrank.live import LiveFeatures
+from freshrank.messages import Message
+from freshrank.transport.base import ACTIONS
+from tests.unit.joiner.conftest import MakeWorld
+from tests.unit.joiner.world import FEATURES, World, action, append, impression
+
+LIVE: list[dict[str, Any]] = [
+    *FEATURES,
+    {"name": "hour", "type": "id", "scope": "context"},
+    {"name": "rate", "type": "rate", "event": "click", "half_life": "10s", "prior": 0.1},
+    {"name": "hourly", "type": "rate", "event": "click", "by": "hour", "half_life": "10s"},
+    {"name": "shown", "type": "count", "half_life": "10s"},
+    {"name": "carts", "type": "count", "event": "cart", "half_life": "10s"},
+    {"name": "ago", "type": "seen", "event": "click", "value": "ago"},
+    {"name": "age", "type": "seen", "event": "click", "value": "age"},
+]
+HISTORY: list[Message] = [
+    impression("r", ["1", "2", "3", "4"], 1_000, shared={"hour": "8"}),
+    impression("s", ["1"], 1_500, user=None, shared={"hour": "9"}),
+    impression("s", ["1", "5"], 1_600, user=None, event_id="again"),
+    action("r", "1", 2_000),
+    action("r", "1", 2_000),  # the same again
+    action("r", "2", 2_001, user="other"),
+    action("r", "3", 2_002, event="view"),
+    action("r", "4", 2_002, event="cart"),
+    action("r", "9", 2_003),  # was not shown
+    action("s", "1", 2_004),  # nobody's
+    action("later", "5", 2_500, user="u"),
+    impression("later", ["5"], 3_000, shared={"hour": "8"}),
+]
+
+
+def known(world: World, items: list[str], *, user: str = "u", at: int = 4_000) -> dict[str, Any]:
+    """Everything feature state knows before `at`, in the hour 8, rounded."""
+    live = LiveFeatures(world.config, FeatureEncoder(world.config))
+    found = live.fill(RequestValues(items, user, {"hour": "8"}), world.state, before_ms=at)
+    columns = {
+        name: [None if value is None else round(float(str(value)), 9) for value in column]
+        for name, column in found.columns.items()
+    }
+    return columns | {"clicks": found.shared["last_clicks"], "views": found.shared["last_views"]}
+
+
+def decayed(*ts_ms: int, at: int = 4_000) -> float:
+    """A sum of events with a half-life of 10 s."""
+    return float(sum(0.5 ** ((at - ts) / 10_000) for ts in ts_ms))
+
+
+def rounded(*values: float) -> list[float]:
+    return [round(value, 9) for value in values]
+
+
+def test_matched_actions_and_live_items_count_once(make_world: MakeWorld) -> None:
+    world = make_world(features=LIVE)
+    world.feed(*HISTORY)
+    for _ in range(2):
+        found = known(world, ["1", "2", "4", "5", "9"])
+        shown_of_1 = decayed(1_000, 1_500)
+        assert found["shown"] == rounded(
+            shown_of_1, decayed(1_000), decayed(1_000), decayed(3_000), 0
+        )
+        rate = (decayed(2_000, 2_004) + 10 * 0.1) / (shown_of_1 + 10)
+        assert found["rate"][0] == round(rate, 9)
+        in_hour = (decayed(2_000) + 10 * 0.1) / (decayed(1_000) + 10)
+        assert found["hourly"][0] == round(in_hour, 9)
+        assert found["carts"] == rounded(0, 0, decayed(2_002), 0, 0)
+        assert found["ago"] == [2.0, None, None, 1.5, None]
+        assert found["age"] == [3.0, 3.0, 3.0, 1.0, None]
+        assert (found["clicks"], found["views"]) == (["5", "1"], ["3"])
+        other = known(world, ["2"], user="other")  # who acted, not whom it was shown to
+        assert (other["ago"], other["clicks"], other["views"]) == ([1.999], ["2"], [])
+        world.restart()
+
+
+@pytest.mark.parametrize("n_read_max", [1, 3])
+def test_what_is_known_does_not_depend_on_rounds(make_world: MakeWorld, n_read_max: int) -> None:
+    whole, split = make_world(features=LIVE), make_world(features=LIVE)
+    split.joiner.n_read_max = n_read_max
+    for world in (whole, split):
+        world.feed(*HISTORY)
+    assert known(split, ["1", "2", "4", "5"]) == known(whole, ["1", "2", "4", "5"])
+
+
+def test_only_reported_items_count_as_shown(make_world: MakeWorld) -> None:
+    world = make_world(features=LIVE, impressions="reported")
+    world.feed(
+        impression("r", ["1", "2", "3"], 1_000, shared={"hour": "8"}),
+        impression("r", ["2"], 1_200, source="client", event_id="seen"),
+        action("r", "2", 1_300),
+    )
+    found = known(world, ["1", "2"])
+    assert found["shown"] == rounded(0, decayed(1_200))
+    assert found["ago"] == [None, 2.7]
+
+
+def test_rounds_leave_the_database_when_feature_state_has_saved_them(
+    make_world: MakeWorld, tmp_path: Path
+) -> None:
+    world = make_world(features=LIVE)
+
+    def start() -> None:
+        world.joiner.close()
+        state = LocalFeatureState(world.config, tmp_path / "state")
+        world.start(state)
+
+    start()
+    world.feed(*HISTORY[:5])
+    world.state.save()
+    world.feed(*HISTORY[5:9])
+    world.feed(*HISTORY[9:])
+    expected = known(world, ["1", "2", "4", "5"])
+    kept = [FeatureUpdates.from_bytes(value) for _, value in rounds(world)]
+    assert kept
+    saved = world.state.saved
+    assert all(any(at > saved[log] for log, at in one.marks.items()) for one in kept)
+    for _ in range(2):
+        start()
+        assert known(world, ["1", "2", "4", "5"]) == expected
+    world.state.save()
+    world.feed(impression("more", ["1"], 5_000), impression("end", ["2"], 6_000))
+    start()
+    assert known(world, ["1"], at=9_000)["shown"] == rounded(decayed(1_000, 1_500, 5_000, at=9_000))
+
+
+def test_a_round_that_feature_state_missed_is_told_again(make_world: MakeWorld) -> None:
+    world = make_world(features=LIVE)
+    world.feed(*HISTORY[:3])
+    apply = world.state.apply
+
+    def fails(updates: FeatureUpdates) -> None:
+        world.state.apply = apply  # type: ignore[method-assign]
+        raise TransportError("unreachable", code="feature-state")
+
+    world.state.apply = fails  # type: ignore[method-assign]
+    append(world.log, *HISTORY[3:])
+    with pytest.raises(TransportError, match="unreachable"):
+        world.settle()
+    world.settle()
+    undisturbed = make_world(features=LIVE)
+    undisturbed.feed(*HISTORY)
+    assert known(world, ["1", "2", "4", "5"]) == known(undisturbed, ["1", "2", "4", "5"])
+    assert world.said() == undisturbed.said()
+
+
+def rounds(world: World) -> list[tuple[int, bytes]]:
+    return world.joiner._state.feature_updates()
+
+
+@pytest.mark.parametrize(("key", "user"), [("uint64", "ann"), ("string", "a" * 300)])
+def test_an_action_of_a_user_that_has_no_id_goes_to_the_dead_letter(
+    make_world: MakeWorld, key: str, user: str
+) -> None:
+    world = make_world(features=[{**LIVE[0], "key": key}, *LIVE[1:]])
+    world.feed(
+        impression("r", ["1"], 1_000, user="7", shared={"hour": "8"}),
+        action("r", "1", 2_000, user=user),
+        action("r", "1", 2_001, user="7"),
+    )
+    assert [letter.code for letter in world.letters(ACTIONS)] == ["bad-id"]
+    assert known(world, ["1"], user="7")["ago"] == [1.999]
