@@ -7,7 +7,7 @@ import pytest
 
 from freshrank import feature_state
 from freshrank.errors import SchemaError
-from freshrank.feature_state import LocalFeatureState
+from freshrank.feature_state import FeatureUpdates, LocalFeatureState
 from tests.integration.features.state_checks import (
     SETTINGS,
     STATE_CHECKS,
@@ -74,6 +74,14 @@ def test_a_full_disk_loses_no_update(tmp_path: Path, monkeypatch: pytest.MonkeyP
     )
 
 
+def test_small_rounds_are_saved_before_telling_them_again_takes_long(tmp_path: Path) -> None:
+    """Each is read from the joiner's database and decoded: 20 us, whatever is in it."""
+    state = LocalFeatureState(SETTINGS, tmp_path / "state")
+    for offset in range(6_000):
+        state.apply(FeatureUpdates(marks={"freshrank.actions:0": offset}))
+    assert state.saved["freshrank.actions:0"] > 0
+
+
 def test_item_texts_are_kept_for_as_long_as_they_are_read(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -83,6 +91,19 @@ def test_item_texts_are_kept_for_as_long_as_they_are_read(
     state.apply(one_round(1, 5_000))
     assert len(state._texts) <= 10
     assert known(state, 9_000)[1] == {"click": ["i5000", "i999", "i998"]}
+
+
+def test_texts_may_be_replaced_while_they_are_read() -> None:
+    state = LocalFeatureState(SETTINGS)
+    state.apply(one_round(0, 1_000))
+
+    class Replaced(dict[int, str]):
+        def __contains__(self, token: object) -> bool:
+            state._texts = {}
+            return super().__contains__(token)
+
+    state._texts = Replaced(state._texts)
+    assert known(state, 9_000)[1] == {"click": ["i1000"]}
 
 
 def test_readers_and_writers_run_together() -> None:
