@@ -225,6 +225,28 @@ def test_a_full_disk_is_told_and_nothing_is_lost_or_doubled_afterwards(
     assert in_archive(bench, tmp_path / "a") == in_log(bench)
 
 
+def test_a_file_that_is_in_its_place_is_not_written_again_when_the_disk_then_fails(
+    make_bench: MakeBench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = make_bench()
+    record_hours(bench, n_records=2)
+    one = archiver(bench, tmp_path / "a")
+    sync = archive_module.sync_directory
+
+    def fails_once(path: Path) -> None:
+        if path.is_dir():
+            monkeypatch.setattr(archive_module, "sync_directory", sync)
+            raise OSError(5, "input/output error")
+        sync(path)
+
+    monkeypatch.setattr(archive_module, "sync_directory", fails_once)
+    with pytest.raises(TransportError, match="input/output error"):
+        one.close()
+    record_hours(bench, n_records=2, seed=1)
+    one.close()
+    assert in_archive(bench, tmp_path / "a") == in_log(bench)
+
+
 def test_a_file_is_a_plain_table_to_other_programs(make_bench: MakeBench, tmp_path: Path) -> None:
     bench = make_bench()
     slots = {"item_id": [[7], [2**64 - 1]], "tags": [[1, 2], []]}
