@@ -136,6 +136,13 @@ def test_slot_that_does_not_fit_is_refused(changes: dict[str, Any], message: str
     assert len(table) == 0
 
 
+@pytest.mark.parametrize("n_entries", [0, 1, 4])
+def test_slot_of_too_few_entries_is_refused(n_entries: int) -> None:
+    [slot] = _one([1])
+    with pytest.raises(StoreError, match=f"not {n_entries} entries"):
+        _table().read([slot[:n_entries]], ids_of(0), 1, np.empty((1, 1, 5), np.float32))  # type: ignore[list-item]
+
+
 def test_array_of_another_shape_is_refused() -> None:
     table = _table()
     for out in (np.empty((2, 1, 5), np.float32), np.empty((1, 1, 4), np.float32)):
