@@ -42,6 +42,9 @@ class Rejects:
         self._file: TextIO | None = None
 
     def __enter__(self) -> "Rejects":
+        if self.path is not None:
+            with disk_errors(f"remove {self.path}, of an earlier replay"):
+                self.path.unlink(missing_ok=True)
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -67,6 +67,12 @@ def read_table(
     cut = _Cut(settings, columns.per_request, rejects, has_requests=has_requests)
     yield from cut.chunks(_sorted(tables()) if sort else tables())
     rejects.check(at_end=True)
+    if not cut.n_requests:
+        counted = ", ".join(f"{n:,} {reason}" for reason, n in rejects.counts.items())
+        listed = "" if rejects.path is None else f", listed in {rejects.path}"
+        raise DataError(
+            f"{file.path} holds no row that can be used: {counted}{listed}", code="empty"
+        )
 
 
 class _Cut:
@@ -79,7 +85,7 @@ class _Cut:
         self._per_request = per_request
         self._rejects = rejects
         self._seen = _Seen() if has_requests else None
-        self._n_requests = 0
+        self.n_requests = 0
         self._last = (-1, 0)  # time and place of the request before
 
     def chunks(self, tables: Iterator[pa.Table]) -> Iterator[Chunk]:
@@ -115,8 +121,8 @@ class _Cut:
         begins, n_items = _groups(_numpy(rows, "request"))
         ts_ms = _numpy(rows, "ts_ms")[begins]
         self._check_order(ts_ms, _numpy(rows, "place")[begins])
-        numbers = self._n_requests + np.arange(len(begins))
-        self._n_requests += len(begins)
+        numbers = self.n_requests + np.arange(len(begins))
+        self.n_requests += len(begins)
         features = [name for name in rows.column_names if name.startswith("feature.")]
         is_shared = {name: name in self._per_request for name in features}
         first = pa.array(begins)
@@ -237,18 +243,17 @@ class _Seen:
 
 
 def _sorted(tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
-    """All rows by time of their request's earliest row, each request's together."""
-    rows = pa.concat_tables(source := _Until(tables)).combine_chunks()
-    _, request = np.unique(_numpy(rows, "request"), return_inverse=True)
-    ts_ms = _numpy(rows, "ts_ms")
-    order = np.lexsort((ts_ms, request))
-    begins, _ = _groups(request[order])
-    earliest = ts_ms[order[begins]]  # of each request, in the order of their numbers
-    first_row = np.minimum.reduceat(order, begins)
-    at = np.arange(rows.num_rows)
-    rows = rows.take(pa.array(np.lexsort((at, first_row[request], earliest[request]))))
-    for begin in range(0, rows.num_rows, ROWS_PER_BATCH):
-        yield rows[begin : begin + ROWS_PER_BATCH]
+    """All rows by time of their request's first row, each request's together."""
+    source = _Until(tables)
+    if waiting := list(source):
+        rows = pa.concat_tables(waiting).combine_chunks()
+        _, first, request = np.unique(
+            _numpy(rows, "request"), return_index=True, return_inverse=True
+        )
+        ts_ms = _numpy(rows, "ts_ms")[first]
+        rows = rows.take(pa.array(np.lexsort((first[request], ts_ms[request]))))
+        for begin in range(0, rows.num_rows, ROWS_PER_BATCH):
+            yield rows[begin : begin + ROWS_PER_BATCH]
     source.end()
 
 
