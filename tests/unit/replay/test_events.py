@@ -78,7 +78,7 @@ def click(request: str, item: str, ts: float, **more: Any) -> dict[str, Any]:
     return event | more
 
 
-def session(n_requests: int = 50, every_s: float = 3.0) -> list[dict[str, Any]]:
+def session(n_requests: int = 50, every_s: float = 12.0) -> list[dict[str, Any]]:
     """Of each request item `a` is clicked at a third of the way to the next request."""
     events = []
     for i in range(n_requests):
@@ -186,7 +186,7 @@ def test_parameters_are_taken_over_when_told(tmp_path: Path) -> None:
 
     never = scores(3_600)  # longer than the file
     assert max(never) - min(never) < 0.05
-    halfway = scores(75)  # r0 is at 0 s, r25 at 75 s
+    halfway = scores(300)  # r0 is at 0 s, r25 at 300 s
     assert halfway[:50] == never[:50]
     assert halfway[50] > halfway[51] + 0.1
 
@@ -364,10 +364,10 @@ def test_slices_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_a_replay_can_be_held_back(tmp_path: Path) -> None:
-    path = write(tmp_path / "events.jsonl", [shown(f"r{i}", 100 + 20 * i) for i in range(4)])
+    path = write(tmp_path / "events.jsonl", [shown(f"r{i}", 100 + 40 * i) for i in range(4)])
     told: list[tuple[float, int]] = []
-    found = replay(path, speed=100, on_progress=lambda *at: told.append(at))
-    # The last slice ends with the file: 40 s of events lie between the first end and the last.
-    assert found.wall_s >= 40 / 100
-    assert [time_ms for _, time_ms in told] == [120_000, 140_000, 160_000]
+    found = replay(path, speed=200, on_progress=lambda *at: told.append(at))
+    # The last slice ends with the file: 80 s of events lie between the first end and the last.
+    assert found.wall_s >= 80 / 200
+    assert [time_ms for _, time_ms in told] == [140_000, 180_000, 220_000]
     assert told[-1][0] == 1.0
