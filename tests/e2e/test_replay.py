@@ -223,6 +223,7 @@ def test_unsorted_log_fails_and_sort_mends_it(tmp_path: Path) -> None:
         (("--speed", "fast"), "--speed fast: write a number such as 10x"),
         (("--max-rejects", "200%"), "--max-rejects 200%: write a number such as 1%"),
         (("--baselines", "magic"), "unknown baseline 'magic'"),
+        (("--rejects", "./log.parquet"), "--rejects log.parquet is the log itself"),
     ],
 )
 def test_wrong_option_is_said_with_what_to_write(
@@ -232,3 +233,23 @@ def test_wrong_option_is_said_with_what_to_write(
     done = replay(tmp_path, "log.parquet", *arguments)
     assert done.returncode == 2
     assert text in done.stderr
+
+
+def test_report_that_cannot_be_written_is_said_before_the_replay(tmp_path: Path) -> None:
+    (tmp_path / "out").touch()
+    done = replay(tmp_path, "none.parquet", "--report", "out")
+    assert done.returncode == 3
+    assert "write the report to out: " in done.stderr
+
+
+def test_events_that_break_off_are_reported_and_fail(tmp_path: Path) -> None:
+    shown = {"kind": "impression", "items": [{"item": "a"}, {"item": "b"}], "user": "ann"}
+    events = [shown | {"request_id": str(n), "ts": 1_700_000_000 + n} for n in range(200)]
+    lines = [json.dumps(event) for event in events] + ["rubbish"] * 3
+    (tmp_path / "events.jsonl").write_text("\n".join(lines))
+    done = replay(tmp_path, "events.jsonl", "--report", "out")
+    assert done.returncode == 1
+    assert "3 of 203 rows were rejected" in done.stderr
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert (report["examples"], report["rejected"]) == (400, {"malformed-json": 3})
+    assert report["stopped"] in done.stderr
