@@ -162,14 +162,27 @@ class LocalFeatureState:
             SchemaError: it is not one of ours, or of a newer version.
         """
         try:
-            version, marks, series, rings, texts = msgspec.msgpack.decode(value, strict=False)
+            version, *content = msgspec.msgpack.decode(value, strict=False)
+            if version == FORMAT:
+                self._take(*content)
         except (msgspec.DecodeError, TypeError, ValueError) as error:
             raise SchemaError(
                 f"feature state is damaged: {error}; restore a back-up, or delete "
                 f"{self._path} to begin with nothing known"
             ) from error
         if version != FORMAT:
-            raise SchemaError(f"feature state has format {version}, this program reads {FORMAT}")
+            raise SchemaError(
+                f"feature state in {self._path} has format {version}, this program reads {FORMAT}: "
+                "start the version that wrote it, or delete the file to begin with nothing known"
+            )
+
+    def _take(
+        self,
+        marks: dict[str, int],
+        series: dict[str, list[bytes]],
+        rings: dict[str, list[bytes]],
+        texts: dict[int, str],
+    ) -> None:
         for name in self.series.keys() & series.keys():
             keys, times, x, y = series[name]
             self.series[name].restore(
@@ -187,7 +200,7 @@ class LocalFeatureState:
                 np.frombuffer(items, np.uint64),
             )
         self._marks = dict(marks)
-        self._texts = {int(token): text for token, text in texts.items()}
+        self._texts = dict(texts)
 
     def _save(self) -> None:
         if self._path is None:
