@@ -146,6 +146,7 @@ class TableReplay:
         self._baseline_measures = [Measures(tasks[:1], losses[:1]) for _ in baselines]
         self._baseline_s = [0.0 for _ in baselines]
         self._recent = np.empty((3, 0), np.float32)
+        self._has_items = any(feature.name == "item_id" for feature in settings.features)
 
     def run(
         self,
@@ -176,7 +177,9 @@ class TableReplay:
                 broken = error
                 break
             except KeyboardInterrupt:
-                broken = DataError("it was interrupted", code="interrupted")
+                broken = DataError(
+                    "it was interrupted: what came before stands in the report", code="interrupted"
+                )
                 break
         report.stopped = None if broken is None else str(broken)
         report.wall_s = time.perf_counter() - began_s
@@ -204,7 +207,7 @@ class TableReplay:
             self._baseline_s[n] += time.perf_counter() - at_s
             found.append((self._baseline_measures[n], predicted[:, None], found[0][2]))
         for measure, own, age_s in found:  # all or, where it is interrupted, none
-            _add(measure, own, chunk, age_s)
+            _add(measure, own, chunk, age_s if self._has_items else None)
         report.examples += chunk.n_rows
         report.requests += len(chunk.values.n_items)
         if on_progress is not None:
@@ -243,7 +246,7 @@ def our_row(
     return ModelRow(name, runs, sync_every_s=every.total_seconds())
 
 
-def _add(measures: Measures, scores: F32, chunk: Chunk, age_s: I64) -> None:
+def _add(measures: Measures, scores: F32, chunk: Chunk, age_s: I64 | None) -> None:
     tasks = slice(scores.shape[1])  # a baseline predicts the first one
     measures.add(
         scores,
