@@ -7,7 +7,7 @@ import numpy.typing as npt
 import pytest
 
 from embedding_store import StoreError, Table
-from embedding_store.pooling import Mode, pool, unpool
+from embedding_store.pooling import Mode, pool
 from tests.store.helpers import admit, ids_of, make
 
 F32 = npt.NDArray[np.float32]
@@ -50,7 +50,9 @@ def _plain_step(
     for slot, own, offsets, _, is_mean in slots:
         mode: Mode = "mean" if is_mean else "sum"
         pooled[:, slot] = pool(values[start : start + len(own)], offsets, mode)
-        by_id.append(unpool(np.ascontiguousarray(gradients[:, slot]), offsets, mode))
+        lengths = np.diff(offsets)
+        share = gradients[:, slot] / (np.maximum(lengths, 1)[:, None] if is_mean else 1)
+        by_id.append(np.repeat(share.astype(np.float32), lengths, axis=0))
         start += len(own)
     table.apply(ids, np.concatenate(by_id))
     return pooled
