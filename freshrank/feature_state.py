@@ -140,15 +140,6 @@ class LocalFeatureState:
                 except OSError as error:  # the writer keeps its rounds
                     logger.warning("feature_state=%s state=not-saved error=%s", self._path, error)
 
-    def save(self) -> None:
-        """Write the file, whole or not at all.
-
-        Raises:
-            OSError: it cannot be written; the earlier one stays.
-        """
-        with self._lock:
-            self._save()
-
     def snapshot(self) -> bytes:
         """Everything, as `restore` takes it."""
         series = {n: [a.tobytes() for a in one.entries()] for n, one in self.series.items()}

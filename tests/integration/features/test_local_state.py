@@ -35,7 +35,7 @@ def test_the_file_holds_all_rounds_that_saved_names(tmp_path: Path) -> None:
     state = LocalFeatureState(SETTINGS, tmp_path / "state")
     state.apply(one_round(4, 1_000, 2_000))
     assert state.saved == {}
-    state.save()
+    state._save()
     state.apply(one_round(5, 3_000))
     again = LocalFeatureState(SETTINGS, tmp_path / "state")
     assert again.saved == {"freshrank.actions:0": 4}
@@ -47,7 +47,7 @@ def test_the_file_holds_all_rounds_that_saved_names(tmp_path: Path) -> None:
 def test_another_configuration_takes_what_it_still_has(tmp_path: Path) -> None:
     state = LocalFeatureState(SETTINGS, tmp_path / "state")
     state.apply(one_round(4, 1_000))
-    state.save()
+    state._save()
     fewer = SETTINGS.model_copy(update={"features": SETTINGS.features[:3]})
     again = LocalFeatureState(fewer, tmp_path / "state")
     assert list(again.series) == [*state.series][:1]

@@ -116,7 +116,7 @@ def test_rounds_leave_the_database_when_feature_state_has_saved_them(
 
     start()
     world.feed(*HISTORY[:5])
-    world.state.save()
+    world.state._save()
     world.feed(*HISTORY[5:9])
     world.feed(*HISTORY[9:])
     expected = known(world, ["1", "2", "4", "5"])
@@ -127,7 +127,7 @@ def test_rounds_leave_the_database_when_feature_state_has_saved_them(
     for _ in range(2):
         start()
         assert known(world, ["1", "2", "4", "5"]) == expected
-    world.state.save()
+    world.state._save()
     world.feed(impression("more", ["1"], 5_000), impression("end", ["2"], 6_000))
     start()
     assert known(world, ["1"], at=9_000)["shown"] == rounded(decayed(1_000, 1_500, 5_000, at=9_000))
