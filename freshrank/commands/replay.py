@@ -6,7 +6,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,7 +21,7 @@ from freshrank.replay.archive import ArchiveOptions, replay_archive
 from freshrank.replay.baselines.base import Baseline
 from freshrank.replay.loop import Reached, TableReplay, our_row, seeded
 from freshrank.replay.pace import Pace
-from freshrank.replay.page import FIGURES
+from freshrank.replay.page import FIGURES, minute_text
 from freshrank.replay.rejects import Rejects
 from freshrank.replay.report import Report
 from freshrank.replay.sources import TableFile
@@ -119,7 +119,7 @@ def _archive(source: Path, settings: Settings, options: Options, report: Report)
             settings,
             options.archive,
             report,
-            lambda share, ts_ms: show(share, f"{report.examples:,} examples  {_time(ts_ms)}"),
+            lambda share, ts_ms: show(share, f"{report.examples:,} examples  {minute_text(ts_ms)}"),
         )
 
 
@@ -145,7 +145,7 @@ def _table(
 
     def progress(reached: Reached) -> None:
         auc = "" if reached.auc is None else f"  AUC {reached.auc:.3f}"
-        text = f"{reached.n_examples:,} examples  {_time(reached.ts_ms)}{auc}"
+        text = f"{reached.n_examples:,} examples  {minute_text(reached.ts_ms)}{auc}"
         show(file.share_read, text)
 
     chunks = read_table(file, settings, rejects, sort=options.sort, limit=options.limit)
@@ -181,7 +181,7 @@ def _events(
             chosen = EventOptions(
                 sync_every=every,
                 speed=_speed(options.speed),
-                on_progress=lambda share, ts_ms: show(share, _time(ts_ms)),
+                on_progress=lambda share, ts_ms: show(share, minute_text(ts_ms)),
             )
             if not is_first:  # the same rejects again, which need no list
                 rejects = Rejects(None, share_max=_share(options.max_rejects))
@@ -288,7 +288,3 @@ def _spread(found: Mapping[str, float] | None) -> str:
     if found is None:
         return "-"
     return f"{found['mean']:.4f}" + (f" ± {found['sd']:.4f}" if found["sd"] else "")
-
-
-def _time(ts_ms: int) -> str:
-    return datetime.fromtimestamp(ts_ms / 1_000, UTC).strftime("%Y-%m-%d %H:%M")

@@ -3,8 +3,9 @@
 import gzip
 import zlib
 from collections.abc import Iterator
+from io import BufferedIOBase
 from pathlib import Path
-from typing import IO, Final
+from typing import Final
 
 from freshrank.errors import DataError
 
@@ -67,14 +68,14 @@ class EventFile:
                 "the rest"
             )
 
-    def _stream(self) -> IO[bytes]:
+    def _stream(self) -> BufferedIOBase:
         if self._file.peek(len(_GZIP_MAGIC))[: len(_GZIP_MAGIC)] != _GZIP_MAGIC:
             return self._file
         return gzip.GzipFile(
             fileobj=self._file
         )  # a larger buffer would lose what it holds at a break
 
-    def _line(self, stream: IO[bytes]) -> bytes:
+    def _line(self, stream: BufferedIOBase) -> bytes:
         line = stream.readline(self._line_bytes_max + 1)
         rest = line
         while len(rest) > self._line_bytes_max and not rest.endswith(b"\n"):
