@@ -11,7 +11,7 @@ from freshrank.feature_types import RequestValues
 from freshrank.features import FeatureEncoder
 from freshrank.live import LiveFeatures
 from freshrank.messages import Message
-from freshrank.transport.base import ACTIONS
+from freshrank.transport.base import ACTIONS, IMPRESSIONS
 from tests.unit.joiner.conftest import MakeWorld
 from tests.unit.joiner.world import FEATURES, World, action, append, impression
 
@@ -155,6 +155,28 @@ def test_a_round_that_feature_state_missed_is_told_again(make_world: MakeWorld) 
 
 def rounds(world: World) -> list[tuple[int, bytes]]:
     return world.joiner._state.feature_updates()
+
+
+@pytest.mark.parametrize(("user", "item"), [("u" * 300, "1"), ("u", "i" * 300)])
+def test_an_impression_of_what_has_no_id_goes_to_the_dead_letter(
+    make_world: MakeWorld, user: str, item: str
+) -> None:
+    """Neither is a feature, yet feature state would keep both."""
+    sku = {"name": "sku", "type": "id", "scope": "item"}
+    last = {"name": "last", "type": "recent", "event": "click", "table": "sku"}
+    world = make_world(features=[sku, last])
+    world.feed(impression("r", [item], 1_000, user=user), action("r", item, 2_000))
+    assert [letter.code for letter in world.letters(IMPRESSIONS)] == ["bad-id"]
+
+
+def test_a_reporting_user_that_has_no_id_goes_to_the_dead_letter(make_world: MakeWorld) -> None:
+    world = make_world(features=[{**LIVE[0], "key": "uint64"}, *LIVE[1:]], impressions="reported")
+    world.feed(
+        impression("r", ["1"], 1_000, user=None, shared={"hour": "8"}),
+        impression("r", ["1"], 1_200, user="ann", source="client", event_id="seen"),
+        action("r", "1", 1_300),
+    )
+    assert [letter.code for letter in world.letters(IMPRESSIONS)] == ["bad-id"]
 
 
 @pytest.mark.parametrize(("key", "user"), [("uint64", "ann"), ("string", "a" * 300)])
