@@ -260,7 +260,10 @@ def _print(report: Report, directory: Path | None) -> None:
         f"{report.wall_s:.1f} s" + (f", {speed:,.0f} examples/s" if speed else "")
     )
     for task in document["models"][0]["tasks"] if report.examples else ():
-        print(f"\n{task}", *_figures(task, document["models"]), sep="\n")
+        hours = document["models"][0]["tasks"][task].get("by_hour", [])
+        ends = [minute_text(hours[n]["ts_ms"]) for n in (0, -1)] if hours else ["-", "-"]
+        title = f"\n{task}, by hour from {ends[0]} to {ends[1]} UTC"
+        print(title, *_figures(task, document["models"]), sep="\n")
     if report.parameters is not None:
         print(f"\nparameters {report.parameters}; {report.waiting_rows} rows wait for a full batch")
     if n_rejected:

@@ -230,6 +230,12 @@ def test_label_may_be_a_comparison(write: Write) -> None:
     assert Read(write(*lines), chosen).chunk.labels[:, 0].tolist() == [0, 1, 1, 1]
 
 
+@pytest.mark.parametrize("number", ["four", "nan", "inf"])
+def test_label_is_compared_with_a_number(number: str) -> None:
+    with pytest.raises(ConfigError, match=f"'{number}' is not a number"):
+        settings(**{"click: clicked": f'click: "clicked >= {number}"'})
+
+
 def test_feature_may_have_a_column_of_another_name(write: Write) -> None:
     chosen = settings(**{"item: item,": "item: item, features: {price: cost},"})
     path = write(*GOOD, header=HEADER.replace("price", "cost"))
