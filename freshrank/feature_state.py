@@ -36,7 +36,7 @@ logger = logging.getLogger(__name__)
 
 FORMAT: Final = 1
 # Updates that a restart may have to apply again before the state is saved: about 0.1 s of work. A
-# round is 20 us of it, whatever is in it.
+# round is 20 us of it, whatever is in it. A state of more keys waits for as many updates.
 UNSAVED_MAX: Final = 1 << 20
 _ROUND_UPDATES: Final = 200
 _TEXTS_MIN: Final = 4_096

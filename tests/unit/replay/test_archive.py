@@ -132,6 +132,19 @@ def test_a_checkpoint_and_the_rest_of_the_archive_equal_the_whole(live: Live) ->
     assert (nothing.examples, nothing.parameters) == (0, live.fingerprint)
 
 
+@pytest.mark.parametrize("is_halfway", [False, True])
+def test_progress_goes_from_where_it_begins_to_the_end(live: Live, is_halfway: bool) -> None:
+    paths = sorted(live.checkpoints.glob("checkpoint-*"))
+    options = ArchiveOptions(checkpoint=paths[len(paths) // 2] if is_halfway else None)
+    report = Report(config="live.yaml", source="archive")
+    shares: list[float] = []
+    travel = TimeTravel(live.archive, live.settings, options, report)
+    travel.learn(lambda share, _: shares.append(share))
+    assert shares == sorted(shares)
+    assert 0 <= shares[0] < 0.2
+    assert 0.9 < shares[-1] <= 1
+
+
 def test_a_saved_replay_of_the_first_hours_leads_on_to_the_same_bits(
     live: Live, tmp_path: Path
 ) -> None:
