@@ -146,7 +146,10 @@ class _Cut:
         first = pa.array(begins)
         shared = {name: _array(rows, name).take(first) for name in self._per_request}
         columns = {name: _array(rows, name) for name in rows.column_names if name not in shared}
-        labels, weights = (self._per_task(rows, kind) for kind in ("label", "weight"))
+        labels, weights = (
+            np.stack([_numpy(rows, f"{kind}.{t}") for t in range(len(self._tasks))], axis=1)
+            for kind in ("label", "weight")
+        )
         values = TableValues(
             n_items=n_items,
             ts_ms=ts_ms,
@@ -194,10 +197,6 @@ class _Cut:
         for content in rows.filter(pa.array(bad)).to_pylist():
             self._rejects.add(content.pop("place"), reason, detail, content)
         return rows.filter(pa.array(~bad)).combine_chunks()
-
-    def _per_task(self, rows: pa.Table, kind: str) -> npt.NDArray[np.float32]:
-        columns = [_numpy(rows, f"{kind}.{t}") for t in range(len(self._tasks))]
-        return np.stack(columns, axis=1)
 
     def _acted(self, labels: npt.NDArray[np.float32]) -> dict[str, Bools]:
         """Event -> rows on which it happened: a positive, or any value of a value task."""
