@@ -141,7 +141,7 @@ class _Cut:
     def _made(self, rows: pa.Table) -> Chunk:
         begins, n_items = _groups(_numpy(rows, "request"))
         ts_ms = _numpy(rows, "ts_ms")[begins]
-        numbers = self.n_requests + np.arange(len(begins))
+        numbers = np.repeat(self.n_requests + np.arange(len(begins)), n_items)
         self.n_requests += len(begins)
         first = pa.array(begins)
         shared = {name: _array(rows, name).take(first) for name in self._per_request}
@@ -159,9 +159,7 @@ class _Cut:
             columns=_features(columns),
             acted=self._acted(labels),
         )
-        return Chunk(
-            values, labels, weights, np.repeat(numbers, n_items), np.repeat(ts_ms, n_items)
-        )
+        return Chunk(values, labels, weights, numbers, np.repeat(ts_ms, n_items))
 
     def _without_split(self, rows: pa.Table) -> pa.Table:
         """Less the rows of requests that had ended before."""
@@ -255,9 +253,8 @@ def _sorted(tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
     source = _Until(tables)
     if waiting := list(source):
         rows = pa.concat_tables(waiting).combine_chunks()
-        _, first, request = np.unique(
-            _numpy(rows, "request"), return_index=True, return_inverse=True
-        )
+        requests = _numpy(rows, "request")
+        _, first, request = np.unique(requests, return_index=True, return_inverse=True)
         ts_ms = _numpy(rows, "ts_ms")[first]
         rows = rows.take(pa.array(np.lexsort((first[request], ts_ms[request]))))
         for begin in range(0, rows.num_rows, ROWS_PER_BATCH):
