@@ -142,7 +142,8 @@ def test_download_of_criteo_has_nulls_and_no_negative_numbers(tmp_path: Path) ->
 def test_what_cannot_be_read_or_written_is_said(
     example: str, options: tuple[str, ...], tmp_path: Path
 ) -> None:
-    command = [sys.executable, EXAMPLES / example / "prepare.py", "none/table.parquet", *options]
+    script = str(EXAMPLES / example / "prepare.py")
+    command = [sys.executable, script, "none/table.parquet", *options]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert "none" in done.stderr
