@@ -33,6 +33,7 @@ features:
   - {name: last, type: recent, event: click, table: item_id, max_len: 3}
   - {name: pair, type: cross, of: [user_id, item_id], dim: 4, admission: {probability: 0.5}}
   - {name: price, type: dense, scope: candidate}
+  - {name: never_sent, type: id, scope: item, dim: 4}
 tasks:
   - {name: click, event: click}
 join: {window: 10s, emit: at_once, allowed_lateness: 1s}
