@@ -219,35 +219,30 @@ std::uint64_t Table::learn(std::size_t n_rows, std::size_t n_slots, const float*
 
 // One optimizer step for every row of the sums.
 std::uint64_t Table::step_sums() {
-    switch (config_.optimizer) {
-        case Optimizer::sgd:
-            step_all<Optimizer::sgd>();
-            break;
-        case Optimizer::adagrad:
-            step_all<Optimizer::adagrad>();
-            break;
-        case Optimizer::rowwise_adagrad:
-            step_all<Optimizer::rowwise_adagrad>();
-            break;
-        case Optimizer::adam:
-            step_all<Optimizer::adam>();
-            break;
-    }
+    with_kind(slices_[0].kind, [this]<OptimizerKind kind>() { step_all<kind>(); });
     return sums_.rows.keys().size();
 }
 
-template <Optimizer kind>
+template <OptimizerKind kind>
 void Table::step_all() {
     const auto rows = sums_.rows.keys();
     const std::uint32_t width = config_.width();
     const std::uint32_t n_floats = width + config_.n_state();
+    const auto clock_s = static_cast<std::uint32_t>(counters_.clock_s);
     constexpr std::size_t ahead = 16;  // a large batch has pushed its first rows out of the cache
     for (std::size_t n = 0; n < rows.size(); ++n) {
         if (n + ahead < rows.size()) {
             prefetch(slabs_.lines(rows[n + ahead], n_floats));
             prefetch({&metadata_.version(rows[n + ahead]), sizeof(std::uint64_t)});
         }
-        step<kind>(parameters_, slabs_.at(rows[n]), sums_.values.data() + n * width);
+        float* row = slabs_.at(rows[n]);
+        float* gradient = sums_.values.data() + n * width;
+        step_slice<kind>(slices_[0], row, gradient, clock_s);
+        if (slices_.size() > 1) {
+            with_kind(slices_[1].kind, [&]<OptimizerKind other>() {
+                step_slice<other>(slices_[1], row, gradient, clock_s);
+            });
+        }
         metadata_.version(rows[n]) = counters_.version;
     }
 }

@@ -2,11 +2,13 @@
 #include <algorithm>
 #include <array>
 #include <cstring>
+#include <limits>
 #include <map>
 #include <memory>
 #include <optional>
 #include <random>
 #include <set>
+#include <string>
 #include <vector>
 
 #include "core/index.hpp"
@@ -23,15 +25,16 @@ namespace {
 using testing::check;
 using testing::refusal;
 
-TableConfig small_config(Optimizer optimizer = Optimizer::adagrad) {
+TableConfig small_config(OptimizerKind kind = OptimizerKind::adagrad) {
     TableConfig config;
     config.dim = 5;
     config.first_order = true;
-    config.optimizer = optimizer;
-    config.lr = 0.1;
-    config.eps = 1e-8;
-    config.beta1 = 0.9;
-    config.beta2 = 0.999;
+    config.optimizer.kind = kind;
+    config.optimizer.lr = 0.1;
+    config.optimizer.eps = 1e-8;
+    config.optimizer.beta = 1;
+    config.optimizer.beta1 = 0.9;
+    config.optimizer.beta2 = 0.999;
     config.init_scale = 0.1;
     config.min_count = 2;
     config.ttl_s = 50;
@@ -230,10 +233,26 @@ void random_operations(Table& table, std::uint64_t seed, int n) {
     }
 }
 
+// Every optimizer over the whole row, then each with another for the first-order column, limits on.
+std::vector<TableConfig> configs_of_every_kind() {
+    std::vector<TableConfig> configs;
+    for (std::uint32_t kind = 0; kind < n_optimizer_kinds; ++kind) {
+        configs.push_back(small_config(static_cast<OptimizerKind>(kind)));
+        const auto next = static_cast<OptimizerKind>((kind + 1) % n_optimizer_kinds);
+        TableConfig& config = configs.emplace_back(configs.back());
+        config.first_order_optimizer = small_config(next).optimizer;
+        for (OptimizerConfig* slice : {&config.optimizer, &*config.first_order_optimizer}) {
+            slice->clip_norm = 1;
+            slice->clip_value = 0.5;
+            slice->accumulator_half_life_s = slice->is_adagrad() ? 20 : 0;
+        }
+    }
+    return configs;
+}
+
 void restored_table_repeats_the_original() {
-    for (const auto optimizer :
-         {Optimizer::sgd, Optimizer::adagrad, Optimizer::rowwise_adagrad, Optimizer::adam}) {
-        Table table(small_config(optimizer), 10);
+    for (const TableConfig& config : configs_of_every_kind()) {
+        Table table(config, 10);
         random_operations(table, 1, 400);
         const auto restored = Table::restore(table.snapshot());
         random_operations(table, 2, 400);
@@ -242,9 +261,18 @@ void restored_table_repeats_the_original() {
     }
 }
 
+void sign(std::vector<std::uint8_t>& snapshot) {
+    const std::size_t n_covered = snapshot.size() - checksum_bytes;
+    const std::uint64_t checksum = siphash24(snapshot.data(), n_covered, checksum_key);
+    std::memcpy(snapshot.data() + n_covered, &checksum, sizeof checksum);
+}
+
 // Damage with a matching checksum, as no accident makes it: refused, or a table that works.
 void forged_snapshots_never_crash() {
-    Table table(small_config(), 0);
+    TableConfig config = small_config();
+    config.optimizer.accumulator_half_life_s = 20;
+    config.first_order_optimizer = small_config(OptimizerKind::ftrl).optimizer;
+    Table table(config, 0);
     random_operations(table, 3, 300);
     const auto whole = table.snapshot();
     std::mt19937_64 random(7);
@@ -255,12 +283,11 @@ void forged_snapshots_never_crash() {
         auto forged = whole;
         const std::size_t n_covered = forged.size() - 8;
         // The header mostly: its counts and lengths are what must not be trusted.
-        const std::size_t end = i % 4 == 0 ? n_covered - 8 : 208;
+        const std::size_t end = i % 4 == 0 ? n_covered - 8 : sizeof(SnapshotHeader);
         const std::size_t at = 8 + random() % (end - 8);
         const std::uint64_t value = i % 3 == 0 ? random() : odd_values[random() % 7];
         std::memcpy(forged.data() + at, &value, 1 + random() % 8);
-        const std::uint64_t checksum = siphash24(forged.data(), n_covered, checksum_key);
-        std::memcpy(forged.data() + n_covered, &checksum, 8);
+        sign(forged);
         std::unique_ptr<Table> opened;
         if (!refusal([&] { opened = Table::restore(forged); }).empty()) {
             ++n_refused;
@@ -271,6 +298,44 @@ void forged_snapshots_never_crash() {
         check(Table::restore(opened->snapshot())->size() == opened->size(), "opens again");
     }
     check(n_refused > 300 && n_opened > 30, "both outcomes were seen");
+}
+
+// A bad value in each field of either optimizer, under a checksum that matches.
+void bad_optimizers_of_a_snapshot_are_refused_by_name() {
+    TableConfig config = small_config();
+    config.optimizer.accumulator_half_life_s = 20;
+    config.first_order_optimizer = small_config(OptimizerKind::adam).optimizer;
+    Table table(config, 0);
+    random_operations(table, 9, 100);
+    const auto whole = table.snapshot();
+    const auto refused = [&](std::size_t at, auto value, const std::string& said) {
+        auto forged = whole;
+        std::memcpy(forged.data() + at, &value, sizeof value);
+        sign(forged);
+        const std::string message = refusal([&] { Table::restore(forged); });
+        check(message.find(said) != std::string::npos, said.c_str());
+    };
+    const char* fields[] = {"lr",        "l1",    "l2",    "weight_decay",        "eps",
+                            "beta",      "beta1", "beta2", "initial_accumulator", "clip_norm",
+                            "clip_value"};
+    const std::size_t optimizers[] = {offsetof(SnapshotHeader, optimizer),
+                                      offsetof(SnapshotHeader, first_order_optimizer)};
+    for (const std::size_t optimizer : optimizers) {
+        const std::string of = optimizer == optimizers[0] ? "" : first_order_prefix;
+        std::size_t at = optimizer + offsetof(OptimizerConfig, lr);
+        for (const char* field : fields) {
+            refused(at, -1.0, of + field + " is -1");
+            refused(at, std::numeric_limits<double>::quiet_NaN(), of + field + " is nan");
+            at += sizeof(double);
+        }
+        refused(optimizer, n_optimizer_kinds, "optimizers hold unknown values");
+        refused(optimizer + 4, optimizer == optimizers[0] ? 0U : 20U,
+                optimizer == optimizers[0] ? "add up to its length" : "accumulator_half_life_s is");
+    }
+    for (const std::uint32_t n : {0U, 1U, 3U}) {
+        refused(offsetof(SnapshotHeader, n_optimizers), n, "optimizers hold unknown values");
+    }
+    refused(offsetof(SnapshotHeader, clock_s), std::uint64_t{1}, "aged after the table's clock");
 }
 
 void random_operations_on_the_serving_table_mirror_a_map() {
@@ -332,6 +397,7 @@ int main() {
     pipeline_visits_every_entry_in_order_at_every_length();
     restored_table_repeats_the_original();
     forged_snapshots_never_crash();
+    bad_optimizers_of_a_snapshot_are_refused_by_name();
     random_operations_on_the_serving_table_mirror_a_map();
     broken_invariants_stop_the_program_even_in_release();
     std::puts("core tests passed");
