@@ -5,6 +5,8 @@ from typing import Literal
 
 from embedding_store import _native
 
+Kind = Literal["sgd", "adagrad", "rowwise_adagrad", "adam", "ftrl"]
+
 
 @dataclass(frozen=True)
 class Optimizer:
@@ -34,7 +36,7 @@ class Optimizer:
         StoreError: a value out of range, named.
     """
 
-    kind: Literal["sgd", "adagrad", "rowwise_adagrad", "adam", "ftrl"]
+    kind: Kind
     _: KW_ONLY
     lr: float
     l1: float = 0.0

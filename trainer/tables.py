@@ -57,7 +57,8 @@ def _create(settings: Settings, spec: TableSpec) -> Table:
 
 def _optimizers(sparse: SparseOptimizer) -> tuple[Optimizer, Optimizer | None]:
     """Of the vector and of the first-order weight, None where the first is of both."""
-    return _optimizer(sparse), sparse.first_order and _optimizer(sparse.first_order)
+    own = sparse.first_order
+    return _optimizer(sparse), None if own is None else _optimizer(own)
 
 
 def _optimizer(row: RowOptimizer) -> Optimizer:

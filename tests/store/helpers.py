@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from embedding_store import Optimizer, Table
+from embedding_store.optimizer import Kind
 
 F32 = npt.NDArray[np.float32]
 U64 = npt.NDArray[np.uint64]
@@ -24,13 +25,13 @@ DEFAULTS: dict[str, Any] = {
 }
 
 
-def make(optimizer: str = "sgd", **changes: Any) -> Table:
+def make(optimizer: Kind = "sgd", **changes: Any) -> Table:
     """Build a table, each argument of it or of its optimizer overriding a small default."""
     table = {name: changes.pop(name, default) for name, default in DEFAULTS.items()}
     return Table(optimizer=plain(optimizer, **changes), **table)
 
 
-def plain(kind: str, **changes: Any) -> Optimizer:
+def plain(kind: Kind, **changes: Any) -> Optimizer:
     """An optimizer whose accumulators start at 0."""
     return Optimizer(kind, **{"lr": 0.1, "initial_accumulator": 0.0, **changes})
 

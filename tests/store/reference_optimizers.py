@@ -117,4 +117,5 @@ def sum_of_lanes(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
     lanes = np.zeros((n, 4), values.dtype)
     for column in range(n_columns):
         lanes[:, column % 4] += values[:, column]
-    return (lanes[:, 0] + lanes[:, 1]) + (lanes[:, 2] + lanes[:, 3])
+    sums: npt.NDArray[Any] = (lanes[:, 0] + lanes[:, 1]) + (lanes[:, 2] + lanes[:, 3])
+    return sums

@@ -1,11 +1,14 @@
 """Every optimizer against its formula in numpy, 1,000 steps with duplicates in each batch."""
 
+from typing import get_args
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from embedding_store import Optimizer, Table
+from embedding_store.optimizer import Kind
 from tests.store.helpers import F32, admit, ids_of, make
 from tests.store.reference_optimizers import ReferenceSlice
 
@@ -97,7 +100,7 @@ def test_thousand_steps_equal_the_formula_bit_for_bit(name: str) -> None:
 @st.composite
 def optimizers(draw: st.DrawFn) -> Optimizer:
     """Any optimizer that makes sense, limits and decay included."""
-    kind = draw(st.sampled_from(["sgd", "adagrad", "rowwise_adagrad", "adam", "ftrl"]))
+    kind: Kind = draw(st.sampled_from(get_args(Kind)))
     is_ftrl, fades = kind == "ftrl", kind.endswith("adagrad")
     small, limit = st.floats(0, 0.5), st.just(0.0) | st.floats(0.1, 5)
     return Optimizer(

@@ -33,8 +33,8 @@ struct SliceParameters {
           clip_norm(static_cast<float>(slice.optimizer.clip_norm)),
           clip_value(static_cast<float>(slice.optimizer.clip_value)) {}
 
-    // Where the time is at which the accumulators were last aged, behind them.
-    std::uint32_t n_accumulators() const { return n_state - 1; }
+    // Of the Adagrads. If they fade, the time at which they last did stands behind them.
+    std::uint32_t n_accumulators() const { return n_state - (half_life_s > 0 ? 1 : 0); }
 
     OptimizerKind kind;
     std::uint32_t column, n_columns, state, n_state, half_life_s;
@@ -66,7 +66,7 @@ inline void initialise_state(const SliceParameters& p, float* row) {
     float* state = row + p.state;
     std::fill_n(state, p.n_state, 0.0f);
     if (p.kind == OptimizerKind::adagrad || p.kind == OptimizerKind::rowwise_adagrad) {
-        std::fill_n(state, p.n_state - (p.half_life_s > 0 ? 1 : 0), p.initial_accumulator);
+        std::fill_n(state, p.n_accumulators(), p.initial_accumulator);
     } else if (p.kind == OptimizerKind::ftrl) {
         std::fill_n(state, p.n_columns, p.initial_accumulator);
         const float root = std::sqrt(p.initial_accumulator);
