@@ -56,7 +56,7 @@ class ReferenceSlice:
         if value > 0:
             g = np.clip(g, -f32(value), f32(value))
         if norm > 0:
-            norms = np.sqrt(sum_of_lanes(g.astype(np.float64) ** 2))
+            norms = np.sqrt(np.cumsum(g.astype(np.float64) ** 2, axis=1)[:, -1])
             limit = float(f32(norm))
             scale = np.where(norms > limit, limit / np.maximum(norms, limit), 1).astype(f32)
             g = g * scale[:, None]

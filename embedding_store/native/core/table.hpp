@@ -189,8 +189,8 @@ class Table {
     std::uint32_t give_birth(std::uint64_t id, std::uint32_t now_s);
     void remove_row(std::uint64_t id);
     bool is_stale(std::uint32_t last_seen_s) const;
-    template <OptimizerKind kind>
-    void step_all();
+    template <class StepRow>
+    void step_all(StepRow step_row);
 
     TableConfig config_;
     std::vector<SliceParameters> slices_;
