@@ -64,6 +64,9 @@ def mistakes(document: object) -> Iterator[Mistake]:
             yield from _recent(location, feature, by_name)
         elif feature.get("type") in _LIVE:
             yield from _live(location, feature, by_name)
+    if features and all(feature.get("type") in (*_LIVE, "dense") for _, feature in features):
+        text = "none of them has ids to embed: add one of type id, id_list or bucket"
+        yield Mistake(("features",), text)
     model = document.get("model") if isinstance(document, Mapping) else None
     if not isinstance(model, Mapping) or model.get("kind", "deepfm") == "deepfm":
         yield from _dims(features)

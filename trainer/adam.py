@@ -25,7 +25,7 @@ class DenseAdam:
 
     Attributes:
         parameters: `float32[p]`.
-        gradients: `float32[p]`, where `backward` accumulates.
+        gradients: `float32[p]`, where `Passes.backward` writes them.
         moment1: `float32[p]`.
         moment2: `float32[p]`.
         n_steps: Steps taken.
@@ -48,14 +48,6 @@ class DenseAdam:
             tensor.data = self.parameters[start:stop].view_as(tensor)
             tensor.grad = self.gradients[start:stop].view_as(tensor)
             start = stop
-
-    def zero(self) -> None:
-        """Forget the gradients."""
-        self.gradients.zero_()
-
-    def is_finite(self) -> bool:
-        """No gradient is NaN or infinite."""
-        return bool(torch.isfinite(self.gradients).all())
 
     def step(self, total_weight: float) -> None:
         """Move the parameters by the gradients, after clipping their norm.

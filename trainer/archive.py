@@ -242,9 +242,9 @@ class Archiver:
             target = self._directory / name.path
             make_directory(target.parent)
             part.path.replace(target)
-            sync_directory(target.parent)
-            self._done[partition] = self._next[partition]
+            self._done[partition] = self._next[partition]  # whatever follows: its name counts now
             del self._parts[partition]
+            sync_directory(target.parent)
         self._counts["archive_files"] += 1
         self._counts["archive_rows"] += part.n_rows
         self._drop_old(part.hour)

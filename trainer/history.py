@@ -40,8 +40,13 @@ def begin(
             state.positions[number] = Position(first, 0)
         at = state.positions[number].offset
         if at < first:
-            skipped.add(number)  # the log alone leads on
-            end = at
+            if at < start and not archive.allow_gaps:
+                raise gap("neither archive nor log has", at, min(first, start), parts[0].name)
+            if start <= first:
+                skipped.add(number)  # the log alone leads on
+                continue
+            at = first
+            state.positions[number] = Position(at, 0)
         if max(at, end) < start and not archive.allow_gaps:
             raise gap("neither archive nor log has", max(at, end), start, parts[0].name)
     return archive.records(state, skipped)

@@ -13,9 +13,9 @@ from freshrank.examples import ExampleBatch
 from freshrank.features import Encoded, FeatureEncoder
 from freshrank.settings import Settings
 from trainer.adam import DenseAdam
-from trainer.losses import Loss, served
+from trainer.losses import Loss, loss_and_gradient, served
 from trainer.models import Net, build_net
-from trainer.passes import Passes, loss_and_gradient
+from trainer.passes import Passes
 from trainer.tables import SparseTables, create_tables
 
 logger = logging.getLogger(__name__)

@@ -22,10 +22,10 @@ from typing import Final, Literal
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import Tensor
-from torch.nn import functional
 
+from freshrank.examples import ExampleBatch
+
+F32 = npt.NDArray[np.float32]
 Loss = Literal["logloss", "huber"]
 
 # sigma(-15) = 3e-7: below any rate the service can tell from 0, and far from where float32 loses
@@ -34,47 +34,48 @@ REVERSAL_Z_MAX: Final = 15.0
 HUBER_DELTA: Final = 1.0
 
 
-def weighted_loss(
-    z: Tensor,
-    *,
-    losses: Sequence[Loss],
-    task_weights: Tensor,
-    labels: Tensor,
-    weights: Tensor,
-    keep_rates: Tensor,
-    is_reversal: Tensor,
-) -> Tensor:
-    """Sum over rows i and tasks t of task_weights[t] * weights[i, t] * loss_t(z, label).
+def loss_and_gradient(
+    z: F32, losses: Sequence[Loss], task_weights: F32, batch: ExampleBatch
+) -> tuple[float, F32]:
+    """The loss of a batch, and its gradient with respect to z.
+
+    The loss is the sum over rows i and tasks t of task_weights[t] * weights[i, t] * loss_t(z, y).
 
     Args:
         z: `float32[B, T]`, the net's output.
         losses: Kind of each task.
         task_weights: `float32[T]`.
-        labels: `float32[B, T]`; finite, also where the weight is 0.
-        weights: `float32[B, T]`.
-        keep_rates: `float32[B, T]` in (0, 1]; 1 where the weight is 0.
-        is_reversal: `bool[B]`.
+        batch: B rows; labels and keep rates count where the weight is not 0.
 
     Returns:
-        A scalar.
+        The loss, and `float32[B, T]`.
     """
-    z = torch.where(is_reversal[:, None], z.clamp(-REVERSAL_Z_MAX, REVERSAL_Z_MAX), z)  # [B, T]
-    columns = []
-    for t, kind in enumerate(losses):
-        if kind == "logloss":
-            logit = z[:, t] - keep_rates[:, t].log()  # [B]
-            columns.append(
-                functional.binary_cross_entropy_with_logits(logit, labels[:, t], reduction="none")
-            )
-        else:
-            columns.append(
-                functional.huber_loss(z[:, t], labels[:, t], reduction="none", delta=HUBER_DELTA)
-            )
-    per_row = torch.stack(columns, dim=1)  # [B, T]
-    return (per_row * weights * task_weights).sum()
+    weights = batch.weights * task_weights
+    total = 0.0
+    gradient = np.zeros_like(z)
+    is_clipped = batch.is_reversal[:, None] & (np.abs(z) >= REVERSAL_Z_MAX)
+    with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is found by the caller
+        for t, kind in enumerate(losses):
+            # Where the weight is 0 the label may be anything, NaN included, and NaN * 0 is NaN.
+            rows = np.flatnonzero(batch.weights[:, t])
+            score, label, weight = z[rows, t], batch.labels[rows, t], weights[rows, t]
+            is_reversal = batch.is_reversal[rows]
+            score[is_reversal] = score[is_reversal].clip(-REVERSAL_Z_MAX, REVERSAL_Z_MAX)
+            if kind == "logloss":
+                score -= np.log(batch.keep_rates[rows, t])
+                each = np.logaddexp(0, score) - label * score
+                slope = 1 / (1 + np.exp(-score)) - label
+            else:
+                error = score - label
+                slope = error.clip(-HUBER_DELTA, HUBER_DELTA)
+                each = slope * (error - 0.5 * slope)
+            total += float(each @ weight)
+            gradient[rows, t] = slope * weight
+    gradient[is_clipped] = 0
+    return total, gradient
 
 
-def served(z: npt.NDArray[np.float32], losses: Sequence[Loss]) -> npt.NDArray[np.float32]:
+def served(z: F32, losses: Sequence[Loss]) -> F32:
     """What a service answers for z: sigma(z) of a log-loss task, z itself of a Huber task.
 
     Args:

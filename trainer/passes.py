@@ -2,22 +2,14 @@
 
 A batch of 512 rows is small: autograd spends more on bookkeeping and on the strided parts of the
 factorisation machine than on the matrices. Gradients of parameters are written where `DenseAdam`
-wants them; those of the rows go back to the tables. The nets in `trainer.models` and
-`losses.weighted_loss` remain what these formulas are tested against; the nets are what is exported.
+wants them; those of the rows go back to the tables. The nets in `trainer.models` are what is
+exported, and what these formulas are tested against.
 """
 
-from collections.abc import Sequence
-
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from freshrank.examples import ExampleBatch
-from trainer.losses import HUBER_DELTA, REVERSAL_Z_MAX, Loss
 from trainer.models import DeepFM, Net
-
-F32 = npt.NDArray[np.float32]
 
 
 class Passes:
@@ -102,42 +94,3 @@ class Passes:
             flat.addcmul_(self._flat, shared, value=-1)
             rows[:, :, :-1] = flat.view(-1, net.n_slots, self._width - 1)
         return rows
-
-
-def loss_and_gradient(
-    z: F32, losses: Sequence[Loss], task_weights: F32, batch: ExampleBatch
-) -> tuple[float, F32]:
-    """`weighted_loss` of a batch, and its gradient with respect to z.
-
-    Args:
-        z: `float32[B, T]`.
-        losses: Kind of each task.
-        task_weights: `float32[T]`.
-        batch: B rows; labels and keep rates count where the weight is not 0.
-
-    Returns:
-        The loss, and `float32[B, T]`.
-    """
-    weights = batch.weights * task_weights
-    total = 0.0
-    gradient = np.zeros_like(z)
-    is_clipped = batch.is_reversal[:, None] & (np.abs(z) >= REVERSAL_Z_MAX)
-    with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is found by the caller
-        for t, kind in enumerate(losses):
-            # Where the weight is 0 the label may be anything, NaN included, and NaN * 0 is NaN.
-            rows = np.flatnonzero(batch.weights[:, t])
-            score, label, weight = z[rows, t], batch.labels[rows, t], weights[rows, t]
-            is_reversal = batch.is_reversal[rows]
-            score[is_reversal] = score[is_reversal].clip(-REVERSAL_Z_MAX, REVERSAL_Z_MAX)
-            if kind == "logloss":
-                score -= np.log(batch.keep_rates[rows, t])
-                each = np.logaddexp(0, score) - label * score
-                slope = 1 / (1 + np.exp(-score)) - label
-            else:
-                error = score - label
-                slope = error.clip(-HUBER_DELTA, HUBER_DELTA)
-                each = slope * (error - 0.5 * slope)
-            total += float(each @ weight)
-            gradient[rows, t] = slope * weight
-    gradient[is_clipped] = 0
-    return total, gradient

@@ -78,8 +78,8 @@ class BatchQueue:
         self._batch_max = batch_max
         self._is_fixed = is_fixed
         self._records: deque[ReadRecord] = deque()
-        # Next row of each partition's first waiting record.
-        self._rows = {partition: position.row for partition, position in positions.items()}
+        self._begins = dict(positions)
+        self._rows: dict[int, int] = {}  # next row of each partition's first waiting record
         self._n_waiting: Counter[int] = Counter()
         self.n_rows = 0
 
@@ -91,6 +91,9 @@ class BatchQueue:
     def put(self, record: ReadRecord) -> None:
         """Append a record; of a partition, always the next one."""
         partition = record.record.partition
+        if (begin := self._begins.pop(partition, None)) is not None:
+            # Another record than the one left halfway: that one is gone, by leave of --allow-gaps.
+            self._rows[partition] = begin.row if record.record.offset == begin.offset else 0
         start = 0 if self._n_waiting[partition] else self._rows[partition]
         if not isinstance(record.judged, DataError):
             self.n_rows += int((record.judged[1].good >= start).sum())

@@ -274,8 +274,12 @@ void read(Table& table, const nb::list& slots, const AnyArray& requests, std::in
     }
     std::deque<BagsInput> inputs;  // keeps the arrays: their addresses must stay
     std::vector<Bags> bags;
-    for (const nb::handle slot : slots) {
-        inputs.emplace_back(nb::cast<nb::tuple>(slot), n_rows, array.shape(1));
+    for (const nb::handle handle : slots) {
+        const auto slot = nb::cast<nb::tuple>(handle);
+        // Indexing a tuple checks nothing.
+        require(slot.size() == 5, "a slot is (number, ids, offsets, is_counted, is_mean), not " +
+                                      std::to_string(slot.size()) + " entries");
+        inputs.emplace_back(slot, n_rows, array.shape(1));
         bags.push_back(inputs.back().bags);
     }
     const nb::gil_scoped_release release;

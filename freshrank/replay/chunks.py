@@ -1,11 +1,13 @@
 """A stretch of a labelled table: what every model of a replay predicts and then learns."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from freshrank.feature_types import TableValues
+from freshrank.examples import BatchInfo, ExampleBatch
+from freshrank.feature_types import Encoded, SlotIds, TableValues
 
 F32 = npt.NDArray[np.float32]
 I64 = npt.NDArray[np.int64]
@@ -36,3 +38,51 @@ class Chunk:
     def n_rows(self) -> int:
         """Rows in it."""
         return len(self.ts_ms)
+
+
+def batches(chunk: Chunk, encoded: Encoded, n_max: int) -> Iterator[ExampleBatch]:
+    """The chunk's rows in order, whole requests together, up to `n_max` rows a batch.
+
+    A request of more rows is a batch of its own.
+    """
+    request_ids = list(map(str, chunk.request_numbers.tolist()))
+    labels, weights = chunk.labels, chunk.weights
+    ones, nans = np.ones_like(weights), np.full_like(weights, np.nan)
+    is_first = np.zeros(chunk.n_rows, np.bool_)
+    ends = np.cumsum(chunk.values.n_items)
+    is_first[ends - chunk.values.n_items] = True
+    nothing = np.zeros(chunk.n_rows, np.bool_)
+    is_action = np.any(labels > 0, axis=1)
+    info = BatchInfo(schema_hash="")
+    begin = 0
+    while begin < chunk.n_rows:
+        n_fitting = int(np.searchsorted(ends, begin + n_max, side="right"))
+        end = int(ends[n_fitting - 1]) if n_fitting else 0
+        if end <= begin:  # not even one request fits
+            end = int(ends[n_fitting])
+        rows = slice(begin, end)
+        yield ExampleBatch(
+            info=info,
+            request_ids=request_ids[rows],
+            items=request_ids[rows],  # only their number is read
+            ts_ms=chunk.ts_ms[rows],
+            appended_at_ms=chunk.ts_ms[rows],
+            is_action=is_action[rows],
+            is_first=is_first[rows],
+            is_reversal=nothing[rows],
+            labels=labels[rows],
+            weights=weights[rows],
+            keep_rates=ones[rows],
+            served=nans[rows],
+            values=part_of(encoded, begin, end),
+        )
+        begin = end
+
+
+def part_of(encoded: Encoded, begin: int, end: int) -> Encoded:
+    """Rows `begin` to `end`."""
+    slots = {}
+    for name, column in encoded.slots.items():
+        offsets = column.offsets[begin : end + 1]
+        slots[name] = SlotIds(column.ids[offsets[0] : offsets[-1]], offsets - offsets[0])
+    return Encoded(end - begin, slots, encoded.dense[begin:end])

@@ -57,6 +57,23 @@ class Field:
     expected: str
     is_required: bool = False
 
+    @property
+    def use(self) -> str:
+        """What the column is, in messages."""
+        return "time" if self.target == "ts_ms" else self.target.replace(".", " ")
+
+    def read(self, batch: pa.RecordBatch) -> values.Fitted:
+        """The column converted, and which rows do not fit.
+
+        Raises:
+            DataError: none could, being of this type (code `bad-column`).
+        """
+        try:
+            return self.convert(batch.column(self.source))
+        except DataError as error:
+            text = f"column {self.source!r} {error}: {self.use} needs {self.expected}"
+            raise DataError(text, code="bad-column") from None
+
 
 class Columns:
     """Turns batches of a file into tables of typed columns.
@@ -90,7 +107,7 @@ class Columns:
         self._fields = list(self._plan())
         self._labels = [self._label_of(task) for task in self._tasks]
         for field in self._fields:
-            file.require(field.source, f"for {field.target.replace('.', ' ')}")
+            file.require(field.source, f"for {field.use}")
         for task, (source, _, _) in zip(self._tasks, self._labels, strict=True):
             file.require(source, f"for the label of task {task.name}")
         self.names = sorted({f.source for f in self._fields} | {one[0] for one in self._labels})
@@ -109,11 +126,7 @@ class Columns:
         good = np.ones(len(places), np.bool_)
         out: dict[str, pa.Array] = {"place": pa.array(places)}
         for field in self._fields:
-            try:
-                out[field.target], unfit = field.convert(batch.column(field.source))
-            except DataError as error:
-                text = f"column {field.source!r} {error}: {field.target} needs {field.expected}"
-                raise DataError(text, code="bad-column") from None
+            out[field.target], unfit = field.read(batch)
             if field.is_required:
                 unfit |= out[field.target].is_null().to_numpy(zero_copy_only=False)
             reason = "bad-time" if field.target == "ts_ms" else "bad-value"
@@ -160,7 +173,8 @@ class Columns:
         out: dict[str, pa.Array],
     ) -> None:
         source, op, number = self._labels[t]
-        column, unfit = values.label(batch.column(source))
+        use = f"label.{self._tasks[t].name}"
+        column, unfit = Field(use, source, values.label, "numbers").read(batch)
         has_label = ~column.is_null().to_numpy(zero_copy_only=False)
         label = column.to_numpy(zero_copy_only=False)
         expected = "a number"
@@ -181,7 +195,10 @@ class Columns:
         columns = self._columns
         if columns.ts is not None:
             to_ms = partial(values.time_ms, unit=self._settings.replay.ts_unit)
-            expected = f"a time from 1970 to 2106, in {self._settings.replay.ts_unit} if a number"
+            expected = (
+                f"a time from 1970 to 2106, a number in {self._settings.replay.ts_unit} "
+                "(replay.ts_unit) or as 2017-10-01T10:00:00Z"
+            )
             yield Field("ts_ms", columns.ts, to_ms, expected)
         if columns.request is not None:
             yield Field("request", columns.request, values.identity, "a request id")

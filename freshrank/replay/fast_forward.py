@@ -22,6 +22,7 @@ from freshrank.errors import ConfigError, DataError
 from freshrank.examples import decode
 from freshrank.feature_types import RequestValues
 from freshrank.messages import Action, Entity, Impression
+from freshrank.replay.pace import Schedule
 from freshrank.replay.served import ServedRows
 from freshrank.settings import LogSettings, RecentFeature, SeenFeature, Settings
 from freshrank.transport.base import ACTIONS, ENTITIES, EXAMPLES, IMPRESSIONS, NewRecord
@@ -74,7 +75,7 @@ class FastForward:
     n_events_min = 200
     n_events_max = 2_000
     n_rows_max = 16_384
-    span_max_ms = 10_000
+    span_max_ms = 30_000
 
     def __init__(
         self,
@@ -99,11 +100,9 @@ class FastForward:
         self._checker = self.loop.service.ingest.checker
         self.learner = self._trainer.learner
         self._frozen: FrozenModel | None = None
-        self._sync_ms = 0
-        self._sync_at_ms: int | None = None
         if sync_every is not None:
             self._frozen = FrozenModel(self.learner, self.loop.encoder)
-            self._sync_ms = sync_every // _MILLISECOND
+            self._syncs = Schedule(sync_every)
         self._tasks = [task.name for task in settings.tasks]
         self._step_ms = settings.sync.sparse_every // _MILLISECOND
         self._out_of_order_ms = settings.join.max_out_of_order // _MILLISECOND
@@ -133,8 +132,8 @@ class FastForward:
         if is_end:
             self.end_slice()
             checked = self._check(event)  # with what is known now
-        if self._frozen is not None:
-            self._synchronise(self._frozen, checked.message.ts_ms)
+        if self._frozen is not None and self._syncs.is_due(checked.message.ts_ms):
+            self._frozen.refresh()
         self._put(checked)
         return is_end
 
@@ -173,14 +172,6 @@ class FastForward:
         self._users: dict[str, str] = {}
         self._acted: set[str] = set()
 
-    def _synchronise(self, frozen: FrozenModel, ts_ms: int) -> None:
-        """Take over the parameters if that falls due at or before this time."""
-        if self._sync_at_ms is None:
-            self._sync_at_ms = ts_ms + self._sync_ms
-        elif ts_ms >= self._sync_at_ms:
-            frozen.refresh()
-            self._sync_at_ms += ((ts_ms - self._sync_at_ms) // self._sync_ms + 1) * self._sync_ms
-
     def _check(self, event: EventBody) -> Checked:
         return self._checker.check(
             event, received_at_ms=self._now_ms, sent=self._sent, is_replay=True
@@ -190,7 +181,7 @@ class FastForward:
         n_events = len(self._slice)
         if n_events >= self.n_events_max or self._n_rows >= self.n_rows_max:
             return True
-        if self._sync_at_ms is not None and message.ts_ms >= self._sync_at_ms:
+        if self._frozen is not None and message.ts_ms >= (self._syncs.next_ms or 0):
             return True
         if isinstance(message, Impression) and message.user in self._acted:
             return True
@@ -232,11 +223,11 @@ class FastForward:
             records += _with_scores(one, shown, dict(zip(self._tasks, own, strict=True)))
             row += len(shown.items)
         places = self.loop.log.append(IMPRESSIONS, records)
-        ts_s = np.repeat(
-            [one.ts_ms // 1_000 for one in impressions], [len(one.items) for one in impressions]
-        )
-        born_s = self.learner.sparse.item_born_s(values)
-        age_s = np.where(born_s > 0, np.maximum(ts_s - born_s, 0), 0)
+        age_s = None
+        if "item_id" in values.slots:
+            ts_s = [one.ts_ms // 1_000 for one in impressions for _ in one.items]
+            born_s = self.learner.sparse.item_born_s(values)
+            age_s = np.where(born_s > 0, np.maximum(np.array(ts_s) - born_s, 0), 0)
         self._served.add(impressions, [places[first][1] for first in firsts], scores, age_s)
 
     def _judge(self) -> None:

@@ -10,13 +10,13 @@ import numpy as np
 import numpy.typing as npt
 
 from freshrank.errors import DataError
-from freshrank.examples import BatchInfo, ExampleBatch
-from freshrank.feature_types import Encoded, SlotIds, TableValues
+from freshrank.examples import ExampleBatch
+from freshrank.feature_types import Encoded, TableValues
 from freshrank.features import FeatureEncoder
 from freshrank.replay.baselines.base import Baseline
-from freshrank.replay.chunks import Chunk
+from freshrank.replay.chunks import Chunk, batches, part_of
 from freshrank.replay.measures import Figures, Measures, progressive_auc
-from freshrank.replay.pace import Pace
+from freshrank.replay.pace import Pace, Schedule
 from freshrank.replay.report import ModelRow, Report, table_counts
 from freshrank.settings import Settings
 from freshrank.units import duration_text
@@ -43,23 +43,27 @@ class Reached:
 class _Stale:
     """Our model as a service would have it that synchronises every so often.
 
-    Refreshed at the first batch that begins at or after the next multiple of its period, counted
-    from the first row of the stream.
+    It synchronises at the multiples of its period after the first row of the stream, and then has
+    what was learned up to there. A batch is learned at once: one that such a time falls into comes
+    after it, and its rows from that time on are the first to be scored anew.
     """
 
     def __init__(self, learner: Learner, encoder: FeatureEncoder, every: timedelta) -> None:
-        self.every = every
         self._model = FrozenModel(learner, encoder)
-        self._every_ms = max(every // timedelta(milliseconds=1), 1)
-        self._next_ms: int | None = None
+        self._syncs = Schedule(every)
 
-    def predict(self, values: Encoded, ts_ms: int) -> F32:
-        if self._next_ms is None:
-            self._next_ms = ts_ms + self._every_ms
-        elif ts_ms >= self._next_ms:
+    def predict(self, batch: ExampleBatch) -> F32:
+        """`float32[B, T]`; to be asked before the batch is learned."""
+        if self._syncs.next_ms is None:
+            self._syncs.is_due(int(batch.ts_ms[0]))
+        n_before = int(np.searchsorted(batch.ts_ms, self._syncs.next_ms or 0))
+        parts = []
+        if n_before:
+            parts.append(self._model.predict(part_of(batch.values, 0, n_before)))
+        if self._syncs.is_due(int(batch.ts_ms[-1])):
             self._model.refresh()
-            self._next_ms += ((ts_ms - self._next_ms) // self._every_ms + 1) * self._every_ms
-        return self._model.predict(values)
+            parts.append(self._model.predict(part_of(batch.values, n_before, batch.n_rows)))
+        return np.concatenate(parts)
 
 
 class Online:
@@ -100,7 +104,7 @@ class Online:
             if pace is not None:
                 pace.wait(int(batch.ts_ms[0]))
             for stale, found in zip(self._stale, scores[1:], strict=True):
-                found.append(stale.predict(batch.values, int(batch.ts_ms[0])))
+                found.append(stale.predict(batch))
             began_s = time.perf_counter()
             step = self.learner.learn(batch)
             self.learn_s += time.perf_counter() - began_s
@@ -108,53 +112,6 @@ class Online:
             scores[0].append(step.predictions)
             ages.append(step.item_age_s)
         return [np.concatenate(parts) for parts in scores], np.concatenate(ages)
-
-
-def batches(chunk: Chunk, encoded: Encoded, n_max: int) -> Iterator[ExampleBatch]:
-    """The chunk's rows in order, whole requests together, up to `n_max` rows a batch.
-
-    A request of more rows is a batch of its own.
-    """
-    request_ids = list(map(str, chunk.request_numbers.tolist()))
-    labels, weights = chunk.labels, chunk.weights
-    ones, nans = np.ones_like(weights), np.full_like(weights, np.nan)
-    is_first = np.zeros(chunk.n_rows, np.bool_)
-    ends = np.cumsum(chunk.values.n_items)
-    is_first[ends - chunk.values.n_items] = True
-    nothing = np.zeros(chunk.n_rows, np.bool_)
-    is_action = np.any(labels > 0, axis=1)
-    info = BatchInfo(schema_hash="")
-    begin = 0
-    while begin < chunk.n_rows:
-        n_fitting = int(np.searchsorted(ends, begin + n_max, side="right"))
-        end = int(ends[n_fitting - 1]) if n_fitting else 0
-        if end <= begin:  # not even one request fits
-            end = int(ends[n_fitting])
-        rows = slice(begin, end)
-        yield ExampleBatch(
-            info=info,
-            request_ids=request_ids[rows],
-            items=request_ids[rows],  # only their number is read
-            ts_ms=chunk.ts_ms[rows],
-            appended_at_ms=chunk.ts_ms[rows],
-            is_action=is_action[rows],
-            is_first=is_first[rows],
-            is_reversal=nothing[rows],
-            labels=labels[rows],
-            weights=weights[rows],
-            keep_rates=ones[rows],
-            served=nans[rows],
-            values=_part(encoded, begin, end),
-        )
-        begin = end
-
-
-def _part(encoded: Encoded, begin: int, end: int) -> Encoded:
-    slots = {}
-    for name, column in encoded.slots.items():
-        offsets = column.offsets[begin : end + 1]
-        slots[name] = SlotIds(column.ids[offsets[0] : offsets[-1]], offsets - offsets[0])
-    return Encoded(end - begin, slots, encoded.dense[begin:end])
 
 
 class TableReplay:
@@ -189,6 +146,7 @@ class TableReplay:
         self._baseline_measures = [Measures(tasks[:1], losses[:1]) for _ in baselines]
         self._baseline_s = [0.0 for _ in baselines]
         self._recent = np.empty((3, 0), np.float32)
+        self._has_items = any(feature.name == "item_id" for feature in settings.features)
 
     def run(
         self,
@@ -210,15 +168,20 @@ class TableReplay:
             at_s = time.perf_counter()
             try:
                 chunk = next(chunks, None)
+                if chunk is None:
+                    break
+                encoded = self._encode(chunk.values)
+                read_s += time.perf_counter() - at_s
+                self._take(chunk, encoded, pace, on_progress, report)
             except DataError as error:
                 broken = error
-                report.stopped = str(error)
                 break
-            if chunk is None:
+            except KeyboardInterrupt:
+                broken = DataError(
+                    "it was interrupted: what came before stands in the report", code="interrupted"
+                )
                 break
-            encoded = self._encode(chunk.values)
-            read_s += time.perf_counter() - at_s
-            self._take(chunk, encoded, pace, on_progress, report)
+        report.stopped = None if broken is None else str(broken)
         report.wall_s = time.perf_counter() - began_s
         report.models += self._rows(report.examples, read_s)
         report.tables = table_counts(self._runs[0].learner.sparse.tables)
@@ -233,22 +196,23 @@ class TableReplay:
         on_progress: Callable[[Reached], None] | None,
         report: Report,
     ) -> None:
-        first_age_s = None
+        found: list[tuple[Measures, F32, I64]] = []
         for run, measures in zip(self._runs, self._measures, strict=True):
             scores, age_s = run.predict_then_learn(chunk, encoded, pace)
-            first_age_s = age_s if first_age_s is None else first_age_s
             pace = None  # the first run has waited
-            for one, measure in zip(scores, measures, strict=True):
-                _add(measure, one, chunk, age_s)
+            found += [(one, own, age_s) for one, own in zip(measures, scores, strict=True)]
         for n, baseline in enumerate(self._baselines):
             at_s = time.perf_counter()
             predicted = baseline.predict_then_learn(chunk, encoded)
             self._baseline_s[n] += time.perf_counter() - at_s
-            _add(self._baseline_measures[n], predicted[:, None], chunk, first_age_s)
+            found.append((self._baseline_measures[n], predicted[:, None], found[0][2]))
+        for measure, own, age_s in found:  # all or, where it is interrupted, none
+            _add(measure, own, chunk, age_s if self._has_items else None)
         report.examples += chunk.n_rows
         report.requests += len(chunk.values.n_items)
         if on_progress is not None:
-            on_progress(Reached(report.examples, int(chunk.ts_ms[-1]), self._auc(scores[0], chunk)))
+            auc = self._auc(found[0][1], chunk)
+            on_progress(Reached(report.examples, int(chunk.ts_ms[-1]), auc))
 
     def _auc(self, scores: F32, chunk: Chunk) -> float | None:
         """Of the last rows of the first task that has one."""

@@ -1,7 +1,8 @@
-"""How fast event time passes in a replay."""
+"""How fast event time passes in a replay, and what falls due in it."""
 
 import time
 from collections.abc import Callable
+from datetime import timedelta
 
 from freshrank.clock import Clock, SystemClock
 
@@ -37,3 +38,27 @@ class Pace:
         ahead_s = began_s + (ts_ms - first_ms) / 1_000 / self._speed - now_s
         if ahead_s > 0:
             self._sleep(ahead_s)
+
+
+class Schedule:
+    """The multiples of a period of event time, counted from the first time it is asked about.
+
+    Args:
+        every: The period; less than a millisecond counts as one.
+
+    Attributes:
+        next_ms: When the next one is; None before the first question.
+    """
+
+    def __init__(self, every: timedelta) -> None:
+        self._every_ms = max(every // timedelta(milliseconds=1), 1)
+        self.next_ms: int | None = None
+
+    def is_due(self, ts_ms: int) -> bool:
+        """Whether one has come at or before this time since the last question; never at first."""
+        if self.next_ms is None:
+            self.next_ms = ts_ms + self._every_ms
+        elif ts_ms >= self.next_ms:
+            self.next_ms += ((ts_ms - self.next_ms) // self._every_ms + 1) * self._every_ms
+            return True
+        return False

@@ -162,7 +162,7 @@ def _over_time(name: str, figures: Sequence[tuple[str, Document]]) -> str:
     ends = sorted({min(times), max(times)})
     band = CALIBRATION_BAND if name == "calibration" else None
     title = f"{_HOURLY_NAMES[name]} by hour"
-    return _figure(title, lines(title, series, [(x, _hour(x)) for x in ends], band=band))
+    return _figure(title, lines(title, series, [(x, minute_text(x)) for x in ends], band=band))
 
 
 def _by_age(figures: Sequence[tuple[str, Document]]) -> str:
@@ -192,7 +192,7 @@ def _hours(figures: Sequence[tuple[str, Document]]) -> str:
         return ""
     columns = [column for column in _HOURLY if column in hours[0]]
     rows = [
-        [_hour(hour["ts_ms"]), f"{hour['examples']:,}", *(_number(hour[c]) for c in columns)]
+        [minute_text(hour["ts_ms"]), f"{hour['examples']:,}", *(_number(hour[c]) for c in columns)]
         for hour in hours
     ]
     table = _table("Times are UTC.", ["hour", "examples", *columns], rows)
@@ -231,7 +231,8 @@ def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.4f}"
 
 
-def _hour(ts_ms: float) -> str:
+def minute_text(ts_ms: float) -> str:
+    """An event time in UTC."""
     return datetime.fromtimestamp(ts_ms / 1_000, UTC).strftime("%Y-%m-%d %H:%M")
 
 

@@ -2,12 +2,13 @@
 
 A text file has a header line, no line breaks inside a value, and values quoted with `"` where
 needed. Its lines are looked at before Arrow parses them: one stray quote would else swallow the
-lines after it, and Arrow gives a whole file up for that.
+lines after it.
 """
 
 import csv
 import gzip
 import io
+import re
 import shutil
 import tempfile
 import zlib
@@ -46,6 +47,7 @@ class TableFile:
         kind: `parquet`, `csv` or `tsv`; None to go by its name.
 
     Attributes:
+        path: The file.
         names: Its columns.
         unit: What a place in it is called: `row` of a Parquet file, `line` of a text.
         share_read: How much of it has been read, from 0 to 1.
@@ -55,16 +57,23 @@ class TableFile:
     """
 
     def __init__(self, path: Path, kind: str | None = None) -> None:
-        self._path = path
+        self.path = path
         self._is_gzip = path.suffix == ".gz"
         stem = path.with_suffix("") if self._is_gzip else path
         self._kind = kind or _FORMATS.get(stem.suffix.lower())
         if self._kind is None:
             raise DataError(
-                f"{path}: what format is it? Give replay.format: parquet, csv or tsv", code="format"
+                f"{path}: what format is it? Give replay.format: parquet, csv or tsv. Events are "
+                "JSON lines in a file called .jsonl",
+                code="format",
             )
         self.share_read = 0.0
         self._delimiter = "\t" if self._kind == "tsv" else ","
+        # A row on one line, as Arrow reads it: a quote opens at the start of a value only, and text
+        # may follow the one that closes.
+        rest = f"[^{self._delimiter}\r]*"
+        value = f'(?:"(?:[^"\r]|"")*+"{rest}|(?!"){rest})'
+        self._row = re.compile(f"{value}(?:{self._delimiter}{value})*\r?".encode())
         self.unit: Literal["row", "line"] = "row" if self._kind == "parquet" else "line"
         self.names = self._parquet_names() if self._kind == "parquet" else self._header()
         if repeated := sorted({name for name in self.names if self.names.count(name) > 1}):
@@ -77,10 +86,12 @@ class TableFile:
             DataError: there is none (code `missing-column`).
         """
         if name not in self.names:
+            there = ", ".join(self.names) or "none"
+            if len(self.names) == 1 and self.unit == "line":
+                there += f" alone: values stand between {self._delimiter!r} in a {self._kind} file"
             raise DataError(
-                f"{self._path} has no column {name!r} ({use}){did_you_mean(name, self.names)}. It "
-                f"has {', '.join(self.names)}. The configuration says under replay.columns which "
-                "column is what",
+                f"{self.path} has no column {name!r} ({use}){did_you_mean(name, self.names)}. It "
+                f"has {there}. The configuration says under replay.columns which column is what",
                 code="missing-column",
             )
 
@@ -97,16 +108,13 @@ class TableFile:
         read = self._parquet if self._kind == "parquet" else self._text
         rejects.unit = self.unit
         with self._blaming(lambda: f" after {rejects.n_read:,} rows"):
-            for batch, places in read(names, rejects):
-                n_rows = len(places)
-                if limit is not None:
-                    n_rows = max(min(n_rows, limit - rejects.n_read), 0)
-                rejects.n_read += n_rows
-                yield batch[:n_rows], places[:n_rows]
+            for batch, places in read(names, rejects, limit):
+                rejects.n_read += len(places)
+                yield batch, places
                 if rejects.n_read == limit:
                     return
         if not rejects.n_read:
-            raise DataError(f"{self._path} holds no rows", code="empty")
+            raise DataError(f"{self.path} holds no rows", code="empty")
 
     @contextmanager
     def _blaming(self, where: Callable[[], str]) -> Iterator[None]:
@@ -116,7 +124,7 @@ class TableFile:
             code = "broken-file"
             reason = error.strerror if isinstance(error, OSError) and error.strerror else error
             raise DataError(
-                f"{self._path} cannot be read as {self._kind}{where()}: {reason}", code=code
+                f"{self.path} cannot be read as {self._kind}{where()}: {reason}", code=code
             ) from error
 
     def _parquet_names(self) -> list[str]:
@@ -126,28 +134,28 @@ class TableFile:
     @contextmanager
     def _parquet_file(self) -> Iterator[pyarrow.parquet.ParquetFile]:
         if not self._is_gzip:
-            with pyarrow.parquet.ParquetFile(self._path) as file:
+            with pyarrow.parquet.ParquetFile(self.path) as file:
                 yield file
             return
         # Parquet is read from its end: what is compressed as a whole is unpacked first.
-        with tempfile.TemporaryFile() as unpacked, gzip.open(self._path) as packed:
+        with tempfile.TemporaryFile() as unpacked, gzip.open(self.path) as packed:
             shutil.copyfileobj(packed, unpacked)
             with pyarrow.parquet.ParquetFile(unpacked) as file:
                 yield file
 
-    def _parquet(self, names: Sequence[str], rejects: Rejects) -> Batches:
+    def _parquet(self, names: Sequence[str], rejects: Rejects, limit: int | None) -> Batches:
         n_before = 0
         with self._parquet_file() as file:
             for batch in file.iter_batches(batch_size=ROWS_PER_BATCH, columns=list(names)):
-                places = np.arange(n_before, n_before + batch.num_rows) + 1
                 n_before += batch.num_rows
                 self.share_read = n_before / file.metadata.num_rows
-                yield batch, places
+                kept = batch[: None if limit is None else limit - rejects.n_read]
+                yield kept, n_before - batch.num_rows + np.arange(len(kept)) + 1
 
     @contextmanager
     def _open(self) -> Iterator[tuple[io.BufferedReader, io.BufferedIOBase]]:
         """The file as it is, and unpacked."""
-        with self._path.open("rb") as raw:
+        with self.path.open("rb") as raw:
             if self._is_gzip:
                 with gzip.open(raw) as unpacked:
                     yield raw, unpacked
@@ -158,26 +166,26 @@ class TableFile:
         with self._blaming(str), self._open() as (_, file):
             line = file.readline(_LINE_BYTES_MAX)
         if not line.strip():
-            raise DataError(f"{self._path} is empty: it needs a header line", code="empty")
+            raise DataError(f"{self.path} is empty: it needs a header line", code="empty")
         try:
-            text = line.decode("utf-8-sig")
-        except UnicodeDecodeError:
+            return next(csv.reader([line.decode("utf-8-sig")], delimiter=self._delimiter))
+        except (UnicodeDecodeError, csv.Error):
             raise DataError(
-                f"{self._path}: its first line is no text", code="broken-file"
+                f"{self.path}: its first line is no header of a {self._kind} file in UTF-8, whose "
+                "lines end with \\n or \\r\\n",
+                code="broken-file",
             ) from None
-        return next(csv.reader([text], delimiter=self._delimiter))
 
-    def _text(self, names: Sequence[str], rejects: Rejects) -> Batches:
-        for lines, n_before in self._blocks():
-            places = np.arange(n_before, n_before + len(lines)) + 1
-            stray = [n for n, line in enumerate(lines) if line.count(b'"') % 2]
-            self._corrupt(
-                rejects, [(int(places[n]), "a quote is not closed", lines[n]) for n in stray]
-            )
-            bad = {*stray, *(n for n, line in enumerate(lines) if not line or line == b"\r")}
-            if bad:
-                kept = [n for n in range(len(lines)) if n not in bad]
-                lines, places = [lines[n] for n in kept], places[kept]
+    def _text(self, names: Sequence[str], rejects: Rejects, limit: int | None) -> Batches:
+        for block, n_before in self._blocks():
+            blank = [n for n, line in enumerate(block) if not line or line == b"\r"]
+            lines, places = _without(block, n_before + np.arange(len(block)) + 1, blank)
+            left = None if limit is None else limit - rejects.n_read
+            lines, places = lines[:left], places[:left]
+            stray = self._stray(lines)
+            detail = "a quote or a line is not closed"
+            self._corrupt(rejects, [(int(places[n]), detail, lines[n]) for n in stray])
+            lines, places = _without(lines, places, stray)
             if lines:
                 table, misfits = self._parse(lines, names)
                 self._corrupt(
@@ -185,6 +193,21 @@ class TableFile:
                 )
                 for batch in table.combine_chunks().to_batches():  # none where no line is a row
                     yield batch, np.delete(places, list(misfits))
+            if rejects.n_read == limit:
+                return
+
+    def _stray(self, lines: list[bytes]) -> list[int]:
+        """Those that Arrow would read as other than one line each."""
+        whole = b"\n".join(lines)
+        if (
+            b'"' not in whole and b"\r" not in whole
+        ):  # mostly; a look at each takes as long as Arrow
+            return []
+        return [
+            n
+            for n, line in enumerate(lines)
+            if (b'"' in line or b"\r" in line[:-1]) and not self._row.fullmatch(line)
+        ]
 
     @staticmethod
     def _corrupt(rejects: Rejects, rows: list[tuple[int, str, bytes]]) -> None:
@@ -197,7 +220,7 @@ class TableFile:
         n_lines = 1
         rest = b""
         broken = None
-        size = max(self._path.stat().st_size, 1)
+        size = max(self.path.stat().st_size, 1)
         with self._open() as (raw, file):
             file.readline(_LINE_BYTES_MAX)
             try:
@@ -212,7 +235,9 @@ class TableFile:
                         raise EOFError(f"line {n_lines + 1} is longer than 16 MiB")
             except _BROKEN as error:
                 broken = error
-        if rest:  # where the file breaks off, what was read of it counts first
+        if broken is not None:  # what was read of it counts first, less a line that was cut
+            rest = rest[: rest.rfind(b"\n") + 1]
+        if rest:
             yield rest.removesuffix(b"\n").split(b"\n"), n_lines
         if broken is not None:
             raise broken
@@ -241,3 +266,10 @@ class TableFile:
             ),
         )
         return table, misfits
+
+
+def _without(lines: list[bytes], places: I64, rows: list[int]) -> tuple[list[bytes], I64]:
+    if not rows:
+        return lines, places
+    kept = np.delete(np.arange(len(lines)), rows)
+    return [lines[n] for n in kept.tolist()], places[kept]

@@ -59,14 +59,20 @@ def read_table(
     def tables() -> Iterator[pa.Table]:
         for batch, places in file.batches(columns.names, rejects, limit):
             table = columns.convert(batch, places)
-            rejects.check()
             for begin in range(0, table.num_rows, ROWS_PER_BATCH):
                 yield table[begin : begin + ROWS_PER_BATCH]
+            rejects.check()
 
     has_requests = settings.replay.columns.request is not None
     cut = _Cut(settings, columns.per_request, rejects, has_requests=has_requests)
     yield from cut.chunks(_sorted(tables()) if sort else tables())
     rejects.check(at_end=True)
+    if not cut.n_requests:
+        counted = ", ".join(f"{n:,} {reason}" for reason, n in rejects.counts.items())
+        listed = "" if rejects.path is None else f", listed in {rejects.path}"
+        raise DataError(
+            f"{file.path} holds no row that can be used: {counted}{listed}", code="empty"
+        )
 
 
 class _Cut:
@@ -79,7 +85,7 @@ class _Cut:
         self._per_request = per_request
         self._rejects = rejects
         self._seen = _Seen() if has_requests else None
-        self._n_requests = 0
+        self.n_requests = 0
         self._last = (-1, 0)  # time and place of the request before
 
     def chunks(self, tables: Iterator[pa.Table]) -> Iterator[Chunk]:
@@ -112,25 +118,48 @@ class _Cut:
         rows = self._without_mixed(self._without_split(rows))
         if not rows.num_rows:
             return
+        begins, _ = _groups(_numpy(rows, "request"))
+        ts_ms, places = _numpy(rows, "ts_ms")[begins], _numpy(rows, "place")[begins]
+        before_ms = np.concatenate([[self._last[0]], ts_ms[:-1]])
+        is_late = ts_ms < before_ms
+        if not is_late.any():
+            self._last = int(ts_ms[-1]), int(places[-1])
+            yield self._made(rows)
+            return
+        n = int(is_late.argmax())
+        if n:
+            yield self._made(rows[: begins[n]])
+        unit = self._rejects.unit
+        place = places[n - 1] if n else self._last[1]
+        raise DataError(
+            f"{unit} {places[n]}: {_time(ts_ms[n])} is earlier than {_time(before_ms[n])} of the "
+            f"request before, at {unit} {place}. A replay goes forward in time: sort the file, or "
+            "give --sort to have it sorted in memory",
+            code="unsorted",
+        )
+
+    def _made(self, rows: pa.Table) -> Chunk:
         begins, n_items = _groups(_numpy(rows, "request"))
         ts_ms = _numpy(rows, "ts_ms")[begins]
-        self._check_order(ts_ms, _numpy(rows, "place")[begins])
-        numbers = self._n_requests + np.arange(len(begins))
-        self._n_requests += len(begins)
-        features = [name for name in rows.column_names if name.startswith("feature.")]
-        is_shared = {name: name in self._per_request for name in features}
+        numbers = np.repeat(self.n_requests + np.arange(len(begins)), n_items)
+        self.n_requests += len(begins)
         first = pa.array(begins)
-        labels, weights = (self._per_task(rows, kind) for kind in ("label", "weight"))
+        shared = {name: _array(rows, name).take(first) for name in self._per_request}
+        columns = {name: _array(rows, name) for name in rows.column_names if name not in shared}
+        labels, weights = (
+            np.stack([_numpy(rows, f"{kind}.{t}") for t in range(len(self._tasks))], axis=1)
+            for kind in ("label", "weight")
+        )
         values = TableValues(
             n_items=n_items,
             ts_ms=ts_ms,
-            users=_array(rows, "user").take(first) if "user" in rows.column_names else None,
-            items=_array(rows, "item") if "item" in rows.column_names else None,
-            shared={_name(f): _array(rows, f).take(first) for f in features if is_shared[f]},
-            columns={_name(f): _array(rows, f) for f in features if not is_shared[f]},
+            users=shared.get("user"),
+            items=columns.get("item"),
+            shared=_features(shared),
+            columns=_features(columns),
             acted=self._acted(labels),
         )
-        yield Chunk(values, labels, weights, np.repeat(numbers, n_items), np.repeat(ts_ms, n_items))
+        return Chunk(values, labels, weights, numbers, np.repeat(ts_ms, n_items))
 
     def _without_split(self, rows: pa.Table) -> pa.Table:
         """Less the rows of requests that had ended before."""
@@ -166,23 +195,6 @@ class _Cut:
         for content in rows.filter(pa.array(bad)).to_pylist():
             self._rejects.add(content.pop("place"), reason, detail, content)
         return rows.filter(pa.array(~bad)).combine_chunks()
-
-    def _check_order(self, ts_ms: I64, places: I64) -> None:
-        before_ms = np.concatenate([[self._last[0]], ts_ms[:-1]])
-        for n in np.flatnonzero(ts_ms < before_ms)[:1]:
-            unit = self._rejects.unit
-            place = places[n - 1] if n else self._last[1]
-            raise DataError(
-                f"{unit} {places[n]}: {_time(ts_ms[n])} is earlier than {_time(before_ms[n])} of "
-                f"the request before, at {unit} {place}. A replay goes forward in time: sort the "
-                "file, or give --sort to have it sorted in memory",
-                code="unsorted",
-            )
-        self._last = int(ts_ms[-1]), int(places[-1])
-
-    def _per_task(self, rows: pa.Table, kind: str) -> npt.NDArray[np.float32]:
-        columns = [_numpy(rows, f"{kind}.{t}") for t in range(len(self._tasks))]
-        return np.stack(columns, axis=1)
 
     def _acted(self, labels: npt.NDArray[np.float32]) -> dict[str, Bools]:
         """Event -> rows on which it happened: a positive, or any value of a value task."""
@@ -237,18 +249,16 @@ class _Seen:
 
 
 def _sorted(tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
-    """All rows by time of their request's earliest row, each request's together."""
-    rows = pa.concat_tables(source := _Until(tables)).combine_chunks()
-    _, request = np.unique(_numpy(rows, "request"), return_inverse=True)
-    ts_ms = _numpy(rows, "ts_ms")
-    order = np.lexsort((ts_ms, request))
-    begins, _ = _groups(request[order])
-    earliest = ts_ms[order[begins]]  # of each request, in the order of their numbers
-    first_row = np.minimum.reduceat(order, begins)
-    at = np.arange(rows.num_rows)
-    rows = rows.take(pa.array(np.lexsort((at, first_row[request], earliest[request]))))
-    for begin in range(0, rows.num_rows, ROWS_PER_BATCH):
-        yield rows[begin : begin + ROWS_PER_BATCH]
+    """All rows by time of their request's first row, each request's together."""
+    source = _Until(tables)
+    if waiting := list(source):
+        rows = pa.concat_tables(waiting).combine_chunks()
+        requests = _numpy(rows, "request")
+        _, first, request = np.unique(requests, return_index=True, return_inverse=True)
+        ts_ms = _numpy(rows, "ts_ms")[first]
+        rows = rows.take(pa.array(np.lexsort((first[request], ts_ms[request]))))
+        for begin in range(0, rows.num_rows, ROWS_PER_BATCH):
+            yield rows[begin : begin + ROWS_PER_BATCH]
     source.end()
 
 
@@ -280,8 +290,9 @@ def _numpy(rows: pa.Table, name: str) -> npt.NDArray[Any]:
     return rows.column(name).to_numpy()  # type: ignore[no-any-return]
 
 
-def _name(column: str) -> str:
-    return column.removeprefix("feature.")
+def _features(columns: dict[str, pa.Array]) -> dict[str, pa.Array]:
+    prefix = "feature."
+    return {n.removeprefix(prefix): c for n, c in columns.items() if n.startswith(prefix)}
 
 
 def _time(ts_ms: int) -> str:

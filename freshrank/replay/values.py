@@ -24,6 +24,7 @@ Convert = Callable[[pa.Array], Fitted]
 # Between the entries of a list in a text file.
 LIST_SEPARATOR: Final = "|"
 _MS_PER_UNIT: Final = {"s": 1_000.0, "ms": 1.0, "us": 1e-3, "ns": 1e-6}
+_LISTS: Final = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
 # Rows looked at to tell how a text column writes its times.
 _HEAD_ROWS: Final = 100
 
@@ -72,12 +73,14 @@ def label(column: pa.Array) -> Fitted:
 def lists(column: pa.Array, convert: Convert) -> Fitted:
     """Lists of at most 256 entries of one kind; a text is cut at `|`, an empty one has none."""
     column, bad = _plain(column)
+    if pa.types.is_null(column.type):
+        column = column.cast(pa.list_(pa.string()))
     if _is_text(column.type):
         column, is_unfit = cast(column, pa.string())
         bad |= is_unfit
         parts = pc.split_pattern(column, LIST_SEPARATOR)
         column = pc.if_else(pc.equal(column, ""), pa.scalar([], parts.type), parts)
-    if not (pa.types.is_list(column.type) or pa.types.is_large_list(column.type)):
+    if not any(is_list(column.type) for is_list in _LISTS):
         raise DataError(f"holds {column.type}, which is no list", code="bad-column")
     column = column.cast(pa.large_list(column.type.value_type))
     lengths = pc.fill_null(pc.list_value_length(column), 0).to_numpy(zero_copy_only=False)
@@ -94,10 +97,10 @@ def time_ms(column: pa.Array, unit: str) -> Fitted:
     """Event times in ms since 1970 as `int64`: timestamps, numbers in `unit`, or text of either."""
     column, bad = _plain(column)
     if _is_text(column.type):
-        types = [pa.int64(), pa.float64(), pa.timestamp("ms"), pa.timestamp("ms", "UTC")]
-        head = column[:_HEAD_ROWS]
-        column, is_unfit = cast(column, min(types, key=lambda type_: cast(head, type_)[1].sum()))
+        column, is_unfit = _written_time(column)
         bad |= is_unfit
+    elif pa.types.is_decimal(column.type):
+        column = column.cast(pa.float64())
     factor = _MS_PER_UNIT[unit]
     if pa.types.is_timestamp(column.type) or pa.types.is_date(column.type):
         zone = getattr(column.type, "tz", None)
@@ -118,6 +121,20 @@ def time_ms(column: pa.Array, unit: str) -> Fitted:
     return pa.array(found.astype(np.int64)), bad
 
 
+def _written_time(column: pa.Array) -> Fitted:
+    """Integers, numbers or timestamps: what most of the first rows are; some tools end in UTC."""
+    column, bad = cast(column, pa.string())
+    column = pc.replace_substring_regex(column, " ?UTC$", "Z")
+    head = column.drop_null()[:_HEAD_ROWS]
+    # Nanoseconds: Arrow reads no more digits of a second than the type has.
+    types = [pa.int64(), pa.float64(), pa.timestamp("ns"), pa.timestamp("ns", "UTC")]
+    type_ = min(types, key=lambda one: cast(head, one)[1].sum())
+    found, is_unfit = cast(column, type_)
+    if type_ == pa.int64() and is_unfit.any():  # a fraction further down
+        found, is_unfit = cast(column, pa.float64())
+    return found, bad | is_unfit
+
+
 def identity(column: pa.Array) -> Fitted:
     """Ids of requests as `uint64`: integers as they are, texts hashed; null does not fit."""
     column, bad = _plain(column)
@@ -125,6 +142,8 @@ def identity(column: pa.Array) -> Fitted:
     if pa.types.is_integer(column.type):
         values = pc.fill_null(column, 0).to_numpy(zero_copy_only=False)
         return pa.array(values.astype(np.uint64)), bad
+    if pa.types.is_floating(column.type):
+        bad |= _true(pc.is_nan(column))
     column, is_unfit = cast(column, pa.string())
     hashes = hash_strings(pc.fill_null(column, "").to_pylist(), 0)
     return pa.array(hashes), bad | is_unfit

@@ -14,12 +14,16 @@ from pathlib import Path
 
 import numpy as np
 
-from freshrank import accounting, config
+from freshrank import accounting, config, feature_state
 from freshrank.embedded import Embedded
 from freshrank.transport.base import ACTIONS, EXAMPLES, IMPRESSIONS
+from trainer.joiner import Joiner
 
 
 def main(config_path: str, data_dir: str, result: str) -> None:
+    # So that kills meet rounds at work, and each third with feature state saved.
+    Joiner.n_read_max = 20
+    feature_state.UNSAVED_MAX = 1_000  # type: ignore[misc]
     environ = {**os.environ, "FRESHRANK__SERVICE__DATA_DIR": data_dir}
     loop = Embedded(config.load(Path(config_path), environ=environ), learn=True)
     assert loop.trainer is not None
@@ -44,7 +48,7 @@ def is_drained(loop: Embedded) -> bool:
 
 
 def describe(loop: Embedded) -> dict[str, object]:
-    """Totals, and digests of examples, rows, optimizer state and the dense net."""
+    """Totals, and digests of rows, optimizer state, the dense net and feature state."""
     assert loop.trainer is not None
     learner = loop.trainer._learner
     digests = {}
@@ -60,11 +64,21 @@ def describe(loop: Embedded) -> dict[str, object]:
     dense = hashlib.sha256()
     for parameter in learner.net.state_dict().values():
         dense.update(parameter.detach().numpy().tobytes())
+    known = {}
+    entries = {name: series.entries() for name, series in loop.state.series.items()}
+    for name, columns in [
+        *entries.items(),
+        *((e, r.entries()) for e, r in loop.state.rings.items()),
+    ]:
+        order = np.lexsort(columns)
+        known[name] = hashlib.sha256(b"".join(c[order].tobytes() for c in columns)).hexdigest()
+        assert len(order) > 0
     totals = loop.accounting()
     names = ("examples_written", "reversals", "examples_learned", "click.positive")
     return {
         "tables": digests,
         "dense": dense.hexdigest(),
+        "features": known,
         "totals": {name: totals.get(name, 0) for name in names},
         "accounting_problems": accounting.problems(
             {**totals, "received": 0, "accepted": 0, "rejected": 0}, loop.settings

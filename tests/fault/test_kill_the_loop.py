@@ -1,4 +1,4 @@
-"""kill -9 at random points over a recorded log changes no bit of the parameters.
+"""kill -9 at random points over a recorded log changes no bit of parameters or feature state.
 
 `make prove` runs it with more kills: FRESHRANK_KILLS=200.
 """
@@ -23,6 +23,12 @@ from tests.proofs import record
 
 FRESHRANK = Path(sys.executable).with_name("freshrank")
 LEARNER = Path(__file__).with_name("learner_process.py")
+LIVE = """features:
+  - {name: rate, type: rate, event: click, half_life: 2s}
+  - {name: clicks, type: count, event: click, of: user_id, by: device, half_life: 3s}
+  - {name: seen, type: seen, event: click, value: ago}
+  - {name: age, type: seen, event: click, value: age}
+"""
 N_KILLS = int(os.environ.get("FRESHRANK_KILLS", "20"))
 
 
@@ -52,7 +58,7 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     text = (source / "freshrank.yaml").read_text()
     text += "\ntrainer: {batching: fixed, batch_max: 64}\n"
     text = text.replace("checkpoint: {every: 20s, keep: 3}", "checkpoint: {every: 100ms, keep: 3}")
-    (target / "freshrank.yaml").write_text(text)
+    (target / "freshrank.yaml").write_text(text.replace("features:\n", LIVE, 1))
     return target
 
 
@@ -108,8 +114,11 @@ def test_parameters_after_kills_equal_an_undisturbed_run(
     assert result["accounting_problems"] == []
     assert result["tables"] == expected["tables"]
     assert result["dense"] == expected["dense"]
+    assert len(expected["features"]) == 6
+    assert result["features"] == expected["features"]
     record(
-        "parameters after kill -9 of joiner and trainer equal an undisturbed run's, bit for bit",
+        "parameters and feature state after kill -9 of joiner and trainer equal an undisturbed "
+        "run's, bit for bit",
         kills=n_killed,
         examples=n_examples,
         lost_or_doubled=0,

@@ -7,7 +7,7 @@ import numpy.typing as npt
 import pytest
 
 from embedding_store import StoreError, Table
-from embedding_store.pooling import Mode, pool, unpool
+from embedding_store.pooling import Mode, pool
 from tests.store.helpers import admit, ids_of, make
 
 F32 = npt.NDArray[np.float32]
@@ -50,7 +50,9 @@ def _plain_step(
     for slot, own, offsets, _, is_mean in slots:
         mode: Mode = "mean" if is_mean else "sum"
         pooled[:, slot] = pool(values[start : start + len(own)], offsets, mode)
-        by_id.append(unpool(np.ascontiguousarray(gradients[:, slot]), offsets, mode))
+        lengths = np.diff(offsets)
+        share = gradients[:, slot] / (np.maximum(lengths, 1)[:, None] if is_mean else 1)
+        by_id.append(np.repeat(share.astype(np.float32), lengths, axis=0))
         start += len(own)
     table.apply(ids, np.concatenate(by_id))
     return pooled
@@ -134,6 +136,13 @@ def test_slot_that_does_not_fit_is_refused(changes: dict[str, Any], message: str
     with pytest.raises((StoreError, ValueError, TypeError), match=message):
         table.read(_one([1, 2], **changes), ids_of(0), 1, np.empty((1, 1, 5), np.float32))
     assert len(table) == 0
+
+
+@pytest.mark.parametrize("n_entries", [0, 1, 4])
+def test_slot_of_too_few_entries_is_refused(n_entries: int) -> None:
+    [slot] = _one([1])
+    with pytest.raises(StoreError, match=f"not {n_entries} entries"):
+        _table().read([slot[:n_entries]], ids_of(0), 1, np.empty((1, 1, 5), np.float32))  # type: ignore[list-item]
 
 
 def test_array_of_another_shape_is_refused() -> None:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from embedding_store.pooling import Mode, pool, unpool
+from embedding_store.pooling import Mode, pool
 
 
 def random_bags(seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -26,23 +26,10 @@ def test_every_bag_is_pooled_on_its_own(mode: Mode, seed: int) -> None:
         np.testing.assert_allclose(row, expected, rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.parametrize("mode", ["sum", "mean"])
-def test_unpool_is_the_transpose_of_pool(mode: Mode) -> None:
-    values, offsets = random_bags(7)
-    gradients = np.random.default_rng(8).normal(size=(30, 3)).astype(np.float32)
-    back = unpool(gradients, offsets, mode)
-    assert back.dtype == np.float32
-    assert back.shape == values.shape
-    assert np.vdot(pool(values, offsets, mode), gradients) == pytest.approx(
-        np.vdot(values, back), rel=1e-4
-    )
-
-
 def test_nothing_at_all_and_only_empty_bags() -> None:
     none = np.empty((0, 3), np.float32)
     assert pool(none, np.array([0]), "sum").shape == (0, 3)
     assert pool(none, np.zeros(4, np.int64), "mean").tolist() == [[0, 0, 0]] * 3
-    assert unpool(np.ones((3, 3), np.float32), np.zeros(4, np.int64), "mean").shape == (0, 3)
 
 
 def test_what_does_not_fit_is_refused() -> None:
@@ -55,8 +42,6 @@ def test_what_does_not_fit_is_refused() -> None:
         pool(rows, np.array([1, 2]), "sum")
     with pytest.raises(ValueError, match="end at 3"):
         pool(rows, np.array([0, 3]), "sum")
-    with pytest.raises(ValueError, match="2 gradients for 1 bags"):
-        unpool(rows, offsets, "sum")
     with pytest.raises(TypeError, match="float64"):
         pool(np.ones((2, 3)), offsets, "sum")  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="int32"):

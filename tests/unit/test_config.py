@@ -190,7 +190,8 @@ def test_one_mistake_is_one_line(text: str, place: str, said: str) -> None:
     ],
 )
 def test_a_wrong_feature_is_one_line(feature: str, place: str, said: str) -> None:
-    said_line = line(f"{FEATURES}  - {feature}\n")
+    other = "  - {name: hour, type: id, scope: context}\n" if "dense" in feature else ""
+    said_line = line(f"{FEATURES}  - {feature}\n{other}")
     assert place in said_line
     assert said in said_line
 
@@ -241,6 +242,22 @@ def test_references_of_crosses_and_tables_that_cannot_hold() -> None:
         "f.yaml:8:37: error: features.5.of.0: 'a_x_b' is of type cross: it has no ids to cross",
         "f.yaml:9:53: error: features.6.table: 'shop' must have the key type of 'item_id' to hold "
         "recent items",
+    ]
+
+
+@pytest.mark.parametrize(
+    "feature",
+    ["{name: price, type: dense, scope: item}", "{name: n, type: dense, scope: candidate}"],
+)
+def test_some_feature_has_ids(feature: str) -> None:
+    text = f"""\
+        tasks: [{{name: click, event: click}}]
+        features:
+          - {feature}
+        """
+    assert lines(text) == [
+        "f.yaml:3:3: error: features: none of them has ids to embed: add one of type id, id_list "
+        "or bucket"
     ]
 
 

@@ -7,6 +7,8 @@
 
 #include "core/serving.hpp"
 #include "core/table.hpp"
+#include "rings.hpp"
+#include "series.hpp"
 #include "tests/check.hpp"
 
 namespace freshrank {
@@ -109,12 +111,35 @@ void readers_of_a_training_table_run_beside_its_writer() {
     check(table.size() == 1995, "all that was not erased");
 }
 
+void readers_of_feature_state_run_beside_its_writers() {
+    live::SeriesOf<live::SinceFirst> series(1e9);
+    live::Rings rings(3);
+    const auto work = [&](std::uint64_t first_tie) {
+        const auto keys = first_keys(500);
+        std::vector<double> values(keys.size());
+        for (std::int64_t ts = 1; ts <= 100; ++ts) {
+            const std::vector<std::int64_t> times(keys.size(), ts);
+            series.add(keys.data(), times.data(), keys.size());
+            rings.add({{keys[static_cast<std::size_t>(ts)], ts, first_tie, 7}});
+            series.read(keys.data(), times.data(), keys.size(), values.data());
+            rings.read(keys.data(), times.data(), keys.size());
+            check(series.entries().size() == keys.size(), "every key once");
+            rings.entries();
+        }
+    };
+    std::thread other(work, 1);
+    work(2);
+    other.join();
+    check(series.size() == 500 && rings.entries().size() == 200, "both writers' events");
+}
+
 }  // namespace
 }  // namespace freshrank
 
 int main() {
     freshrank::no_reader_of_a_serving_table_sees_half_a_row();
     freshrank::readers_of_a_training_table_run_beside_its_writer();
+    freshrank::readers_of_feature_state_run_beside_its_writers();
     std::puts("thread tests passed");
     return 0;
 }

@@ -11,8 +11,8 @@ from freshrank.clock import ManualClock
 from freshrank.errors import DataError
 from freshrank.feature_types import Encoded, SlotIds, TableValues
 from freshrank.features import FeatureEncoder
-from freshrank.replay.chunks import Chunk
-from freshrank.replay.loop import Online, Reached, TableReplay, batches
+from freshrank.replay.chunks import Chunk, batches
+from freshrank.replay.loop import Online, Reached, TableReplay
 from freshrank.replay.pace import Pace
 from freshrank.replay.report import Report
 from freshrank.settings import Settings, StoreSettings
@@ -122,29 +122,26 @@ def test_parameters_older_than_the_stream_score_as_the_initial_model() -> None:
     assert not np.array_equal(live, initial)
 
 
-def test_parameters_are_refreshed_each_period_from_the_first_time_on() -> None:
-    # One request a second in batches of four: a period of 10 s ends within every third batch, so
-    # the next one, at 12 s, 20 s, 32 s ... after the first row, is scored with new parameters.
+@pytest.mark.parametrize("every_s", [1, 3, 10, 12])
+def test_rows_are_scored_with_the_parameters_of_the_last_multiple_of_the_period(
+    every_s: int,
+) -> None:
+    # One request a second in batches of four seconds: a period mostly ends within a batch, whose
+    # own rows are not learned yet then.
     chunk = stream([4] * 60)
-    online = Online(SETTINGS, ENCODER, [timedelta(seconds=10)])
-    (_, stale), _ = online.predict_then_learn(chunk, encode(chunk.values))
+    encoded = encode(chunk.values)
+    online = Online(SETTINGS, ENCODER, [timedelta(seconds=every_s)])
+    (_, stale), _ = online.predict_then_learn(chunk, encoded)
     reference = Learner(SETTINGS, ENCODER)
-    expected: list[F32] = []
-    waiting: list[Encoded] = []
-    period = 0
-    for batch in batches(chunk, encode(chunk.values), 16):
-        now = (int(batch.ts_ms[0]) - 10_000) // 10_000
-        if now > period:
-            period, waiting = now, []
-            frozen = [reference.predict(encode(chunk.values))]
-        if period == 0:
-            frozen = [Learner(SETTINGS, ENCODER).predict(encode(chunk.values))]
-        at = sum(map(len, expected))
-        expected.append(frozen[0][at : at + batch.n_rows])
-        waiting.append(batch.values)
+    known = []  # at second n, what all rows would score with what was learned by then
+    for batch in batches(chunk, encoded, 16):
+        known += [reference.predict(encoded)] * len(set(batch.request_ids))
         reference.learn(batch)
-    assert period == 5
-    np.testing.assert_array_equal(stale, np.concatenate(expected))
+    for second in range(60):
+        rows = slice(4 * second, 4 * second + 4)
+        synced_at = second // every_s * every_s
+        np.testing.assert_array_equal(stale[rows], known[synced_at][rows])
+    assert not np.array_equal(known[0], known[-1])
 
 
 def test_staler_parameters_predict_worse() -> None:
@@ -181,6 +178,16 @@ def test_report_counts_what_was_replayed() -> None:
     assert sum(age["examples"] for age in ages.values()) == 180
 
 
+def test_without_items_no_row_has_the_age_of_one() -> None:
+    chunk = stream([3] * 40)
+    settings = SETTINGS.model_copy(update={"features": SETTINGS.features[:1]})
+    report = Report("c.yaml", "t.parquet")
+    TableReplay(settings, FeatureEncoder(settings), encode, seeds=[1]).run(iter([chunk]), report)
+    click = report.models[0].runs[0]["click"]
+    assert click["examples"] == 120
+    assert [age["examples"] for age in click["calibration_by_age"].values()] == [0, 0, 0, 0]
+
+
 def test_what_came_before_a_broken_source_is_reported() -> None:
     def chunks() -> Iterator[Chunk]:
         yield stream([3] * 40)
@@ -194,6 +201,22 @@ def test_what_came_before_a_broken_source_is_reported() -> None:
     assert report.examples == 120
     assert [(one.n_examples, one.ts_ms) for one in reached] == [(120, 49_000)]
     assert reached[0].auc == pytest.approx(report.models[0].runs[0]["click"]["auc_all"])
+
+
+def test_interrupted_replay_reports_what_it_had_for_all_models_alike() -> None:
+    class Interrupted(Popularity):
+        def predict_then_learn(self, chunk: Chunk, encoded: Encoded) -> F32:
+            if self.shows.sum() > 2 * N_ITEMS:  # in the second chunk, after our own model
+                raise KeyboardInterrupt
+            return super().predict_then_learn(chunk, encoded)
+
+    report = Report("c.yaml", "t.parquet")
+    replay = TableReplay(SETTINGS, ENCODER, encode, seeds=[1], baselines=[Interrupted()])
+    broken = replay.run(iter([stream([3] * 40), stream([2] * 30)]), report)
+    assert str(broken) == report.stopped
+    assert str(broken).startswith("it was interrupted")
+    assert report.examples == 120
+    assert [model.runs[0]["click"]["examples"] for model in report.models] == [120, 120]
 
 
 class Popularity:

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import tempfile
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,10 +12,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from freshrank import config
 from freshrank.clock import ManualClock
 from freshrank.errors import ConfigError, DataError
+from freshrank.replay import sources
 from freshrank.replay import table as table_module
 from freshrank.replay.chunks import Chunk
 from freshrank.replay.rejects import Rejects
@@ -186,6 +190,9 @@ def test_format_of_the_configuration_wins_over_the_name(write: Write) -> None:
         ("ns", ["1000000000000", "1000500000000"]),
         ("s", ["1970-01-01 00:16:40", "1970-01-01T00:16:40.500"]),
         ("s", ["1970-01-01T00:16:40Z", "1970-01-01T02:16:40.500+02:00"]),
+        ("s", ["1970-01-01T00:16:40.000000", "1970-01-01T00:16:40.500999999"]),
+        ("s", ["1970-01-01 00:16:40.000001+00:00", "1970-01-01 00:16:40.5+00:00"]),
+        ("s", ["1970-01-01 00:16:40 UTC", "1970-01-01 00:16:40.500 UTC"]),
     ],
 )
 def test_times_are_numbers_in_their_unit_or_written_out(
@@ -194,6 +201,14 @@ def test_times_are_numbers_in_their_unit_or_written_out(
     path = write(*(f"{n},{ts},ann,7,1,phone,,0" for n, ts in enumerate(texts)))
     read = Read(path, settings(**{"ts_unit: s": f"ts_unit: {unit}"}))
     assert read.chunk.ts_ms.tolist() == [1_000_000, 1_000_500]
+
+
+def test_way_of_writing_times_is_that_of_the_rows_that_have_one(write: Write) -> None:
+    starts = ["", "1970-01-01T00:16:40"]  # more empty ones than rows looked at
+    lines = [f"{n},{starts[n // 150]},ann,{n},1,phone,,0" for n in range(300)]
+    assert Read(write(*lines)).items == list(range(150, 300))
+    lines = [f"{n},{n + n // 200 / 2:g},ann,{n},1,phone,,0" for n in range(300)]
+    assert Read(write(*lines)).chunk.ts_ms[-1] == 299_500
 
 
 def test_timestamps_of_parquet_are_times(tmp_path: Path) -> None:
@@ -216,6 +231,12 @@ def test_label_may_be_a_comparison(write: Write) -> None:
     assert Read(write(*lines), chosen).chunk.labels[:, 0].tolist() == [0, 1, 1, 1]
 
 
+@pytest.mark.parametrize("number", ["four", "nan", "inf"])
+def test_label_is_compared_with_a_number(number: str) -> None:
+    with pytest.raises(ConfigError, match=f"'{number}' is not a number"):
+        settings(**{"click: clicked": f'click: "clicked >= {number}"'})
+
+
 def test_feature_may_have_a_column_of_another_name(write: Write) -> None:
     chosen = settings(**{"item: item,": "item: item, features: {price: cost},"})
     path = write(*GOOD, header=HEADER.replace("price", "cost"))
@@ -227,6 +248,8 @@ def test_missing_column_is_named_with_what_is_there(write: Write) -> None:
     assert "'clicked'" in text
     assert "did you mean 'cliked'?" in text
     assert "request, ts, user, item, price, device, tags, cliked" in text
+    text = failed(Read(write(*GOOD, header=HEADER.replace(",", ";"))), "missing-column")
+    assert "values stand between ','" in text
 
 
 @pytest.mark.parametrize("section", ["labels: {klick: clicked}", "features: {prise: price}"])
@@ -239,6 +262,9 @@ def test_mapping_of_what_the_configuration_lacks_is_its_mistake(section: str, wr
 def test_empty_file_holds_no_rows(write: Write, tmp_path: Path) -> None:
     (tmp_path / "none.csv").touch()
     assert "header" in failed(Read(tmp_path / "none.csv"), "empty")
+    for first in (b"a,b\r1,2\r", b"\xff\xfe", b"x" * 200_000):
+        (tmp_path / "none.csv").write_bytes(first + b"\n")
+        assert "is no header" in failed(Read(tmp_path / "none.csv"), "broken-file")
     assert "no rows" in failed(Read(write()), "empty")
     pq.write_table(pq.read_table(parquet(tmp_path / "t.parquet"))[:0], tmp_path / "t.parquet")
     assert "no rows" in failed(Read(tmp_path / "t.parquet"), "empty")
@@ -254,6 +280,7 @@ def test_request_earlier_than_the_one_before_stops_with_both_rows_and_times(writ
     assert "line 5: 1970-01-01T00:01:39.500+00:00" in text
     assert "00:01:40.250+00:00 of the request before, at line 4" in text
     assert "--sort" in text
+    assert read.items == [7, 8, 9]  # what came before
 
 
 def test_sort_brings_requests_into_time_and_their_rows_together(write: Write) -> None:
@@ -263,6 +290,21 @@ def test_sort_brings_requests_into_time_and_their_rows_together(write: Write) ->
     assert read.items == [2, 4, 5, 3, 1]  # r1 (both), r4, r2, r3: equal times as the file has them
     assert read.chunk.values.n_items.tolist() == [2, 1, 1, 1]
     assert read.chunk.values.ts_ms.tolist() == [100_000, 100_000, 200_000, 300_000]
+
+
+def test_sorted_requests_have_the_time_of_their_first_row(write: Write) -> None:
+    lines = ["r1,105,ann,1,1,phone,,0", "r1,103,ann,2,1,phone,,0", "r2,104,ann,3,1,phone,,0"]
+    read = Read(write(*lines), sort=True)
+    assert read.items == [3, 1, 2]
+    assert read.chunk.values.ts_ms.tolist() == [104_000, 105_000]
+
+
+@pytest.mark.parametrize("sort", [False, True])
+def test_file_without_a_row_that_can_be_used_is_an_error(sort: bool, write: Write) -> None:
+    assert "no rows" in failed(Read(write(), sort=sort), "empty")
+    text = failed(Read(write("rubbish", "r,x,ann,1,1,,,0"), sort=sort), "empty")
+    assert "1 corrupt-line, 1 bad-time" in text
+    assert "rejects.jsonl" in text
 
 
 def test_order_is_held_across_chunks(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -341,6 +383,9 @@ def test_time_in_the_future_is_rejected(write: Write) -> None:
         ("r,100,ann,7,1,phone", "corrupt-line"),
         ("r,100,ann,7,1,phone,,0,9", "corrupt-line"),
         ('r,100,"ann,7,1,phone,,0', "corrupt-line"),
+        ('r,100,5" ann,7,1,"phone,,0', "corrupt-line"),
+        ('r,100,5" ann,7,1,phone,,"0', "corrupt-line"),
+        ("r,100,a\rb,7,1,phone,,0", "corrupt-line"),
     ],
 )
 def test_unfit_row_is_rejected_with_its_line_and_content(
@@ -355,6 +400,24 @@ def test_unfit_row_is_rejected_with_its_line_and_content(
     else:
         assert list(listed["content"]) == sorted(HEADER.split(","))
         assert "expected" in listed["detail"]
+
+
+@given(st.lists(st.text('",a\r', min_size=1, max_size=8), min_size=1, max_size=6))
+def test_no_line_swallows_another(lines: list[str]) -> None:
+    with tempfile.TemporaryDirectory() as name:
+
+        def rows(*chosen: str) -> tuple[list[int], list[dict[str, Any]]]:
+            path = Path(name) / "table.csv"
+            path.write_text("\n".join(["x,y", *chosen, ""]), newline="")
+            found = list(TableFile(path).batches(["x", "y"], rejects := Rejects(None)))
+            assert rejects.n_read == len(chosen)
+            places = [place for _, own in found for place in own.tolist()]
+            return places, [row for batch, _ in found for row in batch.to_pylist()]
+
+        lines = [line for line in lines if line.strip("\r")] + ["1,2"]
+        places, together = rows(*lines)
+        assert together == [row for line in lines for row in rows(line)[1]]
+        assert [rows(lines[place - 2])[0] for place in places] == [[2]] * len(places)
 
 
 def test_text_that_is_no_utf8_is_rejected(write: Write) -> None:
@@ -374,12 +437,38 @@ def test_unfit_rows_of_parquet_are_named_by_row(tmp_path: Path) -> None:
     assert read.reasons == [(2, "bad-value")]
 
 
-def test_column_that_can_never_fit_is_an_error(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("column", "use"), [("price", "feature price"), ("clicked", "label click")]
+)
+def test_column_that_can_never_fit_is_an_error(column: str, use: str, tmp_path: Path) -> None:
     rows = pq.read_table(parquet(tmp_path / "table.parquet"))
-    rows = rows.set_column(4, "price", pa.array([[1.5], None, [0.0]]))
+    at = rows.schema.get_field_index(column)
+    rows = rows.set_column(at, column, pa.array([[1.5], None, [0.0]]))
     pq.write_table(rows, tmp_path / "table.parquet")
     text = failed(Read(tmp_path / "table.parquet"), "bad-column")
-    assert "column 'price' holds list<" in text
+    assert f"column '{column}' holds list<" in text
+    assert f": {use} needs " in text
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "items"),
+    [
+        ("tags", pa.array([["a", "b"], None, ["c", "d"]], pa.list_(pa.string(), 2)), [7, 8, 9]),
+        ("tags", pa.nulls(3), [7, 8, 9]),
+        ("user", pa.nulls(3), [7, 8, 9]),
+        ("user", pa.array(["ann", "ann", None], pa.string_view()), [7, 8, 9]),
+        ("item", pa.array([2**64 - 1, 2**63, 9], pa.uint64()), [2**64 - 1, 2**63, 9]),
+        ("ts", pa.array([100, 100, 101]).cast(pa.decimal128(30, 3)), [7, 8, 9]),
+        ("request", pa.array([1.0, 1.0, np.nan]), [7, 8]),
+    ],
+)
+def test_columns_of_other_types_are_read(
+    column: str, values: pa.Array, items: list[int], tmp_path: Path
+) -> None:
+    rows = pq.read_table(parquet(tmp_path / "table.parquet"))
+    rows = rows.set_column(rows.schema.get_field_index(column), column, values)
+    pq.write_table(rows, tmp_path / "table.parquet")
+    assert Read(tmp_path / "table.parquet").items == items
 
 
 TWO_TASKS = {
@@ -420,12 +509,26 @@ def test_one_percent_of_corrupt_lines_is_listed_and_counted(write: Write) -> Non
     assert len(read.items) == 19_800
 
 
+def test_rejects_of_an_earlier_replay_do_not_stay(write: Write) -> None:
+    assert Read(write(*GOOD, "rubbish")).listed != []
+    assert Read(write(*GOOD)).listed == []
+
+
 def test_more_corrupt_lines_than_allowed_stop_with_the_first_of_each_reason(write: Write) -> None:
     text = failed(Read(write(*many(20_000, 201)), share_max=0.01), "too-many-rejects")
     assert "201 of 20,000 rows" in text
     assert "--max-rejects" in text
     assert "201 corrupt-line, the first in line" in text
     assert "rejects.jsonl" in text
+
+
+def test_rows_read_before_too_many_were_rejected_are_replayed(
+    write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sources, "_BLOCK_BYTES", 1 << 15)
+    read = Read(write(*many(20_000, 2_000)), share_max=0.01)
+    failed(read, "too-many-rejects")
+    assert read.rejects.n_read == len(read.items) + len(read.listed) < 4_000
 
 
 def test_small_file_is_judged_as_a_whole(write: Write) -> None:
@@ -448,8 +551,18 @@ def test_truncated_gzip_gives_what_could_be_read_and_says_where_it_ends(
     assert "end-of-stream" in failed(read, "broken-file")
     assert 5_000 < len(read.items) < 15_000
     assert read.items == list(range(len(read.items)))
-    # The last line may itself be cut: then it is among the rejects.
-    assert read.rejects.n_read == len(read.items) + len(read.listed) <= len(read.items) + 1
+    assert read.rejects.n_read == len(read.items)
+
+
+def test_line_that_a_broken_file_cuts_is_no_row(tmp_path: Path) -> None:
+    # Stored, not compressed: so it breaks off within the last number, which still is one.
+    chosen = settings(**{"item: item, ": "item: item, features: {price: item, device: ts},"})
+    text = "\n".join(["clicked,tags,request,ts,user,item", "0,,1,1,ann,1", "0,,2,2,ann,1234567"])
+    packed = gzip.compress(text.encode(), 0)
+    (tmp_path / "cut.csv.gz").write_bytes(packed[: packed.index(b"567")])
+    read = Read(tmp_path / "cut.csv.gz", chosen)
+    assert (read.items, read.listed) == ([1], [])
+    assert "after 1 rows" in failed(read, "broken-file")
 
 
 def test_truncated_parquet_cannot_be_read(tmp_path: Path) -> None:
@@ -470,3 +583,7 @@ def test_limit_ends_the_reading(write: Write) -> None:
     read = Read(write(*many(100, 0)), limit=7)
     assert read.items == list(range(7))
     assert read.rejects.n_read == 7
+    assert Read(parquet(write().with_name("t.parquet")), limit=2).items == [7, 8]
+    read = Read(write(*many(100, 50)), limit=7)
+    assert read.rejects.n_read == 7
+    assert read.items == [0, 2, 4, 6]

@@ -25,16 +25,7 @@ DAY_MS = 86_400_000
 
 def historian(bench: Bench, directory: Path, **options: Any) -> Trainer:
     """A trainer that learns the archive first."""
-    return Trainer(
-        bench.settings,
-        bench.encoder,
-        bench.log,
-        bench.channel,
-        directory=bench.directory / "trainer",
-        clock=bench.clock,
-        progress=bench.progress,
-        history=opened(bench, directory, **options),
-    )
+    return bench.trainer(opened(bench, directory, **options))
 
 
 def step_all(trainer: Trainer) -> int:
@@ -324,6 +315,44 @@ def test_a_gap_between_archive_and_log_is_refused(old: Bench, tmp_path: Path) ->
     with pytest.raises(DataError, match="neither archive nor log has offsets 12 to 13 "):
         historian(old, tmp_path / "a")
     assert step_all(historian(old, tmp_path / "a", allow_gaps=True)) == 140
+
+
+def test_an_archive_is_learned_behind_a_gap_where_the_log_begins_later_still(
+    make_bench: MakeBench, tmp_path: Path
+) -> None:
+    bench = make_bench(**ADAPTIVE)
+    record_hours(bench, n_records=2)
+    trainer = bench.trainer()
+    step_all(trainer)
+    trainer.close()
+    record_hours(bench, n_records=10)
+    names = part_names(archived(bench, tmp_path / "a"))
+    (tmp_path / "a" / names[0].path).unlink()
+    first = names[1].first
+    assert 2 < first < forget(bench) == 12
+    told = f"neither archive nor log has offsets 2 to {first - 1} "
+    with pytest.raises(DataError, match=told):
+        historian(bench, tmp_path / "a")
+    rest = historian(bench, tmp_path / "a", allow_gaps=True)
+    assert step_all(rest) == 10 * (12 - first) + 20
+
+
+def test_a_record_left_halfway_and_lost_takes_no_rows_of_the_next_one_along(
+    make_bench: MakeBench, tmp_path: Path
+) -> None:
+    bench = make_bench()
+    record_hours(bench, n_records=9)
+    trainer = bench.trainer()
+    trainer.step(0.0)
+    assert trainer._state.positions[0] == Position(3, 2)
+    assert trainer._saver.save()
+    names = part_names(archived(bench, tmp_path / "a"))
+    assert names[1].first == 3
+    (tmp_path / "a" / names[1].path).unlink()
+    forget(bench)
+    rest = historian(bench, tmp_path / "a", allow_gaps=True)
+    rest.drain()
+    assert rows_learned(rest) == 32 + 10 * (9 - names[2].first) + 20
 
 
 def test_a_history_that_lost_what_comes_next_is_refused(

@@ -5,8 +5,10 @@ import numpy.typing as npt
 import pytest
 import torch
 
+from freshrank.features import FeatureEncoder
+from tests.unit.trainer.example_records import make_batch, make_settings
 from trainer.adam import DenseAdam
-from trainer.losses import Loss, served, weighted_loss
+from trainer.losses import Loss, loss_and_gradient, served
 
 F64 = npt.NDArray[np.float64]
 
@@ -21,20 +23,20 @@ def _gradient(
     is_reversal: bool = False,
 ) -> tuple[float, F64]:
     """Loss and its gradient with respect to z."""
-    leaf = torch.tensor(np.array(z, np.float32), requires_grad=True)
-    ones = torch.ones_like(leaf)
-    loss = weighted_loss(
-        leaf,
-        losses=losses or ["logloss"] * leaf.shape[1],
-        task_weights=torch.ones(leaf.shape[1]),
-        labels=torch.tensor(np.array(labels, np.float32)),
-        weights=ones * torch.tensor(weights),
-        keep_rates=ones * keep_rates,
-        is_reversal=torch.full((len(leaf),), is_reversal),
+    scores = np.array(z, np.float32)
+    n_tasks = scores.shape[1]
+    tasks = [{"name": f"t{t}", "event": "click"} for t in range(n_tasks)]
+    batch = make_batch(
+        FeatureEncoder(make_settings(tasks=tasks)),
+        {},
+        labels,
+        weights=weights,
+        keep_rates=keep_rates,
+        is_reversal=is_reversal,
     )
-    loss.backward()  # type: ignore[no-untyped-call]
-    assert leaf.grad is not None
-    return loss.item(), leaf.grad.double().numpy()
+    kinds = losses or ["logloss"] * n_tasks
+    loss, gradient = loss_and_gradient(scores, kinds, np.ones(n_tasks, np.float32), batch)
+    return loss, gradient.astype(np.float64)
 
 
 def _sigma(z: F64) -> F64:
@@ -114,7 +116,7 @@ def test_dense_adam_moves_as_torch_adam_does() -> None:
     reference = torch.optim.Adam(theirs.parameters(), lr=0.01)
     for seed in range(50):
         x = torch.randn(4, 3, generator=torch.Generator().manual_seed(seed))
-        adam.zero()
+        adam.gradients.zero_()
         ours(x).square().sum().backward()
         adam.step(8.0)
         reference.zero_grad()
@@ -141,7 +143,7 @@ def test_rare_events_learned_one_by_one_do_not_outvote_their_absence() -> None:
     adam = DenseAdam(net, lr=0.01, clip_norm=10.0)
     for _ in range(3_000):
         for label, n in ((1.0, 1), (0.0, 10)):
-            adam.zero()
+            adam.gradients.zero_()
             z = net(torch.zeros(n, 1))
             labels = torch.full_like(z, label)
             loss = torch.nn.functional.binary_cross_entropy_with_logits(z, labels, reduction="sum")
