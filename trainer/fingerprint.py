@@ -13,7 +13,7 @@ Bytes = npt.NDArray[np.uint8]
 
 # Format v1 of a table, embedding_store/FORMAT.md: where the header has clock and counts, where the
 # sections begin, and how many bytes of checksum follow them.
-_CLOCK_AT, _COUNTS_AT, _HEADER_BYTES, _CHECKSUM_BYTES = 128, 184, 208, 8
+_CLOCK_AT, _COUNTS_AT, _HEADER_BYTES, _CHECKSUM_BYTES = 272, 328, 352, 8
 
 
 def fingerprint(learner: Learner) -> str:

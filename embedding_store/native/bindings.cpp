@@ -11,6 +11,7 @@
 #include <string>
 #include <vector>
 
+#include "bind_optimizer.hpp"
 #include "core/serving.hpp"
 #include "core/table.hpp"
 
@@ -191,7 +192,7 @@ void check_rows(const char* name, const Input<float>& rows, std::size_t n, std::
 
 std::uint32_t event_time(std::int64_t now_s) {
     // A time in milliseconds is the likely mistake, and it lies beyond 2^32 - 1 seconds.
-    return in_range("now_s (event time in seconds since 1970)", now_s, 0, 0xffffffffLL);
+    return in_range("now_s (event time in seconds since 1970)", now_s, 0, max_time_s);
 }
 
 std::uint64_t not_negative(const char* name, std::int64_t value) {
@@ -350,54 +351,58 @@ NumpyArray<std::uint64_t> mix_ids(const AnyArray& left, const AnyArray& right, s
     return out;
 }
 
+Policy policy_of(const Table& table) {
+    const nb::gil_scoped_release release;
+    return table.policy();
+}
+
 void bind_table(nb::module_& m) {
     nb::class_<Table>(m, "Table")
         .def(
             "__init__",
-            [](Table* self, std::int64_t dim, bool first_order, const std::string& optimizer,
-               double lr, double l2, double eps, double beta1, double beta2,
-               double initial_accumulator, double init_scale, std::uint64_t seed, std::int64_t slot,
-               std::int64_t min_count, double probability, std::int64_t ttl_s,
+            [](Table* self, std::int64_t dim, bool first_order, const nb::object& optimizer,
+               const nb::object& first_order_optimizer, double init_scale, std::uint64_t seed,
+               std::int64_t slot, std::int64_t min_count, double probability, std::int64_t ttl_s,
                std::int64_t initial_rows) {
                 TableConfig config;
                 config.dim = in_range("dim", dim, 0, max_dim);
                 config.first_order = first_order;
-                config.optimizer = optimizer_named(optimizer);
-                config.lr = lr;
-                config.l2 = l2;
-                config.eps = eps;
-                config.beta1 = beta1;
-                config.beta2 = beta2;
-                config.initial_accumulator = initial_accumulator;
+                config.optimizer = optimizer_of(optimizer);
+                config.first_order_optimizer = optional_optimizer_of(first_order_optimizer);
                 config.init_scale = init_scale;
                 config.seed = seed;
                 config.slot = in_range("slot", slot, 0, 0xffffffffLL);
                 config.min_count = in_range("min_count", min_count, 1, max_min_count);
                 config.probability = probability;
-                config.ttl_s = in_range("ttl_s", ttl_s, 0, 0xffffffffLL);
+                config.ttl_s = in_range("ttl_s", ttl_s, 0, max_time_s);
                 const std::uint64_t n_rows = not_negative("initial_rows", initial_rows);
                 new (self) Table(config, n_rows);
             },
-            nb::kw_only(), "dim"_a, "first_order"_a, "optimizer"_a, "lr"_a, "l2"_a, "eps"_a,
-            "beta1"_a, "beta2"_a, "initial_accumulator"_a, "init_scale"_a, "seed"_a, "slot"_a,
+            nb::kw_only(), "dim"_a, "first_order"_a, "optimizer"_a,
+            "first_order_optimizer"_a = nb::none(), "init_scale"_a, "seed"_a, "slot"_a,
             "min_count"_a, "probability"_a, "ttl_s"_a, "initial_rows"_a)
         .def_prop_ro("width", [](const Table& table) { return table.config().width(); })
         .def_prop_ro("dim", [](const Table& table) { return table.config().dim; })
         .def_prop_ro("optimizer",
-                     [](const Table& table) { return name_of(table.config().optimizer); })
+                     [](const Table& table) { return object_of(policy_of(table).optimizer); })
+        .def_prop_ro(
+            "first_order_optimizer",
+            [](const Table& table) { return object_of(policy_of(table).first_order_optimizer); })
         .def(
             "configure",
-            [](Table& table, double lr, double l2, std::int64_t min_count, double probability,
-               std::int64_t ttl_s) {
-                const Policy policy{.lr = lr,
-                                    .l2 = l2,
-                                    .probability = probability,
-                                    .min_count = in_range("min_count", min_count, 1, max_min_count),
-                                    .ttl_s = in_range("ttl_s", ttl_s, 0, 0xffffffffLL)};
+            [](Table& table, const nb::object& optimizer, const nb::object& first_order_optimizer,
+               std::int64_t min_count, double probability, std::int64_t ttl_s) {
+                const Policy policy{
+                    .optimizer = optimizer_of(optimizer),
+                    .first_order_optimizer = optional_optimizer_of(first_order_optimizer),
+                    .probability = probability,
+                    .min_count = in_range("min_count", min_count, 1, max_min_count),
+                    .ttl_s = in_range("ttl_s", ttl_s, 0, max_time_s)};
                 const nb::gil_scoped_release release;
                 table.configure(policy);
             },
-            nb::kw_only(), "lr"_a, "l2"_a, "min_count"_a, "probability"_a, "ttl_s"_a)
+            nb::kw_only(), "optimizer"_a, "first_order_optimizer"_a = nb::none(), "min_count"_a,
+            "probability"_a, "ttl_s"_a)
         .def(
             "lookup",
             [](const Table& table, const AnyArray& ids, const nb::object& out) {
@@ -559,6 +564,7 @@ NB_MODULE(_native, m) {
     nb::exception<freshrank::StoreError>(m, "StoreError");
     m.def("hash_strings", &freshrank::hash_strings, "values"_a, "seed"_a);
     m.def("mix_ids", &freshrank::mix_ids, "left"_a, "right"_a, "seed"_a);
+    m.def("check_optimizer", [](const nb::object& object) { freshrank::optimizer_of(object); });
     freshrank::bind_table(m);
     freshrank::bind_serving_table(m);
 }
