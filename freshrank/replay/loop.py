@@ -28,6 +28,7 @@ I64 = npt.NDArray[np.int64]
 
 # Rows of the progress bar's AUC: as many as the trainer's window.
 _RECENT_ROWS: Final = 20_000
+_MILLISECOND: Final = timedelta(milliseconds=1)
 OURS: Final = "freshrank"
 
 
@@ -87,6 +88,10 @@ class Online:
         self.learn_s = 0.0
         self.skipped_steps = 0
         self._batch_max = settings.trainer.batch_max
+        # Adaptive batches take what is there. What came since parameters were last published is
+        # scored with the same ones whatever is learned in between: so it is learned at once.
+        is_fixed = settings.trainer.batching == "fixed"
+        self._span_ms = None if is_fixed else settings.sync.sparse_every // _MILLISECOND
         self._stale = [_Stale(self.learner, encoder, every) for every in sync_every]
 
     def predict_then_learn(
@@ -100,7 +105,7 @@ class Online:
         """
         scores: list[list[F32]] = [[] for _ in range(1 + len(self._stale))]
         ages: list[I64] = []
-        for batch in batches(chunk, encoded, self._batch_max):
+        for batch in batches(chunk, encoded, self._batch_max, self._span_ms):
             if pace is not None:
                 pace.wait(int(batch.ts_ms[0]))
             for stale, found in zip(self._stale, scores[1:], strict=True):
