@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from pydantic import TypeAdapter, ValidationError
 from rich.console import Console
@@ -21,9 +21,10 @@ from freshrank.replay.archive import ArchiveOptions, replay_archive
 from freshrank.replay.baselines.base import Baseline
 from freshrank.replay.loop import Reached, TableReplay, our_row, seeded
 from freshrank.replay.pace import Pace
-from freshrank.replay.page import FIGURES, minute_text
+from freshrank.replay.page import minute_text
 from freshrank.replay.rejects import Rejects
 from freshrank.replay.report import Report
+from freshrank.replay.report_text import report_lines
 from freshrank.replay.sources import TableFile
 from freshrank.replay.table import read_table
 from freshrank.settings import Settings
@@ -85,7 +86,7 @@ def run(source: Path, path: Path, options: Options, *, environ: Mapping[str, str
         json.dump(report.document(), sys.stdout, allow_nan=False)
         print()
     else:
-        _print(report, options.report)
+        print(*report_lines(report, options.report), sep="\n")
     if broken is not None:
         raise broken
 
@@ -249,45 +250,3 @@ def _bar() -> Iterator[Show]:
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
         task = progress.add_task("reading", total=1.0)
         yield lambda share, text: progress.update(task, completed=share, description=text)
-
-
-def _print(report: Report, directory: Path | None) -> None:
-    document = report.document()
-    n_rejected = sum(report.rejected.values())
-    speed = document["examples_per_second"]
-    print(
-        f"{report.examples:,} examples of {report.requests:,} requests, {n_rejected:,} rejected, "
-        f"{report.wall_s:.1f} s" + (f", {speed:,.0f} examples/s" if speed else "")
-    )
-    for task in document["models"][0]["tasks"] if report.examples else ():
-        hours = document["models"][0]["tasks"][task].get("by_hour", [])
-        ends = [minute_text(hours[n]["ts_ms"]) for n in (0, -1)] if hours else ["-", "-"]
-        title = f"\n{task}, by hour from {ends[0]} to {ends[1]} UTC"
-        print(title, *_figures(task, document["models"]), sep="\n")
-    if report.parameters is not None:
-        print(f"\nparameters {report.parameters}; {report.waiting_rows} rows wait for a full batch")
-    if n_rejected:
-        reasons = ", ".join(f"{n:,} {reason}" for reason, n in report.rejected.items())
-        where = f"; see {report.rejects_file}" if report.rejects_file else ""
-        print(f"\nrejected: {reasons}{where}")
-    if directory is not None:
-        print(f"\nreport: {directory / 'report.html'}")
-
-
-def _figures(task: str, models: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    """A line per model: means over seeds, with the standard deviation where there are several."""
-    tasks = [(model["name"], model["tasks"][task]) for model in models if task in model["tasks"]]
-    names = [name for name in FIGURES if any(name in found["seeds"] for _, found in tasks)]
-    table = [["", *(FIGURES[name] for name in names)]]
-    for model, found in tasks:
-        table.append([model, *(_spread(found["seeds"].get(name)) for name in names)])
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    for first, *cells in table:
-        numbers = (f"{cell:>{width}}" for cell, width in zip(cells, widths[1:], strict=True))
-        yield "  ".join([f"{first:{widths[0]}}", *numbers])
-
-
-def _spread(found: Mapping[str, float] | None) -> str:
-    if found is None:
-        return "-"
-    return f"{found['mean']:.4f}" + (f" ± {found['sd']:.4f}" if found["sd"] else "")
