@@ -17,6 +17,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from freshrank import config
 from freshrank.errors import ConfigError, Error
 from freshrank.features import FeatureEncoder
+from freshrank.replay import notes
 from freshrank.replay.archive import ArchiveOptions, replay_archive
 from freshrank.replay.baselines.base import Baseline
 from freshrank.replay.loop import Reached, TableReplay, our_row, seeded
@@ -80,6 +81,7 @@ def run(source: Path, path: Path, options: Options, *, environ: Mapping[str, str
         )
     else:
         broken = _file(source, settings, options, report)
+        report.notes += notes.of_replay(report, settings)
     if options.report is not None:
         report.write(options.report)
     if options.as_json:

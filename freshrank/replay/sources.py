@@ -61,6 +61,8 @@ class TableFile:
         self._is_gzip = path.suffix == ".gz"
         stem = path.with_suffix("") if self._is_gzip else path
         self._kind = kind or _FORMATS.get(stem.suffix.lower())
+        if self._kind is None and not path.exists():
+            raise DataError(f"{path}: no such file or directory", code="no-file")
         if self._kind is None:
             raise DataError(
                 f"{path}: what format is it? Give replay.format: parquet, csv or tsv. Events are "
