@@ -3,9 +3,17 @@
 import numpy as np
 import pytest
 
-from freshrank.replay.measures import Figures, Measures, by_request
+from freshrank.replay.measures import (
+    STRETCH_CLASS_MIN,
+    STRETCH_ROWS_MIN,
+    Figures,
+    Measures,
+    by_request,
+)
+from trainer.losses import Loss
 
 N_REQUESTS = 300
+HOUR_MS = 3_600_000
 
 
 def stream(seed: int = 1) -> tuple[np.ndarray, ...]:
@@ -16,7 +24,7 @@ def stream(seed: int = 1) -> tuple[np.ndarray, ...]:
     n = len(requests)
     scores = rng.choice([0.1, 0.25, 0.4, 0.8, 0.95], n).astype(np.float32)
     labels = (rng.random(n) < 0.4).astype(np.float32)
-    ts_ms = np.sort(rng.integers(0, 5 * 3_600_000, N_REQUESTS))[requests]
+    ts_ms = np.sort(rng.integers(0, 5 * HOUR_MS, N_REQUESTS))[requests]
     return scores, labels, requests, ts_ms
 
 
@@ -110,12 +118,52 @@ def test_unknown_ages_stand_in_no_band() -> None:
 def test_hours_hold_their_own_rows() -> None:
     scores, labels, _, ts_ms = stream()
     hours = measured()["by_hour"]
-    assert [hour["ts_ms"] for hour in hours] == [hour * 3_600_000 for hour in range(5)]
+    assert [hour["ts_ms"] for hour in hours] == [hour * HOUR_MS for hour in range(5)]
     for hour in hours:
-        rows = ts_ms // 3_600_000 * 3_600_000 == hour["ts_ms"]
+        rows = ts_ms // HOUR_MS * HOUR_MS == hour["ts_ms"]
         assert hour["examples"] == rows.sum()
         assert hour["auc"] == pytest.approx(slow_auc(scores[rows], labels[rows]))
         assert hour["calibration"] == pytest.approx(scores[rows].sum() / labels[rows].sum())
+
+
+def over_time(labels: np.ndarray, hours: np.ndarray, kind: Loss = "logloss") -> list[Figures]:
+    rng = np.random.default_rng(4)
+    measures = Measures(["click"], [kind])
+    column = labels.astype(np.float32)[:, None]
+    scores = rng.random((len(labels), 1), np.float32)
+    ones = np.ones_like(scores)
+    measures.add(scores, column, ones, ts_ms=hours * HOUR_MS + 7, request_numbers=hours)
+    found: list[Figures] = measures.figures()["click"]["over_time"]
+    return found
+
+
+def test_neighbouring_hours_are_joined_until_they_have_enough_rows() -> None:
+    hours = np.repeat([0, 1, 2, 9, 10, 11], [300, 199, 1, 500, 499, 3])
+    labels = np.arange(len(hours)) % 2
+    found = over_time(labels, hours)
+    ends = [(stretch["ts_ms"] // HOUR_MS, stretch["end_ms"] // HOUR_MS) for stretch in found]
+    assert ends == [(0, 3), (9, 10), (10, 12)]
+    assert [stretch["examples"] for stretch in found] == [500, 500, 502]
+    assert [stretch["positives"] for stretch in found] == [250, 250, 251]
+    few = over_time(labels[:-3], hours[:-3])  # the last 499 go to the stretch before
+    assert [stretch["examples"] for stretch in few] == [500, 999]
+
+
+@pytest.mark.parametrize("rare", [0, 1])
+def test_a_stretch_has_enough_rows_of_both_classes(rare: int) -> None:
+    hours = np.repeat(np.arange(8), STRETCH_ROWS_MIN)
+    labels = np.full(len(hours), 1 - rare)
+    labels[:: STRETCH_ROWS_MIN // 5] = rare  # five an hour
+    found = over_time(labels, hours)
+    assert [stretch["ts_ms"] // HOUR_MS for stretch in found] == [0, STRETCH_CLASS_MIN // 5]
+    assert len(over_time(labels, hours, "huber")) == 8
+
+
+def test_stretches_are_few_however_long_the_log_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("freshrank.replay.measures.STRETCHES_MAX", 10)
+    hours = np.repeat(np.arange(25), STRETCH_ROWS_MIN)
+    found = over_time(np.arange(len(hours)) % 2, hours)
+    assert [stretch["examples"] for stretch in found] == [3 * STRETCH_ROWS_MIN] * 7 + [2_000]
 
 
 def test_rows_without_weight_do_not_count() -> None:
@@ -124,6 +172,7 @@ def test_rows_without_weight_do_not_count() -> None:
     figures = measured(weights=weights)
     kept = weights > 0
     assert figures["examples"] == kept.sum()
+    assert figures["positives"] == labels[kept].sum() < labels.sum()
     assert figures["auc_all"] == pytest.approx(slow_auc(scores[kept], labels[kept]))
 
 
@@ -149,8 +198,15 @@ def test_value_task_has_its_errors() -> None:
     assert dwell["mean_error"] == pytest.approx((0.5 + 2.0) / 2)
     assert dwell["huber"] == pytest.approx((0.5 * 0.5**2 + (2.0 - 0.5)) / 2)
     assert dwell["by_hour"] == [
-        {"ts_ms": 0, "examples": 2, "huber": dwell["huber"], "calibration": dwell["calibration"]}
+        {
+            "ts_ms": 0,
+            "end_ms": HOUR_MS,
+            "examples": 2,
+            "huber": dwell["huber"],
+            "calibration": dwell["calibration"],
+        }
     ]
+    assert "positives" not in dwell
 
 
 def test_nothing_measured_is_no_figure() -> None:
