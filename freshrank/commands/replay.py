@@ -70,7 +70,7 @@ def run(source: Path, path: Path, options: Options, *, environ: Mapping[str, str
         with disk_errors(f"write the report to {options.report}"):
             options.report.mkdir(parents=True, exist_ok=True)
             tempfile.TemporaryFile(dir=options.report).close()
-    report = Report(config=path.name, source=source.name)
+    report = Report(config=path.name, source=source.name, settings=settings)
     broken = None
     if source.is_dir():
         _archive(source, settings, options, report)

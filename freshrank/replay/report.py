@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from embedding_store import Table
+from freshrank.config import masked, resolved
 from freshrank.replay.measures import Figures
 from freshrank.replay.page import page
+from freshrank.settings import Settings
 from freshrank.transport.files import disk_errors, replace_file
 
 VERSION: Final = 1
@@ -70,6 +72,7 @@ class Report:
         accounting: Totals of joiner and trainer where the source went through them.
         parameters: Of an archive, the fingerprint of what was learned: equal ones, equal bits.
         waiting_rows: Of an archive, rows that wait for their batch to be full.
+        settings: The whole configuration, environment and defaults applied.
         notes: Sentences on what a reader of the figures should know, the weightiest first.
     """
 
@@ -89,6 +92,7 @@ class Report:
     accounting: dict[str, int] = field(default_factory=dict)
     parameters: str | None = None
     waiting_rows: int = 0
+    settings: Settings | None = None
     notes: list[str] = field(default_factory=list)
 
     def document(self) -> dict[str, Any]:
@@ -118,6 +122,7 @@ class Report:
             "accounting": self.accounting,
             "parameters": self.parameters,
             "waiting_rows": self.waiting_rows,
+            "settings": None if self.settings is None else masked(self.settings),
             "models": models,
         }
 
@@ -128,11 +133,12 @@ class Report:
             TransportError: the disk refused.
         """
         document = self.document()
+        settings = "" if self.settings is None else resolved(self.settings)
         with disk_errors(f"write the report to {directory}"):
             directory.mkdir(parents=True, exist_ok=True)
             text = json.dumps(document, indent=1, allow_nan=False)
             replace_file(directory / "report.json", text.encode())
-            replace_file(directory / "report.html", page(document).encode())
+            replace_file(directory / "report.html", page(document, settings).encode())
 
 
 def table_counts(tables: Mapping[str, Table]) -> dict[str, dict[str, int]]:

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from freshrank.replay.page import FIGURES, minute_text
+from freshrank.replay.page import FIGURES, batching, minute_text, rows_text
 from freshrank.replay.report import Report
 
 
@@ -15,12 +15,18 @@ def report_lines(report: Report, directory: Path | None) -> Iterator[str]:
     speed = document["examples_per_second"]
     yield (
         f"{report.examples:,} examples of {report.requests:,} requests, {n_rejected:,} rejected, "
-        f"{report.wall_s:.1f} s" + (f", {speed:,.0f} examples/s" if speed else "")
+        f"{report.wall_s:.1f} s"
+        + (f", {speed:,.0f} examples/s" if speed else "")
+        + "".join(f", {name} {value}" for name, value in batching(document).items())
     )
     for task in document["models"][0]["tasks"] if report.examples else ():
-        hours = document["models"][0]["tasks"][task].get("by_hour", [])
-        ends = [minute_text(hours[n]["ts_ms"]) for n in (0, -1)] if hours else ["-", "-"]
-        yield f"\n{task}, by hour from {ends[0]} to {ends[1]} UTC"
+        figures = document["models"][0]["tasks"][task]
+        hours = figures.get("by_hour")
+        when = ""
+        if hours:
+            ends = minute_text(hours[0]["ts_ms"]), minute_text(hours[-1]["end_ms"])
+            when = f", {ends[0]} to {ends[1]} UTC"
+        yield f"\n{task}{when}: {rows_text(figures)}"
         yield from _figures(task, document["models"])
     if report.notes:
         yield ""

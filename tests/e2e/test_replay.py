@@ -165,7 +165,7 @@ def test_seeds_give_a_spread_and_text_shows_it(tmp_path: Path) -> None:
     assert "1,000 examples of 250 requests, 0 rejected" in done.stdout
     assert " ± 0.0" in done.stdout
     # 5,000 s from 22:13 on; seconds taken for milliseconds would be of 1970.
-    assert "click, by hour from 2023-11-14 22:00 to 2023-11-14 23:00 UTC" in done.stdout
+    assert "click, 2023-11-14 22:00 to 2023-11-15 00:00 UTC: 1,000 rows, " in done.stdout
     assert done.stderr == ""  # no bar where nobody looks
 
 

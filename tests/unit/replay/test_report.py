@@ -8,9 +8,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from freshrank.config import loads, masked, resolved
 from freshrank.replay.measures import Figures, Measures
 from freshrank.replay.report import ModelRow, Report
 from freshrank.replay.report_text import report_lines
+
+CONFIG = f"""
+version: 1
+features:
+  - {{name: user_id, type: id, scope: user}}
+tasks:
+  - {{name: click, event: click}}
+trainer: {{batching: fixed, batch_max: 1234}}
+auth: {{keys: [{{name: shop, sha256: {"abcdef" + "0" * 58}, scopes: [rank]}}]}}
+"""
 
 
 def figures(seed: int, *, noise: float = 0.5) -> dict[str, Figures]:
@@ -138,6 +149,64 @@ def test_a_model_of_one_task_is_left_out_of_the_others() -> None:
     assert "Task like" in text
     assert "vw" in text[: text.index("Task like")]
     assert "vw" not in text[text.index("Task like") :]
+
+
+def test_the_share_of_positives_stands_in_page_and_text() -> None:
+    click = figures(1)["click"]
+    n = click["positives"]
+    assert 0 < n < 400
+    told = f"400 rows, {n} of them positive ({n / 400:.2%})"
+    assert told in Page(_page(report())).text
+    assert f"\nclick, 1970-01-01 00:00 to 1970-01-01 07:00 UTC: {told}" in report_lines(
+        report(), None
+    )
+
+
+def test_a_figure_that_no_model_has_takes_no_room() -> None:
+    both = figures(1)
+    assert "MRR" in Page(_page(report())).text
+    both["click"] |= {"mrr": None, "request_auc": None}
+    text = Page(_page(Report("c.yaml", "x.csv", [ModelRow("freshrank", [both])]))).text
+    assert "MRR" not in text
+    assert "AUC per request" not in text
+    assert "log loss" in text
+
+
+def test_settings_tell_two_reports_apart(tmp_path: Path) -> None:
+    settings = loads(CONFIG, name="news.yaml", environ={})
+    found = report(settings=settings)
+    found.write(tmp_path)
+    document = json.loads((tmp_path / "report.json").read_text())
+    assert document["settings"] == masked(settings)
+    assert "abcdef" not in (tmp_path / "report.json").read_text()
+    text = Page((tmp_path / "report.html").read_text()).text
+    assert resolved(settings) in text
+    assert "abcdef" not in text
+    assert ", batching fixed, batch_max 1,234" in next(report_lines(found, None))
+    assert "batch_max1,234" in text  # in the summary, a cell beside the other
+
+
+def test_wide_tables_may_take_the_window(written: Path) -> None:
+    style = (written / "report.html").read_text().split("</style>")[0]
+    body = re.search(r"\nbody \{(.*?)\}", style, re.DOTALL)
+    assert body is not None
+    assert "max-width: 100%" in body[1]
+    assert "width: fit-content" in body[1]
+
+
+def test_meanings_are_of_the_figures_shown(written: Path) -> None:
+    text = Page((written / "report.html").read_text()).text
+    meanings = text[text.index("What the figures mean") :]
+    for word in ("AUC per request", "MRR", "log loss", "calibration", "filtered", "expired"):
+        assert word in meanings
+    assert "Huber" not in meanings
+
+
+def test_memory_of_tables_is_called_reserved() -> None:
+    tables = {"item_id": {"rows": 275, "bytes": 72 << 20, "filtered": 0, "expired": 0}}
+    text = Page(_page(report(tables=tables))).text
+    assert "275; 72.0 MiB reserved" in text
+    assert "bytes reserved" in text
 
 
 def test_page_says_why_a_replay_stopped() -> None:
