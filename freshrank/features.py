@@ -96,7 +96,7 @@ class FeatureEncoder:
     """
 
     def __init__(self, settings: Settings) -> None:
-        document = settings.model_dump(mode="json", by_alias=True)
+        document = settings.model_dump(mode="json", by_alias=True, exclude={"replay"})
         for mistake in references.mistakes(document):
             raise ConfigError(f"{references.path_text(mistake.location)}: {mistake.text}")
         self._features = {feature.name: feature for feature in settings.features}

@@ -19,7 +19,7 @@ def of_replay(report: Report, settings: Settings) -> Iterator[str]:
         hour["ts_ms"]
         for model in report.models[:1]
         for figures in model.runs[0].values()
-        for hour in figures["by_hour"][:1]
+        for hour in figures.get("by_hour", [])[:1]
     ]
     if report.accounting:
         yield from of_events(report.accounting, settings)
