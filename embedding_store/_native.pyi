@@ -28,6 +28,19 @@ def hash_strings(values: list[str], seed: int) -> U64:
 def mix_ids(left: U64, right: U64, seed: int) -> U64:
     """One well-mixed 64-bit id per pair (order matters); the id of a feature cross."""
 
+class Budget:
+    """Bytes that several tables share: give it to each, and together they stay within it.
+
+    A table takes room in steps before it fills it, and gives it back when it is dropped.
+    """
+
+    def __init__(self, max_bytes: int) -> None: ...
+    @property
+    def max_bytes(self) -> int: ...
+    @property
+    def used_bytes(self) -> int:
+        """What tables have taken so far."""
+
 class Table:
     """One training table: 64-bit id -> row [weights | optimizer state].
 
@@ -49,7 +62,21 @@ class Table:
         probability: float,  # < 1: each occurrence of an absent id admits with this probability
         ttl_s: int,  # 0: never expires
         initial_rows: int,
-    ) -> None: ...
+        max_bytes: int = 0,  # of everything, growth included; 0: no limit
+        pending_bytes: int = 0,  # of ids that wait for a row: exact within, estimated beyond
+        min_rows: int = 0,  # expiry stops at as few
+        count_half_life_s: int = 0,  # occurrences fade by half in this event time; 0: never
+        budget: Budget | None = None,  # shared with other tables
+    ) -> None:
+        """An empty table.
+
+        Under `max_bytes` or `budget` a table that fills up first raises its threshold, up to 16
+        times `min_count`, then evicts what was seen least; `statistics` says so. Tombstones take
+        room too, until they are trimmed.
+
+        Raises:
+            StoreError: a value out of range, or a budget too small for one slab of rows.
+        """
     @property
     def width(self) -> int:
         """Floats a lookup returns per id: dim, plus one when first_order."""
@@ -70,12 +97,14 @@ class Table:
         min_count: int,
         probability: float,
         ttl_s: int,
+        min_rows: int | None = None,
+        count_half_life_s: int | None = None,
     ) -> None:
         """Change, from the next call on, what decides about the future and not what rows mean.
 
         An optimizer keeps its kind, ftrl its beta, and a half-life stays 0 or above 0: the state
         in the rows rests on them. All its other values may change. Rows that a new `ttl_s` finds
-        too old go at the next sweep; pending counts are kept.
+        too old go at the next sweep; pending counts are kept. None leaves a limit as it is.
 
         Raises:
             StoreError: a value out of range, or state of another kind; nothing has changed.
@@ -119,14 +148,21 @@ class Table:
         """
     def contains(self, ids: U64) -> U8: ...
     def pending(self, ids: U64) -> U32:
-        """Occurrences counted so far of ids that have no row yet."""
+        """Occurrences of ids without a row, faded up to now; estimated beyond their bytes."""
     def born_s(self, ids: U64) -> U32:
         """Event time, in seconds, at which each id's row was admitted; 0 where absent."""
     def last_seen_s(self, ids: U64) -> U32: ...
     def expire(self, now_s: int, max_rows: int) -> int:
-        """Advance the clock, sweep at most max_rows rows from the cursor; returns rows removed."""
+        """Advance the clock, sweep at most max_rows rows from the cursor; returns rows removed.
+
+        At `min_rows` rows it stops, and where a budget has no room for tombstones.
+        """
     def erase(self, ids: U64) -> int:
-        """Remove ids now, pending counts included, leaving tombstones; returns rows removed."""
+        """Remove ids now, pending counts included, leaving tombstones; returns rows removed.
+
+        Raises:
+            StoreError: a budget has no room for as many tombstones; nothing has changed.
+        """
     @property
     def version(self) -> int:
         """Version stamped on changes made from now on."""
@@ -138,15 +174,19 @@ class Table:
     def snapshot(self) -> bytes:
         """The whole table, format v1: rows, state, counts, clocks, cursor, tombstones, checksum."""
     @staticmethod
-    def restore(data: bytes) -> Table:
+    def restore(data: bytes, budget: Budget | None = None) -> Table:
         """Rebuild from `snapshot()`; every later call behaves bit for bit like the original."""
     def keys(self) -> U64:
         """All admitted ids, ascending."""
     def statistics(self) -> dict[str, int]:
         """Counts by name.
 
-        Now: rows, capacity, pending, tombstones, bytes, clock_s. Since the start: admitted,
-        filtered (occurrences of ids that stayed without a row), expired, erased.
+        Now: rows, capacity, pending, tombstones, bytes, clock_s, threshold (occurrences that make
+        a row: more than min_count when a budget is short). Since the start: admitted,
+        sketch_admitted (of these, on an estimated count: fewer than 2.4 % of the ids estimated
+        come too early), filtered (occurrences of ids that stayed without a row), expired, erased,
+        evicted. Of a budget: budget_bytes taken, max_rows they have room for; peak_bytes, the most
+        that was ever held, never exceeds them.
         """
     def __len__(self) -> int: ...
 

@@ -1,6 +1,8 @@
 // The only file that knows Python: checks arrays, releases the interpreter lock, calls the core.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/shared_ptr.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/unique_ptr.h>
 
@@ -317,6 +319,12 @@ nb::dict statistics(const Table& table) {
     result["tombstones"] = values.tombstones;
     result["bytes"] = values.bytes;
     result["clock_s"] = values.clock_s;
+    result["evicted"] = values.evicted;
+    result["sketch_admitted"] = values.sketch_admitted;
+    result["threshold"] = values.threshold;
+    result["peak_bytes"] = values.peak_bytes;
+    result["budget_bytes"] = values.budget_bytes;
+    result["max_rows"] = values.max_rows;
     return result;
 }
 
@@ -356,6 +364,18 @@ Policy policy_of(const Table& table) {
     return table.policy();
 }
 
+void bind_budget(nb::module_& m) {
+    nb::class_<Budget>(m, "Budget")
+        .def(
+            "__init__",
+            [](Budget* self, std::int64_t max_bytes) {
+                new (self) Budget(not_negative("max_bytes", max_bytes));
+            },
+            "max_bytes"_a)
+        .def_prop_ro("max_bytes", &Budget::max_bytes)
+        .def_prop_ro("used_bytes", &Budget::used_bytes);
+}
+
 void bind_table(nb::module_& m) {
     nb::class_<Table>(m, "Table")
         .def(
@@ -363,7 +383,9 @@ void bind_table(nb::module_& m) {
             [](Table* self, std::int64_t dim, bool first_order, const nb::object& optimizer,
                const nb::object& first_order_optimizer, double init_scale, std::uint64_t seed,
                std::int64_t slot, std::int64_t min_count, double probability, std::int64_t ttl_s,
-               std::int64_t initial_rows) {
+               std::int64_t initial_rows, std::int64_t max_bytes, std::int64_t pending_bytes,
+               std::int64_t min_rows, std::int64_t count_half_life_s,
+               std::shared_ptr<Budget> budget) {
                 TableConfig config;
                 config.dim = in_range("dim", dim, 0, max_dim);
                 config.first_order = first_order;
@@ -376,11 +398,18 @@ void bind_table(nb::module_& m) {
                 config.probability = probability;
                 config.ttl_s = in_range("ttl_s", ttl_s, 0, max_time_s);
                 const std::uint64_t n_rows = not_negative("initial_rows", initial_rows);
-                new (self) Table(config, n_rows);
+                config.limits.max_bytes = not_negative("max_bytes", max_bytes);
+                config.limits.pending_bytes = not_negative("pending_bytes", pending_bytes);
+                config.limits.min_rows = not_negative("min_rows", min_rows);
+                config.limits.count_half_life_s =
+                    in_range("count_half_life_s", count_half_life_s, 0, max_time_s);
+                new (self) Table(config, n_rows, std::move(budget));
             },
             nb::kw_only(), "dim"_a, "first_order"_a, "optimizer"_a,
             "first_order_optimizer"_a = nb::none(), "init_scale"_a, "seed"_a, "slot"_a,
-            "min_count"_a, "probability"_a, "ttl_s"_a, "initial_rows"_a)
+            "min_count"_a, "probability"_a, "ttl_s"_a, "initial_rows"_a, "max_bytes"_a = 0,
+            "pending_bytes"_a = 0, "min_rows"_a = 0, "count_half_life_s"_a = 0,
+            "budget"_a = nb::none())
         .def_prop_ro("width", [](const Table& table) { return table.config().width(); })
         .def_prop_ro("dim", [](const Table& table) { return table.config().dim; })
         .def_prop_ro("optimizer",
@@ -391,18 +420,27 @@ void bind_table(nb::module_& m) {
         .def(
             "configure",
             [](Table& table, const nb::object& optimizer, const nb::object& first_order_optimizer,
-               std::int64_t min_count, double probability, std::int64_t ttl_s) {
-                const Policy policy{
-                    .optimizer = optimizer_of(optimizer),
-                    .first_order_optimizer = optional_optimizer_of(first_order_optimizer),
-                    .probability = probability,
-                    .min_count = in_range("min_count", min_count, 1, max_min_count),
-                    .ttl_s = in_range("ttl_s", ttl_s, 0, max_time_s)};
+               std::int64_t min_count, double probability, std::int64_t ttl_s,
+               std::optional<std::int64_t> min_rows,
+               std::optional<std::int64_t> count_half_life_s) {
+                Policy policy{.optimizer = optimizer_of(optimizer),
+                              .first_order_optimizer = optional_optimizer_of(first_order_optimizer),
+                              .probability = probability,
+                              .min_count = in_range("min_count", min_count, 1, max_min_count),
+                              .ttl_s = in_range("ttl_s", ttl_s, 0, max_time_s)};
+                if (min_rows) {
+                    policy.min_rows = not_negative("min_rows", *min_rows);
+                }
+                if (count_half_life_s) {
+                    policy.count_half_life_s =
+                        in_range("count_half_life_s", *count_half_life_s, 0, max_time_s);
+                }
                 const nb::gil_scoped_release release;
                 table.configure(policy);
             },
             nb::kw_only(), "optimizer"_a, "first_order_optimizer"_a = nb::none(), "min_count"_a,
-            "probability"_a, "ttl_s"_a)
+            "probability"_a, "ttl_s"_a, "min_rows"_a = nb::none(),
+            "count_half_life_s"_a = nb::none())
         .def(
             "lookup",
             [](const Table& table, const AnyArray& ids, const nb::object& out) {
@@ -481,12 +519,12 @@ void bind_table(nb::module_& m) {
              })
         .def_static(
             "restore",
-            [](const nb::bytes& data) {
+            [](const nb::bytes& data, std::shared_ptr<Budget> budget) {
                 const std::span bytes(static_cast<const std::uint8_t*>(data.data()), data.size());
                 const nb::gil_scoped_release release;
-                return Table::restore(bytes);
+                return Table::restore(bytes, std::move(budget));
             },
-            "data"_a)
+            "data"_a, "budget"_a = nb::none())
         .def("keys",
              [](const Table& table) {
                  std::vector<std::uint64_t> keys;
@@ -565,6 +603,7 @@ NB_MODULE(_native, m) {
     m.def("hash_strings", &freshrank::hash_strings, "values"_a, "seed"_a);
     m.def("mix_ids", &freshrank::mix_ids, "left"_a, "right"_a, "seed"_a);
     m.def("check_optimizer", [](const nb::object& object) { freshrank::optimizer_of(object); });
+    freshrank::bind_budget(m);
     freshrank::bind_table(m);
     freshrank::bind_serving_table(m);
 }

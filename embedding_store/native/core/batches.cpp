@@ -45,7 +45,8 @@ void Table::find_newborn(Ids ids, std::uint32_t* rows) const {
 void Table::lookup_or_admit(Ids ids, std::span<const std::uint32_t> counts, std::uint32_t now_s,
                             float* out) {
     const std::lock_guard lock(mutex_);
-    counters_.clock_s = std::max<std::uint64_t>(counters_.clock_s, now_s);
+    move_clock(now_s);
+    make_room();
     const std::uint64_t n_before = counters_.n_admitted;
     std::vector<std::uint32_t> rows(ids.size());
     count(ids, now_s, rows.data(), [&](std::size_t i) { return counts[i]; });
@@ -64,7 +65,8 @@ void Table::lookup_or_admit(Ids ids, std::span<const std::uint32_t> counts, std:
 void Table::read(std::span<const Bags> bags, std::span<const std::uint64_t> requests,
                  std::uint32_t now_s, std::size_t n_slots, float* pooled) {
     const std::lock_guard lock(mutex_);
-    counters_.clock_s = std::max<std::uint64_t>(counters_.clock_s, now_s);
+    move_clock(now_s);
+    make_room();
     const std::uint64_t n_before = counters_.n_admitted;
     remember(bags, requests.size(), n_slots);
     occurrences_.reset(reading_.rows.size());
@@ -115,7 +117,7 @@ void Table::remember(std::span<const Bags> bags, std::size_t n_rows, std::size_t
     reading_.rows.resize(n_ids);
     reading_.n_rows = n_rows;
     reading_.n_slots = n_slots;
-    reading_.n_removed = counters_.n_expired + counters_.n_erased;
+    reading_.n_removed = counters_.n_removed();
     reading_.is_open = false;  // until every row is known
 }
 
@@ -184,7 +186,7 @@ std::uint64_t Table::apply(Ids ids, const float* gradients) {
 std::uint64_t Table::learn(std::size_t n_rows, std::size_t n_slots, const float* gradients) {
     const std::lock_guard lock(mutex_);
     require(reading_.is_open && reading_.n_rows == n_rows && reading_.n_slots == n_slots &&
-                reading_.n_removed == counters_.n_expired + counters_.n_erased,
+                reading_.n_removed == counters_.n_removed(),
             "there is no read of " + std::to_string(n_rows) + " rows and " +
                 std::to_string(n_slots) +
                 " slots to learn from: each read can be learned once, and not after rows left; "

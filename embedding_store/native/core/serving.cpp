@@ -38,12 +38,12 @@ void ServingTable::upsert(std::span<const std::uint64_t> keys, const float* rows
         const auto slice = keys.subspan(start, std::min(slice_keys, keys.size() - start));
         const std::lock_guard lock(mutex_);
         const std::uint32_t n_before = numbers_.high_water();
-        const std::size_t n_free_before = numbers_.free().size();
+        const std::uint32_t n_free_before = numbers_.n_free();
         for_each_row(
             index_, slice, [&](std::uint32_t row) { return std::array{slabs_.lines(row, width_)}; },
             [&](std::size_t i, std::uint32_t row) {
                 const bool has_newborn =
-                    numbers_.high_water() != n_before || numbers_.free().size() != n_free_before;
+                    numbers_.high_water() != n_before || numbers_.n_free() != n_free_before;
                 if (row == no_row && has_newborn) {
                     row = index_.find(slice[i]);
                 }
@@ -95,7 +95,7 @@ std::uint64_t ServingTable::size() const {
 
 std::uint64_t ServingTable::n_bytes() const {
     const std::shared_lock lock(mutex_);
-    return index_.n_bytes() + slabs_.n_bytes() + keys_.n_bytes() + numbers_.free().capacity() * 4;
+    return index_.n_bytes() + slabs_.n_bytes() + keys_.n_bytes() + numbers_.n_bytes();
 }
 
 }  // namespace freshrank

@@ -9,11 +9,14 @@
 #include <span>
 #include <vector>
 
+#include "budget.hpp"
 #include "config.hpp"
 #include "distinct.hpp"
 #include "index.hpp"
 #include "lock.hpp"
+#include "metadata.hpp"
 #include "optimizer.hpp"
+#include "pending.hpp"
 #include "pool.hpp"
 
 namespace freshrank {
@@ -24,7 +27,7 @@ inline constexpr std::uint32_t format_version = 1;
 
 struct Statistics {
     std::uint64_t rows, capacity, pending, admitted, filtered, expired, erased, tombstones, bytes,
-        clock_s;
+        clock_s, evicted, sketch_admitted, threshold, peak_bytes, budget_bytes, max_rows;
 };
 
 struct Delta {
@@ -44,7 +47,9 @@ struct Bags {
 
 class Table {
   public:
-    Table(const TableConfig& config, std::uint64_t initial_rows);
+    // `budget`, where given, is shared with other tables.
+    Table(const TableConfig& config, std::uint64_t initial_rows,
+          std::shared_ptr<Budget> budget = nullptr);
 
     const TableConfig& config() const { return config_; }
     Policy policy() const;
@@ -75,56 +80,17 @@ class Table {
     std::uint64_t trim_tombstones(std::uint64_t through);
 
     std::vector<std::uint8_t> snapshot() const;
-    static std::unique_ptr<Table> restore(std::span<const std::uint8_t> bytes);
+    static std::unique_ptr<Table> restore(std::span<const std::uint8_t> bytes,
+                                          std::shared_ptr<Budget> budget = nullptr);
 
     std::vector<std::uint64_t> keys() const;
     Statistics statistics() const;
     std::uint64_t size() const;
+    static std::uint64_t tombstone_bytes_for(std::uint64_t n) {
+        return RecordMap<Tombstone>::bytes_for(n);
+    }
 
   private:
-    // What is known of a row besides its floats, as arrays in chunks: sweeps are linear scans.
-    class Metadata {
-      public:
-        static constexpr std::uint32_t chunk_bits = 12;
-        static constexpr std::uint32_t chunk_rows = 1U << chunk_bits;
-        struct Chunk {
-            std::uint64_t key[chunk_rows];
-            std::uint64_t version[chunk_rows];  // of the last change; 0 = no row here
-            std::uint32_t last_seen_s[chunk_rows];
-            std::uint32_t born_s[chunk_rows];
-            std::uint32_t frequency[chunk_rows];  // occurrences counted, stops at 2^32 - 1
-        };
-        std::uint64_t& key(std::uint32_t row) { return of(row).key[at(row)]; }
-        std::uint64_t key(std::uint32_t row) const { return of(row).key[at(row)]; }
-        std::uint64_t& version(std::uint32_t row) { return of(row).version[at(row)]; }
-        std::uint64_t version(std::uint32_t row) const { return of(row).version[at(row)]; }
-        std::uint32_t& last_seen_s(std::uint32_t row) { return of(row).last_seen_s[at(row)]; }
-        std::uint32_t last_seen_s(std::uint32_t row) const { return of(row).last_seen_s[at(row)]; }
-        std::uint32_t& born_s(std::uint32_t row) { return of(row).born_s[at(row)]; }
-        std::uint32_t born_s(std::uint32_t row) const { return of(row).born_s[at(row)]; }
-        std::uint32_t& frequency(std::uint32_t row) { return of(row).frequency[at(row)]; }
-        std::uint32_t frequency(std::uint32_t row) const { return of(row).frequency[at(row)]; }
-        void ensure(std::uint32_t row) {
-            while (chunks_.size() <= row >> chunk_bits) {
-                chunks_.push_back(std::make_unique<Chunk>());
-            }
-        }
-        std::uint64_t n_bytes() const { return chunks_.size() * sizeof(Chunk); }
-
-      private:
-        static std::uint32_t at(std::uint32_t row) { return row & (chunk_rows - 1); }
-        Chunk& of(std::uint32_t row) { return *chunks_[row >> chunk_bits]; }
-        const Chunk& of(std::uint32_t row) const { return *chunks_[row >> chunk_bits]; }
-        std::vector<std::unique_ptr<Chunk>> chunks_;
-    };
-
-    struct Pending {
-        std::uint64_t key = 0;
-        std::uint32_t count = 0;  // 0 = nothing here
-        std::uint32_t last_seen_s = 0;
-        bool is_free() const { return count == 0; }
-    };
-
     struct Tombstone {
         std::uint64_t key = 0;
         std::uint64_t version = 0;  // 0 = nothing here
@@ -139,8 +105,13 @@ class Table {
         std::uint64_t n_filtered = 0;
         std::uint64_t n_expired = 0;
         std::uint64_t n_erased = 0;
+        std::uint64_t n_evicted = 0;
+        std::uint64_t n_sketch_admitted = 0;
+        std::uint64_t n_wanted = 0;  // births of the last call that found no room
         std::uint32_t row_cursor = 0;
-        std::uint32_t pending_cursor = 0;
+        std::uint32_t evict_cursor = 0;
+
+        std::uint64_t n_removed() const { return n_expired + n_erased + n_evicted; }
     };
 
     // One occurrence: equal ones of a batch count once.
@@ -188,10 +159,19 @@ class Table {
     std::uint64_t passed(std::uint64_t id, std::uint32_t count, std::uint64_t enough);
     std::uint32_t give_birth(std::uint64_t id, std::uint32_t now_s);
     void remove_row(std::uint64_t id);
+    void move_clock(std::uint32_t now_s);
+    bool extend_room();
+    void fit_to_room();
+    void make_room();
+    void evict(std::uint64_t n_rows);
+    unsigned tightening() const;
+    std::uint32_t threshold() const;
+    std::uint32_t threshold_or_more_room();
     bool is_stale(std::uint32_t last_seen_s) const;
     template <class StepRow>
     void step_all(StepRow step_row);
 
+    Tally tally_;  // before all that it counts
     TableConfig config_;
     std::vector<SliceParameters> slices_;
     mutable FairSharedMutex mutex_;
@@ -199,8 +179,9 @@ class Table {
     Numbers numbers_;
     RowSlabs slabs_;
     Metadata metadata_;
-    RecordMap<Pending> pending_;
+    PendingCounts pending_;
     RecordMap<Tombstone> tombstones_;
+    Room room_;
     Counters counters_;
     // Of the batch in hand, and kept for their memory.
     Reading reading_;

@@ -112,6 +112,10 @@ std::vector<TableConfig> configs_of_every_kind() {
             slice->accumulator_half_life_s = slice->is_adagrad() ? 20 : 0;
         }
     }
+    configs.emplace_back(small_config()).limits = {.max_bytes = 5'000'000,
+                                                   .pending_bytes = min_pending_bytes,
+                                                   .min_rows = 5,
+                                                   .count_half_life_s = 30};
     return configs;
 }
 

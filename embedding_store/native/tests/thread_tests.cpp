@@ -2,6 +2,7 @@
 #include <atomic>
 #include <cstdint>
 #include <cstdio>
+#include <memory>
 #include <thread>
 #include <vector>
 
@@ -111,6 +112,34 @@ void readers_of_a_training_table_run_beside_its_writer() {
     check(table.size() == 1995, "all that was not erased");
 }
 
+void tables_of_one_budget_take_and_give_back_beside_each_other() {
+    const auto budget = std::make_shared<Budget>(12'000'000);
+    const auto work = [&](std::uint64_t first) {
+        for (std::uint64_t round = 0; round < 3; ++round) {
+            TableConfig config;
+            config.dim = width;
+            config.optimizer.lr = 0.1;
+            Table table(config, 0, budget);
+            for (std::uint32_t now_s = 1; now_s <= 20; ++now_s) {
+                auto keys = first_keys(4000);
+                for (auto& key : keys) {
+                    key += first + now_s * 4000;
+                }
+                const std::vector<std::uint32_t> counts(keys.size(), 16);
+                std::vector<float> rows(keys.size() * width);
+                table.lookup_or_admit(keys, counts, now_s, rows.data());
+                table.trim_tombstones(table.advance());
+                check(table.statistics().peak_bytes <= table.statistics().budget_bytes, "in it");
+                check(budget->used_bytes() <= budget->max_bytes(), "both in it");
+            }
+        }
+    };
+    std::thread other(work, 0);
+    work(1ULL << 40);
+    other.join();
+    check(budget->used_bytes() == 0, "all given back");
+}
+
 void readers_of_feature_state_run_beside_its_writers() {
     live::SeriesOf<live::SinceFirst> series(1e9);
     live::Rings rings(3);
@@ -139,6 +168,7 @@ void readers_of_feature_state_run_beside_its_writers() {
 int main() {
     freshrank::no_reader_of_a_serving_table_sees_half_a_row();
     freshrank::readers_of_a_training_table_run_beside_its_writer();
+    freshrank::tables_of_one_budget_take_and_give_back_beside_each_other();
     freshrank::readers_of_feature_state_run_beside_its_writers();
     std::puts("thread tests passed");
     return 0;
