@@ -1,0 +1,190 @@
+// The training table but for its batches: parameters, expiry, versions, snapshots, questions.
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/unique_ptr.h>
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "bindings.hpp"
+#include "bindings_arrays.hpp"
+#include "core/table.hpp"
+
+namespace freshrank {
+
+using namespace nb::literals;
+
+namespace {
+
+void construct(Table* self, std::int64_t dim, bool first_order, const std::string& optimizer,
+               double lr, double l2, double eps, double beta1, double beta2,
+               double initial_accumulator, double init_scale, std::uint64_t seed, std::int64_t slot,
+               std::int64_t min_count, double probability, std::int64_t ttl_s,
+               std::int64_t initial_rows) {
+    TableConfig config;
+    config.dim = in_range("dim", dim, 0, max_dim);
+    config.first_order = first_order;
+    config.optimizer = optimizer_named(optimizer);
+    config.lr = lr;
+    config.l2 = l2;
+    config.eps = eps;
+    config.beta1 = beta1;
+    config.beta2 = beta2;
+    config.initial_accumulator = initial_accumulator;
+    config.init_scale = init_scale;
+    config.seed = seed;
+    config.slot = in_range("slot", slot, 0, 0xffffffffLL);
+    config.min_count = in_range("min_count", min_count, 1, max_min_count);
+    config.probability = probability;
+    config.ttl_s = in_range("ttl_s", ttl_s, 0, 0xffffffffLL);
+    const std::uint64_t n_rows = not_negative("initial_rows", initial_rows);
+    new (self) Table(config, n_rows);
+}
+
+// One array in, one array of n values out, the core called without the interpreter lock.
+template <class T>
+auto by_id(void (Table::*query)(Ids, T*) const) {
+    return [query](const Table& table, const AnyArray& ids) {
+        const IdsInput input("ids", ids);
+        auto out = new_array<T>({input.size()});
+        T* data = out.data();
+        const nb::gil_scoped_release release;
+        (table.*query)(input.span(), data);
+        return out;
+    };
+}
+
+nb::tuple delta(const Table& table, std::int64_t since) {
+    const std::uint64_t version = not_negative("since", since);
+    Delta changes;
+    {
+        const nb::gil_scoped_release release;
+        changes = table.delta(version);
+    }
+    const std::size_t n = changes.keys.size();
+    return nb::make_tuple(adopt(std::move(changes.keys)),
+                          adopt(std::move(changes.rows), {n, table.config().width()}),
+                          adopt(std::move(changes.tombstones)));
+}
+
+nb::dict statistics(const Table& table) {
+    Statistics values{};
+    {
+        const nb::gil_scoped_release release;
+        values = table.statistics();
+    }
+    nb::dict result;
+    result["rows"] = values.rows;
+    result["capacity"] = values.capacity;
+    result["pending"] = values.pending;
+    result["admitted"] = values.admitted;
+    result["filtered"] = values.filtered;
+    result["expired"] = values.expired;
+    result["erased"] = values.erased;
+    result["tombstones"] = values.tombstones;
+    result["bytes"] = values.bytes;
+    result["clock_s"] = values.clock_s;
+    return result;
+}
+void bind_parameters(nb::class_<Table>& type) {
+    type.def("__init__", &construct, nb::kw_only(), "dim"_a, "first_order"_a, "optimizer"_a, "lr"_a,
+             "l2"_a, "eps"_a, "beta1"_a, "beta2"_a, "initial_accumulator"_a, "init_scale"_a,
+             "seed"_a, "slot"_a, "min_count"_a, "probability"_a, "ttl_s"_a, "initial_rows"_a)
+        .def_prop_ro("width", [](const Table& table) { return table.config().width(); })
+        .def_prop_ro("dim", [](const Table& table) { return table.config().dim; })
+        .def_prop_ro("optimizer",
+                     [](const Table& table) { return name_of(table.config().optimizer); })
+        .def(
+            "configure",
+            [](Table& table, double lr, double l2, std::int64_t min_count, double probability,
+               std::int64_t ttl_s) {
+                const Policy policy{.lr = lr,
+                                    .l2 = l2,
+                                    .probability = probability,
+                                    .min_count = in_range("min_count", min_count, 1, max_min_count),
+                                    .ttl_s = in_range("ttl_s", ttl_s, 0, 0xffffffffLL)};
+                const nb::gil_scoped_release release;
+                table.configure(policy);
+            },
+            nb::kw_only(), "lr"_a, "l2"_a, "min_count"_a, "probability"_a, "ttl_s"_a);
+}
+
+void bind_questions(nb::class_<Table>& type) {
+    type.def("contains", by_id<std::uint8_t>(&Table::contains), "ids"_a)
+        .def("pending", by_id<std::uint32_t>(&Table::pending), "ids"_a)
+        .def("born_s", by_id<std::uint32_t>(&Table::born_s), "ids"_a)
+        .def("last_seen_s", by_id<std::uint32_t>(&Table::last_seen_s), "ids"_a)
+        .def("keys",
+             [](const Table& table) {
+                 std::vector<std::uint64_t> keys;
+                 {
+                     const nb::gil_scoped_release release;
+                     keys = table.keys();
+                 }
+                 return adopt(std::move(keys));
+             })
+        .def("statistics", &statistics)
+        .def("__len__", &Table::size, nb::call_guard<nb::gil_scoped_release>());
+}
+
+void bind_changes(nb::class_<Table>& type) {
+    type.def(
+            "expire",
+            [](Table& table, std::int64_t now_s, std::int64_t max_rows) {
+                const std::uint32_t time_s = event_time(now_s);
+                const std::uint64_t n_max = not_negative("max_rows", max_rows);
+                const nb::gil_scoped_release release;
+                return table.expire(time_s, n_max);
+            },
+            "now_s"_a, "max_rows"_a)
+        .def(
+            "erase",
+            [](Table& table, const AnyArray& ids) {
+                const IdsInput input("ids", ids);
+                const nb::gil_scoped_release release;
+                return table.erase(input.span());
+            },
+            "ids"_a)
+        .def_prop_ro("version", &Table::version, nb::call_guard<nb::gil_scoped_release>())
+        .def("advance", &Table::advance, nb::call_guard<nb::gil_scoped_release>())
+        .def("delta", &delta, "since"_a)
+        .def(
+            "trim_tombstones",
+            [](Table& table, std::int64_t through) {
+                const std::uint64_t version = not_negative("through", through);
+                const nb::gil_scoped_release release;
+                return table.trim_tombstones(version);
+            },
+            "through"_a)
+        .def("snapshot",
+             [](const Table& table) {
+                 std::vector<std::uint8_t> bytes;
+                 {
+                     const nb::gil_scoped_release release;
+                     bytes = table.snapshot();
+                 }
+                 return nb::bytes(bytes.data(), bytes.size());
+             })
+        .def_static(
+            "restore",
+            [](const nb::bytes& data) {
+                const std::span bytes(static_cast<const std::uint8_t*>(data.data()), data.size());
+                const nb::gil_scoped_release release;
+                return Table::restore(bytes);
+            },
+            "data"_a);
+}
+
+}  // namespace
+
+void bind_table(nb::module_& m) {
+    nb::class_<Table> type(m, "Table");
+    bind_parameters(type);
+    bind_batches(type);
+    bind_questions(type);
+    bind_changes(type);
+}
+
+}  // namespace freshrank
