@@ -140,16 +140,36 @@ class Table:
     def __len__(self) -> int: ...
 
 class ServingTable:
-    """Weights only, read while deltas are applied."""
+    """Weights only, read while deltas are applied.
 
-    def __init__(self, *, width: int, initial_rows: int) -> None: ...
+    A row is kept as `dtype` says; what goes in and comes out is float32.
+
+    - "float32": as it is.
+    - "float16": rounded to nearest, ties to even; relative error at most 2^-11 from 2^-14 on.
+    - "int8": 127 steps of max|w| / 127 up and down, and that scale per row: absolute error at most
+      max|w| / 254, 0 stays 0.
+
+    Readers share a lock for one batch, a writer has it alone for 2,048 keys at a time: a batch is
+    of one instant, no row is ever half-written, and a large base delays a reader by one slice.
+    """
+
+    def __init__(self, *, width: int, initial_rows: int, dtype: str = "float32") -> None: ...
     @property
     def width(self) -> int: ...
+    @property
+    def dtype(self) -> str: ...
     def lookup(self, ids: U64, out: F32 | None = None) -> tuple[F32, U8]:
         """Rows and whether each id was there; absent ids read zeros."""
-    def upsert(self, keys: U64, rows: F32) -> None: ...
+    def upsert(self, keys: U64, rows: F32) -> None:
+        """Put rows in; of two with one key the later stays.
+
+        Raises:
+            StoreError: a value that `dtype` cannot hold, by id and column; nothing has changed.
+        """
     def remove(self, keys: U64) -> int: ...
     def keys(self) -> U64: ...
     def __len__(self) -> int: ...
+    def statistics(self) -> dict[str, int]:
+        """Counts by name: rows, capacity, bytes, index_bytes, row_bytes (of one row as kept)."""
     @property
     def nbytes(self) -> int: ...

@@ -1,8 +1,10 @@
 // Python's view of the serving table.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
+#include <nanobind/stl/string.h>
 
 #include <cstdint>
+#include <string>
 #include <vector>
 
 #include "bindings.hpp"
@@ -13,18 +15,38 @@ namespace freshrank {
 
 using namespace nb::literals;
 
-namespace {}  // namespace
+namespace {
+
+nb::dict statistics(const ServingTable& table) {
+    ServingTable::Statistics values{};
+    {
+        const nb::gil_scoped_release release;
+        values = table.statistics();
+    }
+    nb::dict result;
+    result["rows"] = values.rows;
+    result["capacity"] = values.capacity;
+    result["bytes"] = values.bytes;
+    result["index_bytes"] = values.index_bytes;
+    result["row_bytes"] = values.row_bytes;
+    return result;
+}
+
+}  // namespace
 
 void bind_serving_table(nb::module_& m) {
     nb::class_<ServingTable>(m, "ServingTable")
         .def(
             "__init__",
-            [](ServingTable* self, std::int64_t width, std::int64_t initial_rows) {
-                new (self) ServingTable(in_range("width", width, 1, max_dim + 1),
-                                        not_negative("initial_rows", initial_rows));
+            [](ServingTable* self, std::int64_t width, std::int64_t initial_rows,
+               const std::string& dtype) {
+                new (self)
+                    ServingTable(in_range("width", width, 1, max_dim + 1),
+                                 not_negative("initial_rows", initial_rows), row_type_named(dtype));
             },
-            nb::kw_only(), "width"_a, "initial_rows"_a)
+            nb::kw_only(), "width"_a, "initial_rows"_a, "dtype"_a = "float32")
         .def_prop_ro("width", &ServingTable::width)
+        .def_prop_ro("dtype", [](const ServingTable& table) { return name_of(table.type()); })
         .def(
             "lookup",
             [](const ServingTable& table, const AnyArray& ids, const nb::object& out) {
@@ -67,6 +89,10 @@ void bind_serving_table(nb::module_& m) {
                  return adopt(std::move(keys));
              })
         .def("__len__", &ServingTable::size, nb::call_guard<nb::gil_scoped_release>())
-        .def_prop_ro("nbytes", &ServingTable::n_bytes, nb::call_guard<nb::gil_scoped_release>());
+        .def("statistics", &statistics)
+        .def_prop_ro(
+            "nbytes", [](const ServingTable& table) { return table.statistics().bytes; },
+            nb::call_guard<nb::gil_scoped_release>());
 }
+
 }  // namespace freshrank

@@ -126,6 +126,17 @@ class Index {
         }
     }
 
+    // Calls visit(key) for every key, in no order.
+    template <class Visit>
+    void for_each_key(Visit&& visit) const {
+        for (const auto& shard : shards_) {
+            for (std::uint32_t b = 0; b < shard.n_buckets; ++b) {
+                const Bucket& bucket = shard.buckets.data()[b];
+                std::for_each_n(bucket.keys, bucket.count, visit);
+            }
+        }
+    }
+
     std::uint64_t n_bytes() const {
         std::uint64_t total = 0;
         for (const auto& shard : shards_) {

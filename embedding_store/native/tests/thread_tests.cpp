@@ -35,8 +35,8 @@ bool is_whole(const float* row) {
     return true;
 }
 
-void no_reader_of_a_serving_table_sees_half_a_row() {
-    ServingTable table(width, 0);
+void no_reader_of_a_serving_table_sees_half_a_row(RowType type) {
+    ServingTable table(width, 0, type);
     std::atomic<bool> is_done{false};
     const auto read = [&] {
         const auto keys = first_keys(3000);
@@ -137,7 +137,10 @@ void readers_of_feature_state_run_beside_its_writers() {
 }  // namespace freshrank
 
 int main() {
-    freshrank::no_reader_of_a_serving_table_sees_half_a_row();
+    for (const auto type :
+         {freshrank::RowType::float32, freshrank::RowType::float16, freshrank::RowType::int8}) {
+        freshrank::no_reader_of_a_serving_table_sees_half_a_row(type);
+    }
     freshrank::readers_of_a_training_table_run_beside_its_writer();
     freshrank::readers_of_feature_state_run_beside_its_writers();
     std::puts("thread tests passed");
