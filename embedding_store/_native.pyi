@@ -75,9 +75,33 @@ class Table:
         """Count occurrences, admit ids that reach the filter's threshold, mark them seen, read."""
     def apply(self, ids: U64, gradients: F32) -> int:
         """Sum gradients by id, then one optimizer step per row. Returns rows updated."""
+    def lookup_pooled(self, ids: U64, offsets: I64, mode: str, first_n: int = 0) -> F32:
+        """Read one row per bag of ids without touching anything; absent ids add zeros.
+
+        Args:
+            ids: `uint64[m]`, one bag after the other.
+            offsets: `int64[n + 1]`, bag i is `ids[offsets[i]:offsets[i + 1]]`; starts at 0, never
+                falls, ends at m. An empty bag reads zeros.
+            mode: "sum"; "mean", the sum over a bag's number of ids; "sqrtn", over its square root.
+            first_n: Only so many ids of a bag are used, the others as if they were not there;
+                0: all of them.
+
+        Returns:
+            `float32[n, width]`.
+
+        Raises:
+            StoreError: offsets, mode or first_n do not fit.
+        """
+    def apply_pooled(
+        self, ids: U64, offsets: I64, gradients: F32, mode: str, first_n: int = 0
+    ) -> int:
+        """Pass the gradients of `lookup_pooled`'s rows, `float32[n, width]`, back to the ids.
+
+        They are summed by id, then one optimizer step per row. Returns rows updated.
+        """
     def read(
         self,
-        slots: list[tuple[int, U64, I64, Bools, bool]],
+        slots: list[tuple[int, U64, I64, Bools, str, int]],
         requests: U64,
         now_s: int,
         out: F32,
@@ -89,7 +113,7 @@ class Table:
         Args:
             slots: Of this table: place among the batch's slots; ids, `uint64[m]`; offsets,
                 `int64[n + 1]`, row i has `ids[offsets[i]:offsets[i + 1]]`; whether a row's ids
-                count, `bool[n]`; mean instead of sum.
+                count, `bool[n]`; mode and first_n, as in `lookup_pooled`.
             requests: `uint64[n]`, equal where the request is.
             now_s: Event time.
             out: `float32[n, S, width]`; the places of `slots` are written.
@@ -160,6 +184,12 @@ class ServingTable:
     def dtype(self) -> str: ...
     def lookup(self, ids: U64, out: F32 | None = None) -> tuple[F32, U8]:
         """Rows and whether each id was there; absent ids read zeros."""
+    def lookup_pooled(self, ids: U64, offsets: I64, mode: str, first_n: int = 0) -> tuple[F32, U32]:
+        """Read one row per bag, as `Table.lookup_pooled` does.
+
+        Returns:
+            `float32[n, width]`, and of how many of each bag's ids there was a row, `uint32[n]`.
+        """
     def upsert(self, keys: U64, rows: F32) -> None:
         """Put rows in; of two with one key the later stays.
 

@@ -1,13 +1,16 @@
 // Batches through the training table: counted, read, and their gradients learned.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
+#include <nanobind/stl/string.h>
 
 #include <cstdint>
 #include <deque>
+#include <string>
 #include <vector>
 
 #include "bindings.hpp"
 #include "bindings_arrays.hpp"
+#include "bindings_bags.hpp"
 #include "core/table.hpp"
 
 namespace freshrank {
@@ -33,30 +36,18 @@ nb::object lookup_or_admit(Table& table, const AnyArray& ids, const AnyArray& co
 // The arrays of one slot's bags, and that they fit together.
 struct BagsInput {
     BagsInput(const nb::tuple& slot, std::size_t n_rows, std::size_t n_slots)
-        : ids("ids", nb::cast<AnyArray>(slot[1])),
-          offsets("offsets", nb::cast<AnyArray>(slot[2])),
+        : of(nb::cast<AnyArray>(slot[1]), nb::cast<AnyArray>(slot[2]),
+             nb::cast<std::string>(slot[4]), nb::cast<std::int64_t>(slot[5])),
           is_counted("is_counted", nb::cast<AnyArray>(slot[3])) {
         const auto at = nb::cast<std::size_t>(slot[0]);
         require(at < n_slots,
                 "slot " + std::to_string(at) + " of " + std::to_string(n_slots) + " slots");
-        same_length("offsets without the first", offsets.size() - 1, "requests", n_rows);
+        same_length("offsets without the first", of.bags().size(), "requests", n_rows);
         same_length("is_counted", is_counted.size(), "requests", n_rows);
-        bool is_rising = offsets.size() > 0 && offsets.data()[0] == 0;
-        for (std::size_t i = 1; i < offsets.size(); ++i) {
-            is_rising &= offsets.data()[i - 1] <= offsets.data()[i];
-        }
-        require(is_rising && offsets.data()[n_rows] == static_cast<std::int64_t>(ids.size()),
-                "offsets must start at 0, never fall and end at the number of ids, " +
-                    std::to_string(ids.size()));
-        bags = {.ids = ids.span(),
-                .offsets = offsets.span(),
-                .is_counted = is_counted.span(),
-                .slot = at,
-                .is_mean = nb::cast<bool>(slot[4])};
+        bags = {.of = of.bags(), .is_counted = is_counted.span(), .slot = at};
     }
 
-    IdsInput ids;
-    Input<std::int64_t> offsets;
+    IdBagsInput of;
     Input<bool> is_counted;
     Bags bags;
 };
@@ -79,14 +70,35 @@ void read(Table& table, const nb::list& slots, const AnyArray& requests, std::in
     for (const nb::handle handle : slots) {
         const auto slot = nb::cast<nb::tuple>(handle);
         // Indexing a tuple checks nothing.
-        require(slot.size() == 5, "a slot is (number, ids, offsets, is_counted, is_mean), not " +
-                                      std::to_string(slot.size()) + " entries");
+        require(slot.size() == 6,
+                "a slot is (number, ids, offsets, is_counted, mode, first_n), not " +
+                    std::to_string(slot.size()) + " entries");
         inputs.emplace_back(slot, n_rows, array.shape(1));
         bags.push_back(inputs.back().bags);
     }
     const nb::gil_scoped_release release;
     table.read(bags, requests_input.span(), time_s, array.shape(1),
                static_cast<float*>(array.data()));
+}
+
+NumpyArray<float> lookup_pooled(const Table& table, const AnyArray& ids, const AnyArray& offsets,
+                                const std::string& mode, std::int64_t first_n) {
+    const IdBagsInput input(ids, offsets, mode, first_n);
+    auto out = new_array<float>({input.bags().size(), table.config().width()});
+    float* data = out.data();
+    const nb::gil_scoped_release release;
+    table.lookup_pooled(input.bags(), data);
+    return out;
+}
+
+std::uint64_t apply_pooled(Table& table, const AnyArray& ids, const AnyArray& offsets,
+                           const AnyArray& gradients, const std::string& mode,
+                           std::int64_t first_n) {
+    const IdBagsInput bags(ids, offsets, mode, first_n);
+    const Input<float> input("gradients", gradients, 2);
+    check_rows("gradients", input, bags.bags().size(), table.config().width());
+    const nb::gil_scoped_release release;
+    return table.apply_pooled(bags.bags(), input.data());
 }
 
 }  // namespace
@@ -116,6 +128,9 @@ void bind_batches(nb::class_<Table>& type) {
                 return table.apply(ids_input.span(), input.data());
             },
             "ids"_a, "gradients"_a)
+        .def("lookup_pooled", &lookup_pooled, "ids"_a, "offsets"_a, "mode"_a, "first_n"_a = 0)
+        .def("apply_pooled", &apply_pooled, "ids"_a, "offsets"_a, "gradients"_a, "mode"_a,
+             "first_n"_a = 0)
         .def("read", &read, "slots"_a, "requests"_a, "now_s"_a, "out"_a)
         .def(
             "learn",

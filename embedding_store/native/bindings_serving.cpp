@@ -9,6 +9,7 @@
 
 #include "bindings.hpp"
 #include "bindings_arrays.hpp"
+#include "bindings_bags.hpp"
 #include "core/serving.hpp"
 
 namespace freshrank {
@@ -30,6 +31,20 @@ nb::dict statistics(const ServingTable& table) {
     result["index_bytes"] = values.index_bytes;
     result["row_bytes"] = values.row_bytes;
     return result;
+}
+
+nb::tuple lookup_pooled(const ServingTable& table, const AnyArray& ids, const AnyArray& offsets,
+                        const std::string& mode, std::int64_t first_n) {
+    const IdBagsInput input(ids, offsets, mode, first_n);
+    auto out = new_array<float>({input.bags().size(), table.width()});
+    auto n_found = new_array<std::uint32_t>({input.bags().size()});
+    float* data = out.data();
+    std::uint32_t* n_found_data = n_found.data();
+    {
+        const nb::gil_scoped_release release;
+        table.lookup_pooled(input.bags(), data, n_found_data);
+    }
+    return nb::make_tuple(out, n_found);
 }
 
 }  // namespace
@@ -61,6 +76,7 @@ void bind_serving_table(nb::module_& m) {
                 return nb::make_tuple(output.object, found);
             },
             "ids"_a, "out"_a = nb::none())
+        .def("lookup_pooled", &lookup_pooled, "ids"_a, "offsets"_a, "mode"_a, "first_n"_a = 0)
         .def(
             "upsert",
             [](ServingTable& table, const AnyArray& keys, const AnyArray& rows) {

@@ -79,6 +79,27 @@ void ServingTable::lookup(std::span<const std::uint64_t> ids, float* out,
     });
 }
 
+void ServingTable::lookup_pooled(const IdBags& bags, float* out, std::uint32_t* n_found) const {
+    const std::shared_lock lock(mutex_);
+    std::fill_n(n_found, bags.size(), 0);
+    std::vector<float> decoded(width_);
+    with_width(width_, [&](auto n_floats) {
+        pool_bags(bags, n_floats, out, [&](auto&& use) {
+            for_each_stored(bags.ids, [&](std::size_t i, const std::uint8_t* bytes) {
+                if (bytes == nullptr) {
+                    return;
+                }
+                if (decode_ == nullptr) {
+                    std::memcpy(decoded.data(), bytes, n_floats * sizeof(float));
+                } else {
+                    decode_(bytes, n_floats, decoded.data());
+                }
+                ++n_found[use(i, decoded.data())];
+            });
+        });
+    });
+}
+
 void ServingTable::upsert(std::span<const std::uint64_t> keys, const float* rows) {
     for (std::size_t i = 0; i < keys.size(); ++i) {
         check_row(type_, keys[i], rows + i * width_, width_);

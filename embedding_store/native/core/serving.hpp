@@ -16,6 +16,7 @@
 #include "lock.hpp"
 #include "packed_rows.hpp"
 #include "pool.hpp"
+#include "pooling.hpp"
 #include "row_type.hpp"
 
 namespace freshrank {
@@ -31,6 +32,8 @@ class ServingTable {
     std::uint32_t width() const { return width_; }
     RowType type() const { return type_; }
     void lookup(std::span<const std::uint64_t> ids, float* out, std::uint8_t* found) const;
+    // One row per bag, and of how many of its ids there was a row.
+    void lookup_pooled(const IdBags& bags, float* out, std::uint32_t* n_found) const;
     // Where a key occurs twice the later row stays. Refuses all if the type cannot hold one.
     void upsert(std::span<const std::uint64_t> keys, const float* rows);
     std::uint64_t remove(std::span<const std::uint64_t> keys);
