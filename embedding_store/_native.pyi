@@ -1,6 +1,6 @@
 """The native core: exact, expirable embedding tables. All batch calls release the GIL."""
 
-from typing import Final
+from typing import Final, Literal, TypedDict
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +22,25 @@ def hash_strings(values: list[str], seed: int) -> U64:
 
 def mix_ids(left: U64, right: U64, seed: int) -> U64:
     """One well-mixed 64-bit id per pair (order matters); the id of a feature cross."""
+
+class Inspection(TypedDict):
+    """What a table knows of one id; what its state does not have is 0.
+
+    States: "absent"; "pending", seen `count` times of the `min_count` it needs; "admitted", it has
+    a row; "expired", out of time and gone at the next sweep; "removed", expired or erased in
+    `version`, its tombstone not yet trimmed.
+    """
+
+    state: Literal["absent", "pending", "admitted", "expired", "removed"]
+    count: int
+    min_count: int
+    last_seen_s: int
+    expires_s: int  # a clock beyond this ends it; 0: never
+    born_s: int
+    frequency: int
+    version: int  # of the last change
+    weight_norm: float
+    state_norm: float  # of the optimizer's state
 
 class Table:
     """One training table: 64-bit id -> row [weights | optimizer state].
@@ -153,6 +172,32 @@ class Table:
     @staticmethod
     def restore(data: bytes) -> Table:
         """Rebuild from `snapshot()`; every later call behaves bit for bit like the original."""
+    def inspect(self, id: int) -> Inspection: ...
+    def rows_from(self, start: int, max_rows: int) -> tuple[int, U64, F32, U64, U32, U32, U32]:
+        """Read up to `max_rows` rows in the order of row numbers, with all that is theirs.
+
+        Returns:
+            Where the next call goes on; keys, `uint64[n]`; weights and optimizer state,
+            `float32[n, width + state]`; versions, last seen, born, frequency. No keys: the end.
+        """
+    def put_rows(
+        self,
+        keys: U64,
+        values: F32,
+        versions: U64 | None,
+        last_seen_s: U32,
+        born_s: U32,
+        frequency: U32,
+        table_version: int = 0,
+    ) -> None:
+        """Insert or replace whole rows, as `rows_from` gave them.
+
+        Without versions the rows are changed now. The table's own version and clock become at least
+        `table_version` and the rows' last times.
+
+        Raises:
+            StoreError: a row's version is 0 or beyond the table's; nothing has changed.
+        """
     def keys(self) -> U64:
         """All admitted ids, ascending."""
     def statistics(self) -> dict[str, int]:

@@ -9,6 +9,7 @@ class Table;
 
 void bind_batches(nanobind::class_<Table>& type);
 void bind_hashes(nanobind::module_& m);
+void bind_rows(nanobind::class_<Table>& type);
 void bind_serving_table(nanobind::module_& m);
 void bind_table(nanobind::module_& m);
 

@@ -185,6 +185,7 @@ void bind_table(nb::module_& m) {
     bind_batches(type);
     bind_questions(type);
     bind_changes(type);
+    bind_rows(type);
 }
 
 }  // namespace freshrank

@@ -12,6 +12,7 @@
 #include "config.hpp"
 #include "distinct.hpp"
 #include "index.hpp"
+#include "inspection.hpp"
 #include "lock.hpp"
 #include "optimizer.hpp"
 #include "pool.hpp"
@@ -78,6 +79,11 @@ class Table {
 
     std::vector<std::uint8_t> snapshot() const;
     static std::unique_ptr<Table> restore(std::span<const std::uint8_t> bytes);
+
+    // Up to max_rows rows from row number `start` on; put_rows inserts or replaces whole rows.
+    Inspection inspect(std::uint64_t id) const;
+    Rows rows_from(std::uint32_t start, std::uint64_t max_rows) const;
+    void put_rows(const RowsView& rows);
 
     std::vector<std::uint64_t> keys() const;
     Statistics statistics() const;

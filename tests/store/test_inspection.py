@@ -1,0 +1,66 @@
+"""The state of one id, through its whole life."""
+
+import numpy as np
+import pytest
+
+from tests.store.helpers import admit, ids_of, make
+
+NOTHING = {
+    "state": "absent",
+    "count": 0,
+    "min_count": 0,
+    "last_seen_s": 0,
+    "expires_s": 0,
+    "born_s": 0,
+    "frequency": 0,
+    "version": 0,
+    "weight_norm": 0.0,
+    "state_norm": 0.0,
+}
+
+
+def test_an_id_is_told_at_every_station_of_its_life() -> None:
+    table = make(optimizer="adagrad", min_count=3, ttl_s=10, init_scale=0.0, lr=1.0)
+    one = 2**64 - 1
+    assert table.inspect(one) == NOTHING
+    admit(table, ids_of(one), now_s=5, count=2)
+    assert table.inspect(one) == NOTHING | {
+        "state": "pending", "count": 2, "min_count": 3, "last_seen_s": 5, "expires_s": 15,
+    }  # fmt: skip
+    admit(table, ids_of(one), now_s=7)
+    table.advance()
+    table.apply(ids_of(one), np.array([[3, 0, 0, 4]], np.float32))
+    admit(table, ids_of(one), now_s=9)
+    admitted = NOTHING | {
+        "state": "admitted", "last_seen_s": 9, "expires_s": 19, "born_s": 7, "frequency": 4,
+        "version": 2, "weight_norm": pytest.approx(2**0.5), "state_norm": pytest.approx(337**0.5),
+    }  # fmt: skip
+    assert table.inspect(one) == admitted
+    table.expire(19, 0)
+    assert table.inspect(one) == admitted
+    table.expire(20, 0)
+    assert table.inspect(one) == admitted | {"state": "expired"}
+    table.advance()
+    table.expire(20, 10)
+    assert table.inspect(one) == NOTHING | {"state": "removed", "version": 3}
+    table.trim_tombstones(3)
+    assert table.inspect(one) == NOTHING
+
+
+def test_pending_count_out_of_time_is_expired_and_erased_row_is_removed() -> None:
+    table = make(min_count=2, ttl_s=10)
+    admit(table, ids_of(1), now_s=1)
+    admit(table, ids_of(2), now_s=50, count=2)
+    assert table.inspect(1)["state"] == "expired"
+    assert table.inspect(1)["count"] == 1
+    table.erase(ids_of(1, 2))
+    assert table.inspect(1) == NOTHING  # nobody was told of it, so nobody need forget it
+    assert table.inspect(2)["state"] == "removed"
+
+
+def test_row_that_never_expires_says_so() -> None:
+    table = make()
+    admit(table, ids_of(1), now_s=1)
+    table.expire(4_000_000_000, 10)
+    assert table.inspect(1)["state"] == "admitted"
+    assert table.inspect(1)["expires_s"] == 0
