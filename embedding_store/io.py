@@ -98,8 +98,10 @@ def import_parquet(
     try:
         with pq.ParquetFile(path) as file:
             version = _check(pa, file, target, str(path))
-            for batch in file.iter_batches(batch_rows):
-                _put(target, batch, version if keeps_versions else None)
+            # One group at a time: pyarrow holds on to groups it has read while it reads on.
+            for group in range(file.num_row_groups):
+                for batch in file.iter_batches(batch_rows, row_groups=[group]):
+                    _put(target, batch, version if keeps_versions else None)
     except pa.ArrowInvalid as error:
         raise StoreError(f"{path} cannot be read as Parquet: {error}") from error
     return target
@@ -141,12 +143,10 @@ def _schema(pa: Any, table: Table) -> Any:
 
 
 def _slices(table: Table, batch_rows: int) -> Iterator[tuple[npt.NDArray[Any], ...]]:
-    start = 0
-    while True:
-        start, *columns = table.rows_from(start, batch_rows)
-        if len(columns[0]) == 0:
-            return
-        yield tuple(columns)
+    rows = table.rows_from(0, batch_rows)
+    while len(rows[1]) > 0:
+        yield rows[1:]
+        rows = table.rows_from(rows[0], batch_rows)
 
 
 def _as_lists(pa: Any, values: npt.NDArray[np.float32]) -> Any:

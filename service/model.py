@@ -174,8 +174,9 @@ class Model:
         rows: dict[str, F32] = {}
         n_found: dict[str, U32] = {}
         with self._lock:
-            for slot, (table, *own) in bags.items():
-                rows[slot], n_found[slot] = self.tables[table].lookup_pooled(*own)
+            for slot, (name, ids, offsets, pooling) in bags.items():
+                table = self.tables[name]
+                rows[slot], n_found[slot] = table.lookup_pooled(ids, offsets, pooling)
             return Reading(self._current, rows, n_found)
 
     def apply(self, frame: Frame) -> str | None:
