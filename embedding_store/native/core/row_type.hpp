@@ -9,8 +9,9 @@
 //             absolute error at most max|w| / 254 (and 2^-14 of that for float32's own rounding); a
 //             row below 2^-100 altogether reads 0
 //
-// No zero point beside int8's scale: on normal weights it narrows the step by a seventh at 16 columns
-// and by a tenth at 64, its four bytes are a fifth of a row at 16, and 0 would no longer be exact.
+// No zero point beside int8's scale: on normal weights it narrows the step by a seventh at 16
+// columns and by a tenth at 64, its four bytes are a fifth of a row at 16, and 0 would no longer be
+// exact.
 #pragma once
 
 #include <cstddef>
