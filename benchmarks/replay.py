@@ -256,6 +256,8 @@ def calibration(settings: Settings, directory: Path) -> Iterator[Row]:
     began_s = time.process_time()
     with Rejects(None, share_max=0.0) as rejects:
         found = replay_events(events, settings, rejects, EventOptions())
+    if found.broken is not None:
+        raise found.broken
     rate = found.rows_read / (time.process_time() - began_s)
     figures = found.measures.figures()[TASK]
     yield row("news_events_per_second", rate, "events/CPU s")

@@ -15,7 +15,7 @@ import numpy as np
 
 from benchmarks import report
 from benchmarks.report import Row, row
-from embedding_store import Table
+from embedding_store import Optimizer, Table
 
 N_ROWS, DIM, BATCH, N_BATCHES, N_ROUNDS = 1_000_000, 16, 8_192, 60, 5
 
@@ -63,9 +63,8 @@ def run() -> list[Row]:
 def build_table() -> Table:
     """Adagrad beside 16 weights: rows of 128 bytes."""
     return Table(
-        dim=DIM, first_order=False, optimizer="adagrad", lr=0.05, l2=0.0, eps=1e-8, beta1=0.9,
-        beta2=0.999, initial_accumulator=0.1, init_scale=0.01, seed=1, slot=0, min_count=1,
-        probability=1.0, ttl_s=86_400, initial_rows=0,
+        dim=DIM, first_order=False, optimizer=Optimizer("adagrad", lr=0.05), init_scale=0.01,
+        seed=1, slot=0, min_count=1, probability=1.0, ttl_s=86_400, initial_rows=0,
     )  # fmt: skip
 
 

@@ -8,9 +8,11 @@ from embedding_store._native import (
     hash_strings,
     mix_ids,
 )
+from embedding_store.optimizer import Optimizer
 
 __all__ = [
     "FORMAT_VERSION",
+    "Optimizer",
     "ServingTable",
     "StoreError",
     "Table",

@@ -5,6 +5,8 @@ from typing import Final, Literal, TypedDict
 import numpy as np
 import numpy.typing as npt
 
+from embedding_store.optimizer import Optimizer
+
 U64 = npt.NDArray[np.uint64]
 U32 = npt.NDArray[np.uint32]
 F32 = npt.NDArray[np.float32]
@@ -16,6 +18,9 @@ FORMAT_VERSION: Final[int]
 
 class StoreError(Exception):
     """A table refused: the message says what, with which value, and what to do."""
+
+def check_optimizer(optimizer: Optimizer) -> None:
+    """Refuse values out of range with a StoreError that names the first."""
 
 def hash_strings(values: list[str], seed: int) -> U64:
     """SipHash-2-4 of every string's UTF-8 bytes, keyed by `seed`; `uint64[n]`."""
@@ -54,13 +59,8 @@ class Table:
         *,
         dim: int,
         first_order: bool,
-        optimizer: str,  # "sgd" | "adagrad" | "rowwise_adagrad" | "adam"
-        lr: float,
-        l2: float,
-        eps: float,
-        beta1: float,
-        beta2: float,
-        initial_accumulator: float,
+        optimizer: Optimizer,
+        first_order_optimizer: Optimizer | None = None,  # None: `optimizer` moves that column too
         init_scale: float,  # weights start uniform in (-scale, scale), by (seed, slot, id) alone
         seed: int,
         slot: int,
@@ -76,17 +76,28 @@ class Table:
     def dim(self) -> int:
         """Length of a row's vector."""
     @property
-    def optimizer(self) -> str:
-        """Name of the optimizer whose state stands in the rows."""
+    def optimizer(self) -> Optimizer:
+        """Whose state stands in the rows, and the values of today."""
+    @property
+    def first_order_optimizer(self) -> Optimizer | None:
+        """The first-order column's own, if it has one."""
     def configure(
-        self, *, lr: float, l2: float, min_count: int, probability: float, ttl_s: int
+        self,
+        *,
+        optimizer: Optimizer,
+        first_order_optimizer: Optimizer | None = None,
+        min_count: int,
+        probability: float,
+        ttl_s: int,
     ) -> None:
         """Change, from the next call on, what decides about the future and not what rows mean.
 
-        Rows that a new `ttl_s` finds too old go at the next sweep; pending counts are kept.
+        An optimizer keeps its kind, ftrl its beta, and a half-life stays 0 or above 0: the state
+        in the rows rests on them. All its other values may change. Rows that a new `ttl_s` finds
+        too old go at the next sweep; pending counts are kept.
 
         Raises:
-            StoreError: a value out of range; nothing has changed.
+            StoreError: a value out of range, or state of another kind; nothing has changed.
         """
     def lookup(self, ids: U64, out: F32 | None = None) -> F32:
         """Read rows without touching anything; absent ids read zeros. `float32[n, width]`."""
@@ -189,11 +200,12 @@ class Table:
         born_s: U32,
         frequency: U32,
         table_version: int = 0,
+        clock_s: int = 0,
     ) -> None:
         """Insert or replace whole rows, as `rows_from` gave them.
 
         Without versions the rows are changed now. The table's own version and clock become at least
-        `table_version` and the rows' last times.
+        `table_version`, and `clock_s` and the rows' last times.
 
         Raises:
             StoreError: a row's version is 0 or beyond the table's; nothing has changed.

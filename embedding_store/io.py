@@ -10,7 +10,8 @@
 | `frequency` | uint32 | occurrences counted |
 
 The file's metadata hold, as JSON under `embedding_store`, what rows mean (`dim`, `first_order`,
-`optimizer`) and the table's `version`. Pending counts, tombstones and hyper-parameters are not in
+and of each optimizer what its state rests on) and the table's `version` and
+`clock_s`. Pending counts, tombstones and hyper-parameters are not in
 it: `Table.snapshot` is the whole table, this file is for other people's tools.
 """
 
@@ -23,6 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from embedding_store._native import StoreError, Table
+from embedding_store.optimizer import Optimizer
 
 METADATA_KEY: Final = b"embedding_store"
 # 65,536 rows of 16 weights and 16 floats of state are 10 MB, twice: as arrays and as Parquet pages.
@@ -50,7 +52,8 @@ def export_parquet(table: Table, path: str | Path, *, batch_rows: int = BATCH_RO
     pa, pq = _pyarrow()
     if batch_rows < 1:
         raise ValueError(f"batch_rows is {batch_rows}; it must be at least 1")
-    layout = {**_layout(table), "version": table.version}
+    clock_s = table.statistics()["clock_s"]
+    layout = {**_layout(table), "version": table.version, "clock_s": clock_s}
     schema = _schema(pa, table).with_metadata({METADATA_KEY: json.dumps(layout)})
     partial = Path(f"{path}.partial")
     n_rows = 0
@@ -97,11 +100,11 @@ def import_parquet(
     target = Table(**table) if isinstance(table, Mapping) else table
     try:
         with pq.ParquetFile(path) as file:
-            version = _check(pa, file, target, str(path))
+            theirs = _check(pa, file, target, str(path))
             # One group at a time: pyarrow holds on to groups it has read while it reads on.
             for group in range(file.num_row_groups):
                 for batch in file.iter_batches(batch_rows, row_groups=[group]):
-                    _put(target, batch, version if keeps_versions else None)
+                    _put(target, batch, theirs, keeps_versions)
     except pa.ArrowInvalid as error:
         raise StoreError(f"{path} cannot be read as Parquet: {error}") from error
     return target
@@ -123,7 +126,19 @@ def _layout(table: Table) -> dict[str, Any]:
     return {
         "dim": table.dim,
         "first_order": table.width > table.dim,
-        "optimizer": table.optimizer,
+        "optimizer": _state_of(table.optimizer),
+        "first_order_optimizer": _state_of(table.first_order_optimizer),
+    }
+
+
+def _state_of(optimizer: Optimizer | None) -> dict[str, Any] | None:
+    """What an optimizer's state rests on: the values that `Table.configure` may not change."""
+    if optimizer is None:
+        return None
+    return {
+        "kind": optimizer.kind,
+        "beta": optimizer.beta if optimizer.kind == "ftrl" else None,
+        "decays": optimizer.accumulator_half_life_s > 0,
     }
 
 
@@ -157,12 +172,12 @@ def _as_lists(pa: Any, values: npt.NDArray[np.float32]) -> Any:
     return pa.FixedSizeListArray.from_arrays(flat, type=pa.list_(item, n_columns))
 
 
-def _check(pa: Any, file: Any, table: Table, path: str) -> int:
-    """Refuse a file whose rows are not such a table's; return the version of the table it is of."""
+def _check(pa: Any, file: Any, table: Table, path: str) -> dict[str, Any]:
+    """Refuse a file whose rows are not such a table's; return what its metadata say."""
     schema = file.schema_arrow
     if METADATA_KEY not in (schema.metadata or {}):
         raise StoreError(f"{path} was not written by export_parquet: it lacks its metadata")
-    theirs = json.loads(schema.metadata[METADATA_KEY])
+    theirs: dict[str, Any] = json.loads(schema.metadata[METADATA_KEY])
     for name, own in _layout(table).items():
         if theirs.get(name) != own:
             raise StoreError(
@@ -177,10 +192,10 @@ def _check(pa: Any, file: Any, table: Table, path: str) -> int:
                 f"{path}: column {name!r} is {actual.get(name, 'missing')}, it must be "
                 f"{expected.get(name, 'left out')}"
             )
-    return int(theirs["version"])
+    return theirs
 
 
-def _put(table: Table, batch: Any, version: int | None) -> None:
+def _put(table: Table, batch: Any, theirs: Mapping[str, Any], keeps_versions: bool) -> None:
     columns = {name: batch.column(name) for name in batch.schema.names}
     for name, column in columns.items():
         if column.null_count > 0:
@@ -191,9 +206,10 @@ def _put(table: Table, batch: Any, version: int | None) -> None:
     table.put_rows(
         plain["id"],
         np.concatenate(values, axis=1),
-        None if version is None else plain["version"],
+        plain["version"] if keeps_versions else None,
         plain["last_seen_s"],
         plain["born_s"],
         plain["frequency"],
-        version or 0,
+        table_version=theirs["version"] if keeps_versions else 0,
+        clock_s=theirs["clock_s"],
     )

@@ -6,6 +6,7 @@ runs: `--help` and completion then load neither numpy nor the web framework nor 
 Exit codes: 0 done, 1 failed, 2 wrong configuration or options, 3 server, log or port unreachable.
 """
 
+import errno
 import os
 import sys
 from pathlib import Path
@@ -267,6 +268,11 @@ def main() -> None:
     except Error as error:
         typer.echo(str(error), err=True)
         sys.exit(exit_code(error))
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        typer.echo(f"no space left: {error.filename or 'the output is incomplete'}", err=True)
+        sys.exit(1)
 
 
 def exit_code(error: Error) -> int:

@@ -122,8 +122,14 @@ def owners(name: str) -> list[str]:
 def home(name: str) -> Path | None:
     """The directory that holds the package which `import name` finds."""
     spec = importlib.util.find_spec(name)
-    found = next(iter(spec.submodule_search_locations or ()), spec.origin) if spec else None
-    return Path(found).parent if found else None
+    if spec is None:
+        return None
+    # Not the first search location: of an editable installation native modules lie elsewhere.
+    found = spec.origin or next(iter(spec.submodule_search_locations or ()), None)
+    if found is None:
+        return None
+    is_package = spec.origin is not None and spec.submodule_search_locations is not None
+    return Path(found).parent.parent if is_package else Path(found).parent
 
 
 def owner(name: str, others: Sequence[str], found_in: Path | None) -> Finding:

@@ -36,7 +36,7 @@ logger = logging.getLogger(__name__)
 
 FORMAT: Final = 1
 # Updates that a restart may have to apply again before the state is saved: about 0.1 s of work. A
-# round is 20 us of it, whatever is in it.
+# round is 20 us of it, whatever is in it. A state of more keys waits for as many updates.
 UNSAVED_MAX: Final = 1 << 20
 _ROUND_UPDATES: Final = 200
 _TEXTS_MIN: Final = 4_096
@@ -140,15 +140,6 @@ class LocalFeatureState:
                 except OSError as error:  # the writer keeps its rounds
                     logger.warning("feature_state=%s state=not-saved error=%s", self._path, error)
 
-    def save(self) -> None:
-        """Write the file, whole or not at all.
-
-        Raises:
-            OSError: it cannot be written; the earlier one stays.
-        """
-        with self._lock:
-            self._save()
-
     def snapshot(self) -> bytes:
         """Everything, as `restore` takes it."""
         series = {n: [a.tobytes() for a in one.entries()] for n, one in self.series.items()}
@@ -162,14 +153,27 @@ class LocalFeatureState:
             SchemaError: it is not one of ours, or of a newer version.
         """
         try:
-            version, marks, series, rings, texts = msgspec.msgpack.decode(value, strict=False)
+            version, *content = msgspec.msgpack.decode(value, strict=False)
+            if version == FORMAT:
+                self._take(*content)
         except (msgspec.DecodeError, TypeError, ValueError) as error:
             raise SchemaError(
                 f"feature state is damaged: {error}; restore a back-up, or delete "
                 f"{self._path} to begin with nothing known"
             ) from error
         if version != FORMAT:
-            raise SchemaError(f"feature state has format {version}, this program reads {FORMAT}")
+            raise SchemaError(
+                f"feature state in {self._path} has format {version}, this program reads {FORMAT}: "
+                "start the version that wrote it, or delete the file to begin with nothing known"
+            )
+
+    def _take(
+        self,
+        marks: dict[str, int],
+        series: dict[str, list[bytes]],
+        rings: dict[str, list[bytes]],
+        texts: dict[int, str],
+    ) -> None:
         for name in self.series.keys() & series.keys():
             keys, times, x, y = series[name]
             self.series[name].restore(
@@ -187,7 +191,7 @@ class LocalFeatureState:
                 np.frombuffer(items, np.uint64),
             )
         self._marks = dict(marks)
-        self._texts = {int(token): text for token, text in texts.items()}
+        self._texts = dict(texts)
 
     def _save(self) -> None:
         if self._path is None:

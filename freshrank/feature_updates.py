@@ -8,6 +8,7 @@ import msgspec
 import numpy as np
 
 from freshrank.encoding import F64
+from freshrank.errors import SchemaError
 from freshrank.feature_types import I64, U64
 
 FORMAT: Final = 1
@@ -68,8 +69,19 @@ class FeatureUpdates:
 
     @classmethod
     def from_bytes(cls, value: bytes) -> "FeatureUpdates":
-        """The updates that `to_bytes` wrote."""
-        _, events, did, marks = msgspec.msgpack.decode(value)
+        """The updates that `to_bytes` wrote.
+
+        Raises:
+            SchemaError: another version wrote it.
+        """
+        version, *content = msgspec.msgpack.decode(value)
+        if version != FORMAT:
+            raise SchemaError(
+                f"a round of feature updates has format {version}, this program reads {FORMAT}: "
+                "start the version that wrote it, or begin with a new data directory",
+                code="joiner-state",
+            )
+        events, did, marks = content
         return cls(
             {
                 n: (np.frombuffer(k, np.uint64), np.frombuffer(t, np.int64))

@@ -109,7 +109,16 @@ class LiveFeatures:
         }
 
     def fill(self, values: RequestValues, state: FeatureState, *, before_ms: int) -> RequestValues:
-        """The request with its recent items and live values, all read at once."""
+        """The request with its recent items and live values, all read at once.
+
+        Args:
+            values: Of one request, ids of `key_slots` among them.
+            state: What is known.
+            before_ms: The request's time: what happened earlier is visible.
+
+        Raises:
+            DataError: a value does not fit its feature.
+        """
         if not self.series and not self._recent_events:
             return values
         keys = self.keys(self._encoder.ids([values], self.key_slots))

@@ -6,7 +6,7 @@ types: each takes what is well-formed and leaves the rest to the types.
 
 import reprlib
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any, Final
@@ -64,9 +64,13 @@ def mistakes(document: object) -> Iterator[Mistake]:
             yield from _recent(location, feature, by_name)
         elif feature.get("type") in _LIVE:
             yield from _live(location, feature, by_name)
+    if features and all(feature.get("type") in (*_LIVE, "dense") for _, feature in features):
+        text = "none of them has ids to embed: add one of type id, id_list or bucket"
+        yield Mistake(("features",), text)
     model = document.get("model") if isinstance(document, Mapping) else None
     if not isinstance(model, Mapping) or model.get("kind", "deepfm") == "deepfm":
         yield from _dims(features)
+    yield from _replay(document, [name for name in by_name if name not in _RESERVED], tasks)
 
 
 Entry = tuple[Location, Mapping[str, Any]]
@@ -78,6 +82,21 @@ def _entries(document: object, section: str) -> Iterator[Entry]:
     for index, entry in enumerate(entries if isinstance(entries, list) else ()):
         if isinstance(entry, Mapping) and isinstance(entry.get("name"), str):
             yield (section, index), entry
+
+
+def _replay(document: object, features: Sequence[str], tasks: Sequence[Entry]) -> Iterator[Mistake]:
+    """Columns are of tasks and features that there are."""
+    columns = document
+    for step in ("replay", "columns"):
+        columns = columns.get(step) if isinstance(columns, Mapping) else None
+    known = {"labels": [task["name"] for _, task in tasks], "features": features}
+    for section, names in known.items():
+        mapped = columns.get(section) if isinstance(columns, Mapping) else None
+        for name in mapped if isinstance(mapped, Mapping) else ():
+            if isinstance(name, str) and name not in names:
+                text = f"there is no {section.removesuffix('s')} {name!r}"
+                text = text.replace("label", "task") + did_you_mean(name, names)
+                yield Mistake(("replay", "columns", section, name), text, is_key=True)
 
 
 def _repeated(entries: list[Entry], noun: str) -> Iterator[Mistake]:

@@ -1,5 +1,6 @@
 """What `freshrank.yaml` says of `freshrank replay`: how a table of labelled rows is to be read."""
 
+import math
 import re
 from typing import Annotated, Final, Literal
 
@@ -16,9 +17,11 @@ def _label(text: str) -> str:
         raise ValueError(f"not a label: {text!r} (write a column, or e.g. rating >= 4)")
     if match["number"] is not None:
         try:
-            float(match["number"])
+            is_number = math.isfinite(float(match["number"]))
         except ValueError:
-            raise ValueError(f"{match['number']!r} is not a number (e.g. rating >= 4)") from None
+            is_number = False
+        if not is_number:
+            raise ValueError(f"{match['number']!r} is not a number (e.g. rating >= 4)")
     return text
 
 

@@ -6,7 +6,7 @@ legal.
 
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -47,7 +47,7 @@ from freshrank.feature_settings import (
     SeenFeature as SeenFeature,
 )
 from freshrank.replay_settings import ReplaySettings
-from freshrank.units import Age, Bytes, Duration, FilePath, Name, Part, Period, Ratio
+from freshrank.units import Age, Bytes, Duration, FilePath, HalfLife, Name, Part, Period, Ratio
 
 Width = Annotated[int, Field(ge=1, le=4_096)]
 
@@ -74,14 +74,52 @@ class StoreSettings(Part):
     init: InitSettings = InitSettings()
 
 
-class SparseOptimizer(Part):
-    """The optimizer of embedding rows, applied by the store."""
+Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
+# What only some optimizers have; another one that ignored it would do what nobody asked for.
+_KINDS_WITH: Final = {
+    "l1": ("ftrl",),
+    "beta": ("ftrl",),
+    "weight_decay": ("sgd", "adagrad", "rowwise_adagrad", "adam"),
+    "accumulator_half_life": ("adagrad", "rowwise_adagrad"),
+}
 
-    kind: Literal["sgd", "adagrad", "rowwise_adagrad", "adam"] = "adagrad"
-    lr: Annotated[float, Field(gt=0)] = 0.05
-    l2: Annotated[float, Field(ge=0)] = 0.0
+
+class RowOptimizer(Part):
+    """How embedding rows move (embedding_store/FORMAT.md, Rows)."""
+
+    kind: Literal["sgd", "adagrad", "rowwise_adagrad", "adam", "ftrl"] = "adagrad"
+    lr: Positive = 0.05
+    l1: NotNegative = 0.0
+    l2: NotNegative = 0.0
+    weight_decay: NotNegative = 0.0
+    beta: Positive = 1.0
     # Of Adagrad: the divisor of a row's first step is its square root. 0 makes that step lr * sign.
-    initial_accumulator: Annotated[float, Field(ge=0)] = 0.1
+    initial_accumulator: NotNegative = 0.1
+    # Event time in which what was gathered above the start halves. None: rows slow down for ever.
+    accumulator_half_life: HalfLife | None = None
+    # Limits of an id's gradient in a batch; each value's holds before the norm's.
+    clip_norm: Positive | None = None
+    clip_value: Positive | None = None
+
+    @model_validator(mode="after")
+    def _fields_of_its_kind(self) -> Self:
+        for name, kinds in _KINDS_WITH.items():
+            is_set = getattr(self, name) != type(self).model_fields[name].default
+            if is_set and self.kind not in kinds:
+                raise ValueError(f"{name} is of {', '.join(kinds)}; kind is {self.kind}")
+        if self.lr * self.weight_decay > 1:
+            raise ValueError(
+                f"weight_decay times lr is the share of a weight that a step takes away: at most "
+                f"1, got {self.weight_decay} x {self.lr}"
+            )
+        return self
+
+
+class SparseOptimizer(RowOptimizer):
+    """The optimizer of embedding rows, applied by the store; one apart for first-order weights."""
+
+    first_order: RowOptimizer | None = None
 
 
 class DenseOptimizer(Part):

@@ -92,19 +92,6 @@ class TableEncoder:
         self._n_rows += encoded.n_rows
         return encoded
 
-    def snapshot(self) -> bytes:
-        """Everything that later chunks depend on, as `restore` takes it."""
-        return self._n_rows.to_bytes(8, "little") + self.state.snapshot()
-
-    def restore(self, value: bytes) -> None:
-        """Go on where the encoder stood that made this snapshot.
-
-        Raises:
-            SchemaError: it is not one of ours, or of a newer version.
-        """
-        self._n_rows = int.from_bytes(value[:8], "little")
-        self.state.restore(value[8:])
-
     def _column(self, name: str, chunk: TableValues, offsets: I64) -> Any:
         """The feature's column, checked for its length; nulls where there is none."""
         is_shared = name == "user_id" or self._encoder.is_shared(name)

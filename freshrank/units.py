@@ -67,6 +67,17 @@ def _at_least(minimum: timedelta) -> Callable[[timedelta], timedelta]:
     return check
 
 
+def _at_most(maximum: timedelta) -> Callable[[timedelta], timedelta]:
+    def check(value: timedelta) -> timedelta:
+        if value > maximum:
+            raise ValueError(
+                f"expected at most {duration_text(maximum)}, got {duration_text(value)}"
+            )
+        return value
+
+    return check
+
+
 def _bytes(value: Any) -> int:
     if isinstance(value, int) and not isinstance(value, bool):
         return value
@@ -91,6 +102,7 @@ Duration = Annotated[
 ]
 Period = Annotated[Duration, AfterValidator(_at_least(timedelta(milliseconds=1)))]  # 0: no rest
 Age = Annotated[Duration, AfterValidator(_at_least(timedelta(seconds=1)))]  # stored in seconds
+HalfLife = Annotated[Age, AfterValidator(_at_most(timedelta(days=36_500)))]
 Bytes = Annotated[
     int,
     BeforeValidator(_bytes),

@@ -13,7 +13,7 @@ Bytes = npt.NDArray[np.uint8]
 
 # Format v1 of a table, embedding_store/FORMAT.md: where the header has clock and counts, where the
 # sections begin, and how many bytes of checksum follow them.
-_CLOCK_AT, _COUNTS_AT, _HEADER_BYTES, _CHECKSUM_BYTES = 128, 184, 208, 8
+_CLOCK_AT, _COUNTS_AT, _HEADER_BYTES, _CHECKSUM_BYTES = 272, 328, 352, 8
 
 
 def fingerprint(learner: Learner) -> str:
@@ -46,8 +46,8 @@ def _columns(table: Table) -> Iterator[Bytes]:
     yield data[_CLOCK_AT:_COUNTS_AT]  # draws, totals and the sweep's cursors too
     begin = _HEADER_BYTES + 4 * n_free
     end = len(data) - _CHECKSUM_BYTES - 16 * (n_tombstones + n_waiting)
-    row_bytes = (end - 4 * n_waiting_free - begin) // max(n_rows, 1)
-    keys, _, *rest = _split(data[begin:], n_rows, (8, 8, 4, 4, 4, row_bytes - 28))
+    value_bytes = (end - 4 * n_waiting_free - begin) // n_rows - 28 if n_rows else 0
+    keys, _, *rest = _split(data[begin:], n_rows, (8, 8, 4, 4, 4, value_bytes))
     order = np.argsort(keys.view("<u8").ravel())
     yield from (column[order] for column in (keys, *rest))
     keys, *rest = _split(data[end:], n_waiting, (8, 4, 4))

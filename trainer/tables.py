@@ -1,16 +1,17 @@
 """The embedding tables as the trainer uses them: ids -> pooled rows, and gradients back."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
-from embedding_store import Table
+from embedding_store import Optimizer, StoreError, Table
 from freshrank.errors import ConfigError, SchemaError
 from freshrank.examples import ExampleBatch
 from freshrank.features import Encoded, FeatureEncoder, Slot, TableSpec
-from freshrank.settings import Settings
+from freshrank.settings import RowOptimizer, Settings, SparseOptimizer
 
 F32 = npt.NDArray[np.float32]
 U64 = npt.NDArray[np.uint64]
@@ -19,8 +20,6 @@ Bools = npt.NDArray[np.bool_]
 
 ITEM_SLOT: Final = "item_id"
 
-EPSILON: Final = 1e-8
-BETA1, BETA2 = 0.9, 0.999
 # Rows looked at per table and step for expiry: with steps of 512 examples one sweep of 10 M rows
 # takes 2,500 steps, and costs a step some 10 microseconds.
 SWEEP_ROWS_MAX: Final = 4_096
@@ -39,17 +38,12 @@ def create_tables(settings: Settings, encoder: FeatureEncoder) -> dict[str, Tabl
 
 
 def _create(settings: Settings, spec: TableSpec) -> Table:
-    sparse = settings.optimizer.sparse
+    optimizer, first_order = _optimizers(settings.optimizer.sparse)
     return Table(
         dim=spec.dim,
         first_order=True,
-        optimizer=sparse.kind,
-        lr=sparse.lr,
-        l2=sparse.l2,
-        eps=EPSILON,
-        beta1=BETA1,
-        beta2=BETA2,
-        initial_accumulator=sparse.initial_accumulator,
+        optimizer=optimizer,
+        first_order_optimizer=first_order,
         init_scale=settings.store.init.scale,
         seed=settings.trainer.seed,
         slot=spec.index,
@@ -60,28 +54,49 @@ def _create(settings: Settings, spec: TableSpec) -> Table:
     )
 
 
+def _optimizers(sparse: SparseOptimizer) -> tuple[Optimizer, Optimizer | None]:
+    """Of the vector and of the first-order weight, None where the first is of both."""
+    own = sparse.first_order
+    return _optimizer(sparse), None if own is None else _optimizer(own)
+
+
+def _optimizer(row: RowOptimizer) -> Optimizer:
+    half_life = row.accumulator_half_life
+    return Optimizer(
+        row.kind,
+        lr=row.lr,
+        l1=row.l1,
+        l2=row.l2,
+        weight_decay=row.weight_decay,
+        beta=row.beta,
+        initial_accumulator=row.initial_accumulator,
+        accumulator_half_life_s=0 if half_life is None else math.ceil(half_life.total_seconds()),
+        clip_norm=row.clip_norm or 0.0,
+        clip_value=row.clip_value or 0.0,
+    )
+
+
 def adopt(tables: Mapping[str, Table], settings: Settings, encoder: FeatureEncoder) -> None:
     """Let restored tables go on under today's rates, thresholds and times to live.
 
     Raises:
         SchemaError: a table's rows hold the state of another optimizer.
     """
-    sparse = settings.optimizer.sparse
+    optimizer, first_order = _optimizers(settings.optimizer.sparse)
     for spec in encoder.tables:
-        table = tables[spec.name]
-        if table.optimizer != sparse.kind:
-            raise SchemaError(
-                f"the checkpoint's rows of {spec.name} hold the state of {table.optimizer}, "
-                f"optimizer.sparse.kind is {sparse.kind}: set it back, or learn anew in another "
-                "data directory"
+        try:
+            tables[spec.name].configure(
+                optimizer=optimizer,
+                first_order_optimizer=first_order,
+                min_count=spec.min_count,
+                probability=spec.probability,
+                ttl_s=spec.ttl_s,
             )
-        table.configure(
-            lr=sparse.lr,
-            l2=sparse.l2,
-            min_count=spec.min_count,
-            probability=spec.probability,
-            ttl_s=spec.ttl_s,
-        )
+        except StoreError as error:
+            raise SchemaError(
+                f"the checkpoint's table {spec.name} does not go with optimizer.sparse: {error}. "
+                "Set it back, or learn anew in another data directory"
+            ) from error
 
 
 class SparseTables:

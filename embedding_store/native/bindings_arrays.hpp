@@ -192,7 +192,7 @@ inline void check_rows(const char* name, const Input<float>& rows, std::size_t n
 
 inline std::uint32_t event_time(std::int64_t now_s) {
     // A time in milliseconds is the likely mistake, and it lies beyond 2^32 - 1 seconds.
-    return in_range("now_s (event time in seconds since 1970)", now_s, 0, 0xffffffffLL);
+    return in_range("now_s (event time in seconds since 1970)", now_s, 0, max_time_s);
 }
 
 inline std::uint64_t not_negative(const char* name, std::int64_t value) {

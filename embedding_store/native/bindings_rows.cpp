@@ -55,7 +55,7 @@ nb::tuple rows_from(const Table& table, std::int64_t start, std::int64_t max_row
 
 void put_rows(Table& table, const AnyArray& keys, const AnyArray& values,
               const nb::object& versions, const AnyArray& last_seen_s, const AnyArray& born_s,
-              const AnyArray& frequency, std::int64_t table_version) {
+              const AnyArray& frequency, std::int64_t table_version, std::int64_t clock_s) {
     const IdsInput keys_input("keys", keys);
     const Input<float> values_input("values", values, 2);
     const std::size_t n = keys_input.size();
@@ -77,6 +77,7 @@ void put_rows(Table& table, const AnyArray& keys, const AnyArray& values,
         .born_s = born.span(),
         .frequency = frequency_input.span(),
         .table_version = not_negative("table_version", table_version),
+        .clock_s = in_range("clock_s", clock_s, 0, max_time_s),
     };
     const nb::gil_scoped_release release;
     table.put_rows(rows);
@@ -88,7 +89,7 @@ void bind_rows(nb::class_<Table>& type) {
     type.def("inspect", &inspect, "id"_a)
         .def("rows_from", &rows_from, "start"_a, "max_rows"_a)
         .def("put_rows", &put_rows, "keys"_a, "values"_a, "versions"_a.none(), "last_seen_s"_a,
-             "born_s"_a, "frequency"_a, "table_version"_a = 0);
+             "born_s"_a, "frequency"_a, "table_version"_a = 0, "clock_s"_a = 0);
 }
 
 }  // namespace freshrank

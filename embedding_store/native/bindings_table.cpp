@@ -10,6 +10,7 @@
 
 #include "bindings.hpp"
 #include "bindings_arrays.hpp"
+#include "bindings_optimizer.hpp"
 #include "core/table.hpp"
 
 namespace freshrank {
@@ -18,29 +19,39 @@ using namespace nb::literals;
 
 namespace {
 
-void construct(Table* self, std::int64_t dim, bool first_order, const std::string& optimizer,
-               double lr, double l2, double eps, double beta1, double beta2,
-               double initial_accumulator, double init_scale, std::uint64_t seed, std::int64_t slot,
-               std::int64_t min_count, double probability, std::int64_t ttl_s,
+void construct(Table* self, std::int64_t dim, bool first_order, const nb::object& optimizer,
+               const nb::object& first_order_optimizer, double init_scale, std::uint64_t seed,
+               std::int64_t slot, std::int64_t min_count, double probability, std::int64_t ttl_s,
                std::int64_t initial_rows) {
     TableConfig config;
     config.dim = in_range("dim", dim, 0, max_dim);
     config.first_order = first_order;
-    config.optimizer = optimizer_named(optimizer);
-    config.lr = lr;
-    config.l2 = l2;
-    config.eps = eps;
-    config.beta1 = beta1;
-    config.beta2 = beta2;
-    config.initial_accumulator = initial_accumulator;
+    config.optimizer = optimizer_of(optimizer);
+    config.first_order_optimizer = optional_optimizer_of(first_order_optimizer);
     config.init_scale = init_scale;
     config.seed = seed;
     config.slot = in_range("slot", slot, 0, 0xffffffffLL);
     config.min_count = in_range("min_count", min_count, 1, max_min_count);
     config.probability = probability;
-    config.ttl_s = in_range("ttl_s", ttl_s, 0, 0xffffffffLL);
+    config.ttl_s = in_range("ttl_s", ttl_s, 0, max_time_s);
     const std::uint64_t n_rows = not_negative("initial_rows", initial_rows);
     new (self) Table(config, n_rows);
+}
+
+void configure(Table& table, const nb::object& optimizer, const nb::object& first_order_optimizer,
+               std::int64_t min_count, double probability, std::int64_t ttl_s) {
+    const Policy policy{.optimizer = optimizer_of(optimizer),
+                        .first_order_optimizer = optional_optimizer_of(first_order_optimizer),
+                        .probability = probability,
+                        .min_count = in_range("min_count", min_count, 1, max_min_count),
+                        .ttl_s = in_range("ttl_s", ttl_s, 0, max_time_s)};
+    const nb::gil_scoped_release release;
+    table.configure(policy);
+}
+
+Policy policy_of(const Table& table) {
+    const nb::gil_scoped_release release;
+    return table.policy();
 }
 
 // One array in, one array of n values out, the core called without the interpreter lock.
@@ -89,26 +100,18 @@ nb::dict statistics(const Table& table) {
     return result;
 }
 void bind_parameters(nb::class_<Table>& type) {
-    type.def("__init__", &construct, nb::kw_only(), "dim"_a, "first_order"_a, "optimizer"_a, "lr"_a,
-             "l2"_a, "eps"_a, "beta1"_a, "beta2"_a, "initial_accumulator"_a, "init_scale"_a,
-             "seed"_a, "slot"_a, "min_count"_a, "probability"_a, "ttl_s"_a, "initial_rows"_a)
+    type.def("__init__", &construct, nb::kw_only(), "dim"_a, "first_order"_a, "optimizer"_a,
+             "first_order_optimizer"_a = nb::none(), "init_scale"_a, "seed"_a, "slot"_a,
+             "min_count"_a, "probability"_a, "ttl_s"_a, "initial_rows"_a)
         .def_prop_ro("width", [](const Table& table) { return table.config().width(); })
         .def_prop_ro("dim", [](const Table& table) { return table.config().dim; })
         .def_prop_ro("optimizer",
-                     [](const Table& table) { return name_of(table.config().optimizer); })
-        .def(
-            "configure",
-            [](Table& table, double lr, double l2, std::int64_t min_count, double probability,
-               std::int64_t ttl_s) {
-                const Policy policy{.lr = lr,
-                                    .l2 = l2,
-                                    .probability = probability,
-                                    .min_count = in_range("min_count", min_count, 1, max_min_count),
-                                    .ttl_s = in_range("ttl_s", ttl_s, 0, 0xffffffffLL)};
-                const nb::gil_scoped_release release;
-                table.configure(policy);
-            },
-            nb::kw_only(), "lr"_a, "l2"_a, "min_count"_a, "probability"_a, "ttl_s"_a);
+                     [](const Table& table) { return object_of(policy_of(table).optimizer); })
+        .def_prop_ro(
+            "first_order_optimizer",
+            [](const Table& table) { return object_of(policy_of(table).first_order_optimizer); })
+        .def("configure", &configure, nb::kw_only(), "optimizer"_a,
+             "first_order_optimizer"_a = nb::none(), "min_count"_a, "probability"_a, "ttl_s"_a);
 }
 
 void bind_questions(nb::class_<Table>& type) {
@@ -180,6 +183,7 @@ void bind_changes(nb::class_<Table>& type) {
 }  // namespace
 
 void bind_table(nb::module_& m) {
+    m.def("check_optimizer", [](const nb::object& optimizer) { optimizer_of(optimizer); });
     nb::class_<Table> type(m, "Table");
     bind_parameters(type);
     bind_batches(type);

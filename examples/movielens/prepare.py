@@ -106,16 +106,13 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=os.environ.get("FRESHRANK_DATA"))
     parser.add_argument("--generate", action="store_true", help="make up ratings instead")
     args = parser.parse_args()
-    if args.generate:
-        table = build(*generate())
-    elif args.data is None:
+    if not args.generate and args.data is None:
         parser.error("give --data or $FRESHRANK_DATA, or --generate for made-up ratings")
-    else:
-        try:
-            table = build(*read(Path(args.data) / "ml-100k"))
-        except FileNotFoundError as error:
-            sys.exit(str(error))
-    pq.write_table(table, args.target, compression="zstd")
+    try:
+        table = build(*(generate() if args.generate else read(Path(args.data) / "ml-100k")))
+        pq.write_table(table, args.target, compression="zstd")
+    except OSError as error:
+        sys.exit(str(error))
     what = "made up" if args.generate else "of MovieLens 100K"
     print(f"{args.target}: {table.num_rows} ratings, {what}")
 

@@ -189,21 +189,23 @@ def main() -> None:
     parser.add_argument("--events", action="store_true", help="write events instead of rows")
     parser.add_argument("--generate", action="store_true", help="make up 20,000 clicks instead")
     args = parser.parse_args()
-    if args.generate:
-        clicks = generate_clicks(args.clicks or 20_000, args.seed)
-    elif args.data is None:
+    if args.clicks is not None and args.clicks < 1:
+        parser.error(f"--clicks {args.clicks}: take at least 1")
+    if not args.generate and args.data is None:
         parser.error("give --data or $FRESHRANK_DATA, or --generate for made-up clicks")
-    else:
-        try:
+    try:
+        if args.generate:
+            clicks = generate_clicks(args.clicks or 20_000, args.seed)
+        else:
             clicks = read_clicks(Path(args.data), args.clicks or DEFAULT_CLICKS)
-        except FileNotFoundError as error:
-            sys.exit(str(error))
-    table = build_requests(clicks, args.seed)
-    if args.events:
-        with args.target.open("w") as file:
-            file.writelines(json.dumps(event) + "\n" for event in events(table))
-    else:
-        pq.write_table(table, args.target, compression="zstd")
+        table = build_requests(clicks, args.seed)
+        if args.events:
+            with args.target.open("w") as file:
+                file.writelines(json.dumps(event) + "\n" for event in events(table))
+        else:
+            pq.write_table(table, args.target, compression="zstd")
+    except OSError as error:
+        sys.exit(str(error))
     what = "made up" if args.generate else "built from the log"
     print(f"{args.target}: {table.num_rows} rows, {table.num_rows // 5} requests, {what}")
 

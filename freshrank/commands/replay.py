@@ -3,30 +3,34 @@
 import contextlib
 import json
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from pydantic import TypeAdapter, ValidationError
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from freshrank import config
-from freshrank.errors import ConfigError, DataError, Error
+from freshrank.errors import ConfigError, Error
 from freshrank.features import FeatureEncoder
+from freshrank.replay import notes
 from freshrank.replay.archive import ArchiveOptions, replay_archive
 from freshrank.replay.baselines.base import Baseline
 from freshrank.replay.loop import Reached, TableReplay, our_row, seeded
 from freshrank.replay.pace import Pace
-from freshrank.replay.page import FIGURES
+from freshrank.replay.page import minute_text
 from freshrank.replay.rejects import Rejects
 from freshrank.replay.report import Report
+from freshrank.replay.report_text import report_lines
 from freshrank.replay.sources import TableFile
 from freshrank.replay.table import read_table
 from freshrank.settings import Settings
 from freshrank.table_encoder import TableEncoder
+from freshrank.transport.files import disk_errors
 from freshrank.units import Period
 
 _PERIOD: Final[TypeAdapter[timedelta]] = TypeAdapter(Period)
@@ -62,6 +66,10 @@ def run(source: Path, path: Path, options: Options, *, environ: Mapping[str, str
         TransportError: the disk refused.
     """
     settings = config.load(path, environ=environ)
+    if options.report is not None:  # rather now than after hours
+        with disk_errors(f"write the report to {options.report}"):
+            options.report.mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=options.report).close()
     report = Report(config=path.name, source=source.name)
     broken = None
     if source.is_dir():
@@ -73,13 +81,14 @@ def run(source: Path, path: Path, options: Options, *, environ: Mapping[str, str
         )
     else:
         broken = _file(source, settings, options, report)
+        report.notes += notes.of_replay(report, settings)
     if options.report is not None:
         report.write(options.report)
     if options.as_json:
         json.dump(report.document(), sys.stdout, allow_nan=False)
         print()
     else:
-        _print(report, options.report)
+        print(*report_lines(report, options.report), sep="\n")
     if broken is not None:
         raise broken
 
@@ -89,6 +98,8 @@ def _file(source: Path, settings: Settings, options: Options, report: Report) ->
     if options.report is not None:
         default = options.report / "rejects.jsonl"
     rejects_path = options.rejects or default
+    if rejects_path.resolve() == source.resolve():
+        raise ConfigError(f"--rejects {rejects_path} is the log itself: name another file")
     with Rejects(rejects_path, share_max=_share(options.max_rejects)) as rejects, _bar() as show:
         replay = _events if _is_events(source) else _table
         broken = replay(source, settings, options, rejects, report, show)
@@ -111,7 +122,7 @@ def _archive(source: Path, settings: Settings, options: Options, report: Report)
             settings,
             options.archive,
             report,
-            lambda share, ts_ms: show(share, f"{report.examples:,} examples  {_time(ts_ms)}"),
+            lambda share, ts_ms: show(share, f"{report.examples:,} examples  {minute_text(ts_ms)}"),
         )
 
 
@@ -137,7 +148,7 @@ def _table(
 
     def progress(reached: Reached) -> None:
         auc = "" if reached.auc is None else f"  AUC {reached.auc:.3f}"
-        text = f"{reached.n_examples:,} examples  {_time(reached.ts_ms)}{auc}"
+        text = f"{reached.n_examples:,} examples  {minute_text(reached.ts_ms)}{auc}"
         show(file.share_read, text)
 
     chunks = read_table(file, settings, rejects, sort=options.sort, limit=options.limit)
@@ -165,7 +176,7 @@ def _events(
     first_seed = settings.trainer.seed
     report.seeds = list(range(first_seed, first_seed + options.seeds))
     cadences = [None, *_durations(options.sync_every)]
-    stopped: Error | None = None
+    stopped: Error | None = None  # the first run tells; the others read the same
     for n, every in enumerate(cadences):
         runs = []
         for seed in report.seeds:
@@ -173,25 +184,26 @@ def _events(
             chosen = EventOptions(
                 sync_every=every,
                 speed=_speed(options.speed),
-                on_progress=lambda share, ts_ms: show(share, _time(ts_ms)),
+                on_progress=lambda share, ts_ms: show(share, minute_text(ts_ms)),
             )
-            done = replay_events(
-                source, seeded(settings, seed), rejects if is_first else Rejects(None), chosen
-            )
+            if not is_first:  # the same rejects again, which need no list
+                rejects = Rejects(None, share_max=_share(options.max_rejects))
+            done = replay_events(source, seeded(settings, seed), rejects, chosen)
             runs.append(done.measures.figures())
             report.wall_s += done.wall_s
             report.skipped_steps += done.skipped_steps
             if is_first:
                 report.examples, report.requests = done.measures.n_rows, done.requests
                 report.tables, report.accounting = done.tables, done.accounting
-                report.stopped = done.stopped
+                report.stopped = None if done.broken is None else str(done.broken)
+                stopped = done.broken
                 speed = report.examples / max(done.wall_s, 1e-9)
             if done.accounting_problems:
-                stopped = Error(
+                stopped = stopped or Error(
                     f"the accounting does not add up: {'; '.join(done.accounting_problems)}"
                 )
         report.models.append(our_row(every, runs, speed))
-    return DataError(report.stopped, code="broken-file") if report.stopped else stopped
+    return stopped
 
 
 def _durations(texts: Sequence[str]) -> list[timedelta]:
@@ -240,46 +252,3 @@ def _bar() -> Iterator[Show]:
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
         task = progress.add_task("reading", total=1.0)
         yield lambda share, text: progress.update(task, completed=share, description=text)
-
-
-def _print(report: Report, directory: Path | None) -> None:
-    document = report.document()
-    n_rejected = sum(report.rejected.values())
-    speed = document["examples_per_second"]
-    print(
-        f"{report.examples:,} examples of {report.requests:,} requests, {n_rejected:,} rejected, "
-        f"{report.wall_s:.1f} s" + (f", {speed:,.0f} examples/s" if speed else "")
-    )
-    for task in document["models"][0]["tasks"] if document["models"] else ():
-        print(f"\n{task}", *_figures(task, document["models"]), sep="\n")
-    if report.parameters is not None:
-        print(f"\nparameters {report.parameters}; {report.waiting_rows} rows wait for a full batch")
-    if n_rejected:
-        reasons = ", ".join(f"{n:,} {reason}" for reason, n in report.rejected.items())
-        where = f"; see {report.rejects_file}" if report.rejects_file else ""
-        print(f"\nrejected: {reasons}{where}")
-    if directory is not None:
-        print(f"\nreport: {directory / 'report.html'}")
-
-
-def _figures(task: str, models: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    """A line per model: means over seeds, with the standard deviation where there are several."""
-    tasks = [(model["name"], model["tasks"][task]) for model in models if task in model["tasks"]]
-    names = [name for name in FIGURES if any(name in found["seeds"] for _, found in tasks)]
-    table = [["", *(FIGURES[name] for name in names)]]
-    for model, found in tasks:
-        table.append([model, *(_spread(found["seeds"].get(name)) for name in names)])
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    for first, *cells in table:
-        numbers = (f"{cell:>{width}}" for cell, width in zip(cells, widths[1:], strict=True))
-        yield "  ".join([f"{first:{widths[0]}}", *numbers])
-
-
-def _spread(found: Mapping[str, float] | None) -> str:
-    if found is None:
-        return "-"
-    return f"{found['mean']:.4f}" + (f" ± {found['sd']:.4f}" if found["sd"] else "")
-
-
-def _time(ts_ms: int) -> str:
-    return datetime.fromtimestamp(ts_ms / 1_000, UTC).strftime("%Y-%m-%d %H:%M")

@@ -31,7 +31,7 @@ from trainer.saver import checkpoint, restore
 from trainer.state import TrainerState
 
 _HOUR: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d")
-# Told after each batch: the share of the files learned, and the event time reached.
+# Told after each batch: the share learned of what was to be, and the event time reached.
 OnProgress = Callable[[float, int], None]
 
 
@@ -136,12 +136,19 @@ class TimeTravel:
         Raises:
             DataError: a file is damaged.
         """
-        n_total = sum(part.info.rows for part in self._archive.parts)
+        positions = self.state.positions
+        ends = {
+            self.state.number(*lineage): parts[-1].name.last + 1
+            for lineage, parts in self._archive.lineages().items()
+        }
+        begin = sum(positions[number].offset for number in ends)
+        n_records = sum(ends.values()) - begin
         for record in self._archive.records(self.state, set()):
             self._queue.put(record)
             while self._queue.is_full:
                 self._take(self._queue.cut(flush=False))
-                on_progress(self._report.examples / n_total, self.state.watermark_ms)
+                at = sum(positions[number].offset for number in ends)
+                on_progress((at - begin) / n_records, self.state.watermark_ms)
         self._take(self._queue.cut(flush=False))  # records behind the last row learned
 
     def _take(self, cut: Cut) -> None:

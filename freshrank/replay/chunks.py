@@ -40,10 +40,16 @@ class Chunk:
         return len(self.ts_ms)
 
 
-def batches(chunk: Chunk, encoded: Encoded, n_max: int) -> Iterator[ExampleBatch]:
-    """The chunk's rows in order, whole requests together, up to `n_max` rows a batch.
+def batches(
+    chunk: Chunk, encoded: Encoded, n_max: int, span_ms: int | None = None
+) -> Iterator[ExampleBatch]:
+    """The chunk's rows in order, whole requests together.
 
-    A request of more rows is a batch of its own.
+    Args:
+        chunk: The rows.
+        encoded: What the model gets of them.
+        n_max: Rows of a batch at most; a request of more rows is a batch of its own.
+        span_ms: A batch holds requests of less than this much event time; None for any.
     """
     request_ids = list(map(str, chunk.request_numbers.tolist()))
     labels, weights = chunk.labels, chunk.weights
@@ -60,6 +66,9 @@ def batches(chunk: Chunk, encoded: Encoded, n_max: int) -> Iterator[ExampleBatch
         end = int(ends[n_fitting - 1]) if n_fitting else 0
         if end <= begin:  # not even one request fits
             end = int(ends[n_fitting])
+        if span_ms is not None:
+            late_ms = chunk.ts_ms[begin] + max(span_ms, 1)
+            end = min(end, begin + int(np.searchsorted(chunk.ts_ms[begin:end], late_ms)))
         rows = slice(begin, end)
         yield ExampleBatch(
             info=info,

@@ -1,7 +1,7 @@
 """What the configuration says of a table's columns, applied: typed values, unfit rows rejected."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Final, cast
@@ -12,9 +12,8 @@ import pyarrow as pa
 
 from freshrank.clock import Clock
 from freshrank.encoding import NUMBER_MAX, shown
-from freshrank.errors import ConfigError, DataError
+from freshrank.errors import DataError
 from freshrank.feature_plan import RESERVED
-from freshrank.hints import did_you_mean
 from freshrank.replay import values
 from freshrank.replay.rejects import Rejects
 from freshrank.replay.sources import TableFile
@@ -92,7 +91,6 @@ class Columns:
         per_request: Columns that must be the same in all rows of a request.
 
     Raises:
-        ConfigError: the configuration names a task or feature that it does not have.
         DataError: the file lacks a column.
     """
 
@@ -103,7 +101,6 @@ class Columns:
         self._clock = clock
         self._tasks = list(settings.tasks)
         self._features = {feature.name: feature for feature in settings.features}
-        self._check_names()
         self._fields = list(self._plan())
         self._labels = [self._label_of(task) for task in self._tasks]
         for field in self._fields:
@@ -197,7 +194,7 @@ class Columns:
             to_ms = partial(values.time_ms, unit=self._settings.replay.ts_unit)
             expected = (
                 f"a time from 1970 to 2106, a number in {self._settings.replay.ts_unit} "
-                "(replay.ts_unit) or as 2017-10-01T10:00:00Z"
+                "(replay.ts_unit; write ms for milliseconds) or as 2017-10-01T10:00:00Z"
             )
             yield Field("ts_ms", columns.ts, to_ms, expected)
         if columns.request is not None:
@@ -222,17 +219,6 @@ class Columns:
     def _is_shared(self, target: str) -> bool:
         feature = self._features.get(target.removeprefix("feature."))
         return getattr(feature, "scope", "") in ("user", "context")
-
-    def _check_names(self) -> None:
-        known: Mapping[str, list[str]] = {
-            "labels": [task.name for task in self._tasks],
-            "features": [name for name in self._features if name not in RESERVED],
-        }
-        for section, names in known.items():
-            for name in getattr(self._columns, section):
-                if name not in names:
-                    hint = did_you_mean(name, names)
-                    raise ConfigError(f"replay.columns.{section}: there is no {name!r}{hint}")
 
 
 def _key(feature: Feature | None) -> tuple[values.Convert, str]:

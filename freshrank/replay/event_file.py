@@ -1,16 +1,16 @@
 """A file of events, line by line: JSON lines, compressed by gzip or not."""
 
 import gzip
-import io
 import zlib
 from collections.abc import Iterator
+from io import BufferedIOBase
 from pathlib import Path
-from typing import IO, Final
+from typing import Final
 
 from freshrank.errors import DataError
 
 _GZIP_MAGIC: Final = b"\x1f\x8b"
-_BUFFER_BYTES: Final = 1 << 20
+_BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
 
 
 class EventFile:
@@ -57,21 +57,25 @@ class EventFile:
         try:
             while line := self._line(stream):
                 number += 1
+                if number == 1:
+                    line = line.removeprefix(_BYTE_ORDER_MARK)
                 if not line.isspace():
                     self.n_lines += 1
                     yield number, line
         except (EOFError, gzip.BadGzipFile, zlib.error, OSError) as error:
             self.stopped = (
-                f"{self.path} breaks off after line {number}: {error}. Everything up to there "
-                "was replayed; fetch the file again for the rest"
+                f"{self.path} breaks off after line {number}: {error}. Fetch the file again for "
+                "the rest"
             )
 
-    def _stream(self) -> IO[bytes]:
+    def _stream(self) -> BufferedIOBase:
         if self._file.peek(len(_GZIP_MAGIC))[: len(_GZIP_MAGIC)] != _GZIP_MAGIC:
             return self._file
-        return io.BufferedReader(gzip.GzipFile(fileobj=self._file), _BUFFER_BYTES)
+        return gzip.GzipFile(
+            fileobj=self._file
+        )  # a larger buffer would lose what it holds at a break
 
-    def _line(self, stream: IO[bytes]) -> bytes:
+    def _line(self, stream: BufferedIOBase) -> bytes:
         line = stream.readline(self._line_bytes_max + 1)
         rest = line
         while len(rest) > self._line_bytes_max and not rest.endswith(b"\n"):

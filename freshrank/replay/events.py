@@ -52,12 +52,12 @@ class EventsReplay:
         measures: Rows as they were scored at their impression, with the label they had in the end.
         rows_read: Lines: `received` of the accounting, accepted and rejected.
         requests: Impressions scored.
-        accounting: Totals of joiner and trainer, and of the lines.
+        accounting: Totals of joiner and trainer, and of the lines; `out_of_order` of them were
+            further behind the newest event than `join.max_out_of_order`.
         accounting_problems: Sums that do not hold; empty when every event is accounted for.
-        out_of_order: Kind -> events further behind the newest than `join.max_out_of_order`.
         tables: As in the report.
         skipped_steps: Steps whose loss or gradient was not finite.
-        stopped: Why the file could not be read to its end; None if it could.
+        broken: Why the file was not read to its end; None if it was.
         wall_s: Seconds it took.
     """
 
@@ -66,10 +66,9 @@ class EventsReplay:
     requests: int
     accounting: dict[str, int]
     accounting_problems: list[str]
-    out_of_order: dict[str, int]
     tables: dict[str, dict[str, int]]
     skipped_steps: int
-    stopped: str | None
+    broken: DataError | None
     wall_s: float
 
 
@@ -86,8 +85,7 @@ def replay_events(
 
     Raises:
         ConfigError: the extra `train` is missing, or `data_dir` has a log already.
-        DataError: the file cannot be opened (code `no-file`), holds no event (`empty`), or has too
-            many lines that are none (`too-many-rejects`).
+        DataError: the file cannot be opened (code `no-file`) or holds no event (`empty`).
         TransportError: the disk refused.
     """
     options = options or EventOptions()
@@ -109,13 +107,20 @@ def replay_events(
             now_ms=options.clock.now_ms(),
         )
         stack.enter_context(forward)
-        _read(file, forward, rejects, options, line_bytes_max=settings.limits.body)
+        broken = None
+        try:
+            _read(file, forward, rejects, options, line_bytes_max=settings.limits.body)
+        except DataError as error:
+            if not forward.accepted:
+                raise
+            broken = error
         forward.finish()
         totals = {
             **forward.loop.accounting(),
             "received": file.n_lines,
             "accepted": forward.accepted.total(),
             "rejected": rejects.counts.total(),
+            "out_of_order": forward.out_of_order.total(),
         }
         return EventsReplay(
             measures=measures,
@@ -123,10 +128,9 @@ def replay_events(
             requests=served.n_requests,
             accounting=totals,
             accounting_problems=accounting.problems(totals, settings),
-            out_of_order=dict(forward.out_of_order),
             tables=table_counts(forward.learner.sparse.tables),
             skipped_steps=totals.get("nonfinite_steps", 0),
-            stopped=file.stopped,
+            broken=broken,
             wall_s=time.perf_counter() - began_s,
         )
 
@@ -155,12 +159,12 @@ def _read(
             rejects.add(number, problem.slug, str(problem), line)
         else:
             if is_slice_end:
-                rejects.check()
+                _check(forward, rejects)
                 pace.wait(forward.newest_ms)
                 if options.on_progress is not None:
                     options.on_progress(file.share, forward.newest_ms)
-    rejects.check(at_end=True)
     if not forward.accepted:
+        rejects.check(at_end=True)
         reason = file.stopped or (
             f"none of its {file.n_lines} lines is an event" if file.n_lines else "it is empty"
         )
@@ -168,4 +172,18 @@ def _read(
             f"there is nothing to replay in {file.path}: {reason}. Each line must be one event as "
             "POST /v1/events takes them, with its ts",
             code="empty",
+        )
+    if file.stopped is not None:
+        raise DataError(file.stopped, code="broken-file")
+    _check(forward, rejects, at_end=True)
+
+
+def _check(forward: FastForward, rejects: Rejects, *, at_end: bool = False) -> None:
+    """Hold that no larger share of the events than allowed is unfit, or out of order."""
+    rejects.check(at_end=at_end)
+    if (n := forward.out_of_order.total()) > rejects.n_allowed(at_end=at_end):
+        raise DataError(
+            f"{n:,} of {rejects.n_read:,} events lie further behind the newest before them than "
+            "join.max_out_of_order allows: sort the file by ts. --max-rejects says how many may",
+            code="unsorted",
         )

@@ -223,11 +223,11 @@ class FastForward:
             records += _with_scores(one, shown, dict(zip(self._tasks, own, strict=True)))
             row += len(shown.items)
         places = self.loop.log.append(IMPRESSIONS, records)
-        ts_s = np.repeat(
-            [one.ts_ms // 1_000 for one in impressions], [len(one.items) for one in impressions]
-        )
-        born_s = self.learner.sparse.item_born_s(values)
-        age_s = np.where(born_s > 0, np.maximum(ts_s - born_s, 0), 0)
+        age_s = None
+        if "item_id" in values.slots:
+            ts_s = [one.ts_ms // 1_000 for one in impressions for _ in one.items]
+            born_s = self.learner.sparse.item_born_s(values)
+            age_s = np.where(born_s > 0, np.maximum(np.array(ts_s) - born_s, 0), 0)
         self._served.add(impressions, [places[first][1] for first in firsts], scores, age_s)
 
     def _judge(self) -> None:

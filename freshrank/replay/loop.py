@@ -28,6 +28,7 @@ I64 = npt.NDArray[np.int64]
 
 # Rows of the progress bar's AUC: as many as the trainer's window.
 _RECENT_ROWS: Final = 20_000
+_MILLISECOND: Final = timedelta(milliseconds=1)
 OURS: Final = "freshrank"
 
 
@@ -87,6 +88,10 @@ class Online:
         self.learn_s = 0.0
         self.skipped_steps = 0
         self._batch_max = settings.trainer.batch_max
+        # Adaptive batches take what is there. What came since parameters were last published is
+        # scored with the same ones whatever is learned in between: so it is learned at once.
+        is_fixed = settings.trainer.batching == "fixed"
+        self._span_ms = None if is_fixed else settings.sync.sparse_every // _MILLISECOND
         self._stale = [_Stale(self.learner, encoder, every) for every in sync_every]
 
     def predict_then_learn(
@@ -100,7 +105,7 @@ class Online:
         """
         scores: list[list[F32]] = [[] for _ in range(1 + len(self._stale))]
         ages: list[I64] = []
-        for batch in batches(chunk, encoded, self._batch_max):
+        for batch in batches(chunk, encoded, self._batch_max, self._span_ms):
             if pace is not None:
                 pace.wait(int(batch.ts_ms[0]))
             for stale, found in zip(self._stale, scores[1:], strict=True):
@@ -146,6 +151,7 @@ class TableReplay:
         self._baseline_measures = [Measures(tasks[:1], losses[:1]) for _ in baselines]
         self._baseline_s = [0.0 for _ in baselines]
         self._recent = np.empty((3, 0), np.float32)
+        self._has_items = any(feature.name == "item_id" for feature in settings.features)
 
     def run(
         self,
@@ -176,7 +182,9 @@ class TableReplay:
                 broken = error
                 break
             except KeyboardInterrupt:
-                broken = DataError("it was interrupted", code="interrupted")
+                broken = DataError(
+                    "it was interrupted: what came before stands in the report", code="interrupted"
+                )
                 break
         report.stopped = None if broken is None else str(broken)
         report.wall_s = time.perf_counter() - began_s
@@ -204,7 +212,7 @@ class TableReplay:
             self._baseline_s[n] += time.perf_counter() - at_s
             found.append((self._baseline_measures[n], predicted[:, None], found[0][2]))
         for measure, own, age_s in found:  # all or, where it is interrupted, none
-            _add(measure, own, chunk, age_s)
+            _add(measure, own, chunk, age_s if self._has_items else None)
         report.examples += chunk.n_rows
         report.requests += len(chunk.values.n_items)
         if on_progress is not None:
@@ -243,7 +251,7 @@ def our_row(
     return ModelRow(name, runs, sync_every_s=every.total_seconds())
 
 
-def _add(measures: Measures, scores: F32, chunk: Chunk, age_s: I64) -> None:
+def _add(measures: Measures, scores: F32, chunk: Chunk, age_s: I64 | None) -> None:
     tasks = slice(scores.shape[1])  # a baseline predicts the first one
     measures.add(
         scores,

@@ -60,7 +60,8 @@ svg { width: 100%; height: auto; overflow: visible } svg text { font-size: 12px;
   #ff8fc0); stroke-dasharray: 12 3 }
 .s6 { --c: light-dark(#0e7490, #5ad4ea); stroke-dasharray: 2 6 } .s7 { --c: light-dark(#57606a,
   #aab3bd); stroke-dasharray: 1 2 }
-.stop { border-left: 4px solid #d1242f; padding: .25rem 1rem }
+.stop, .notes { border-left: 4px solid #d1242f; padding: .25rem 1rem }
+.notes { border-color: light-dark(#a16207, #e5c04b); padding-left: 2rem }
 """
 
 
@@ -68,7 +69,8 @@ def page(document: Document) -> str:
     """The HTML of `Report.document()`."""
     title = f"Replay of {document['source']}"
     tasks = list(document["models"][0]["tasks"]) if document["models"] else []
-    body = [f"<h1>{escape(title)}</h1>", _stopped(document), _summary(document)]
+    body = [f"<h1>{escape(title)}</h1>", _stopped(document), _notes(document)]
+    body.append(_summary(document))
     for task in tasks:
         body += _task(task, document["models"])
     body += [_tables(document), _rejected(document)]
@@ -84,6 +86,11 @@ def page(document: Document) -> str:
 def _stopped(document: Document) -> str:
     reason = document["stopped"]
     return f'<p class="stop"><b>It stopped early:</b> {escape(reason)}</p>' if reason else ""
+
+
+def _notes(document: Document) -> str:
+    notes = "".join(f"<li>{escape(note)}</li>" for note in document["notes"])
+    return f'<ul class="notes">{notes}</ul>' if notes else ""
 
 
 def _summary(document: Document) -> str:
@@ -162,7 +169,7 @@ def _over_time(name: str, figures: Sequence[tuple[str, Document]]) -> str:
     ends = sorted({min(times), max(times)})
     band = CALIBRATION_BAND if name == "calibration" else None
     title = f"{_HOURLY_NAMES[name]} by hour"
-    return _figure(title, lines(title, series, [(x, _hour(x)) for x in ends], band=band))
+    return _figure(title, lines(title, series, [(x, minute_text(x)) for x in ends], band=band))
 
 
 def _by_age(figures: Sequence[tuple[str, Document]]) -> str:
@@ -192,7 +199,7 @@ def _hours(figures: Sequence[tuple[str, Document]]) -> str:
         return ""
     columns = [column for column in _HOURLY if column in hours[0]]
     rows = [
-        [_hour(hour["ts_ms"]), f"{hour['examples']:,}", *(_number(hour[c]) for c in columns)]
+        [minute_text(hour["ts_ms"]), f"{hour['examples']:,}", *(_number(hour[c]) for c in columns)]
         for hour in hours
     ]
     table = _table("Times are UTC.", ["hour", "examples", *columns], rows)
@@ -231,7 +238,8 @@ def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.4f}"
 
 
-def _hour(ts_ms: float) -> str:
+def minute_text(ts_ms: float) -> str:
+    """An event time in UTC."""
     return datetime.fromtimestamp(ts_ms / 1_000, UTC).strftime("%Y-%m-%d %H:%M")
 
 

@@ -20,7 +20,6 @@ class Rejects:
 
     Args:
         path: Made with the first reject; None only counts.
-        n_max: One more than this many ends the replay; None for no limit.
         share_max: Largest share of the rows read that may be rejected, as `check` holds.
 
     Attributes:
@@ -29,14 +28,11 @@ class Rejects:
         unit: What a place in the source is called, and the first key of each line of the file.
     """
 
-    def __init__(
-        self, path: Path | None, *, n_max: int | None = None, share_max: float = 1.0
-    ) -> None:
+    def __init__(self, path: Path | None, *, share_max: float = 1.0) -> None:
         self.path = path
         self.counts: Counter[str] = Counter()
         self.n_read = 0
         self.unit: Literal["line", "row"] = "line"
-        self._n_max = n_max
         self._share_max = share_max
         self._first: dict[str, str] = {}
         self._file: TextIO | None = None
@@ -62,7 +58,6 @@ class Rejects:
             content: The line's bytes, or the row's values by column.
 
         Raises:
-            DataError: they are more than allowed (code `too-many-rejects`).
             TransportError: the disk refused.
         """
         self.counts[reason] += 1
@@ -77,13 +72,10 @@ class Rejects:
                     self.path.parent.mkdir(parents=True, exist_ok=True)
                     self._file = self.path.open("w", encoding="utf-8")
                 self._file.write(json.dumps(entry, ensure_ascii=False, default=str) + "\n")
-        if self._n_max is not None and self.counts.total() > self._n_max:
-            listed = "" if self.path is None else f"; they stand in {self.path}"
-            raise DataError(
-                f"line {place} is reject number {self.counts.total()}, at most {self._n_max} are "
-                f"allowed; it was refused as {reason}: {detail}{listed}",
-                code="too-many-rejects",
-            )
+
+    def n_allowed(self, *, at_end: bool = False) -> float:
+        """How many of the rows read so far may be unfit."""
+        return self._share_max * (self.n_read if at_end else max(self.n_read, _ROWS_MIN))
 
     def check(self, *, at_end: bool = False) -> None:
         """Hold that no larger share of the rows than allowed was rejected so far.
@@ -91,8 +83,7 @@ class Rejects:
         Raises:
             DataError: it was (code `too-many-rejects`).
         """
-        n_rows = self.n_read if at_end else max(self.n_read, _ROWS_MIN)
-        if self.counts.total() > self._share_max * n_rows:
+        if self.counts.total() > self.n_allowed(at_end=at_end):
             reasons = "\n".join(
                 f"  {n:,} {reason}, the first in {self._first[reason]}"
                 for reason, n in self.counts.most_common()

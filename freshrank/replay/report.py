@@ -70,6 +70,7 @@ class Report:
         accounting: Totals of joiner and trainer where the source went through them.
         parameters: Of an archive, the fingerprint of what was learned: equal ones, equal bits.
         waiting_rows: Of an archive, rows that wait for their batch to be full.
+        notes: Sentences on what a reader of the figures should know, the weightiest first.
     """
 
     config: str
@@ -88,6 +89,7 @@ class Report:
     accounting: dict[str, int] = field(default_factory=dict)
     parameters: str | None = None
     waiting_rows: int = 0
+    notes: list[str] = field(default_factory=list)
 
     def document(self) -> dict[str, Any]:
         """The report as JSON has it."""
@@ -100,6 +102,7 @@ class Report:
             "config": self.config,
             "source": self.source,
             "stopped": self.stopped,
+            "notes": self.notes,
             "rows_read": self.rows_read,
             "examples": self.examples,
             "requests": self.requests,

@@ -27,7 +27,7 @@ class _Scored:
     weights: F32
     ts_ms: I64
     request_numbers: I64
-    item_age_s: I64
+    item_age_s: I64 | None
     requests: "list[_Request]"
 
 
@@ -72,7 +72,7 @@ class ServedRows:
         impressions: Sequence[Impression],
         offsets: Sequence[int],
         scores: F32,
-        item_age_s: I64,
+        item_age_s: I64 | None,
     ) -> None:
         """Take in the rows of some impressions, one impression after the other.
 
@@ -80,7 +80,7 @@ class ServedRows:
             impressions: With n items in all.
             offsets: Of each one's first record.
             scores: `float32[n, T]`.
-            item_age_s: `int64[n]`.
+            item_age_s: `int64[n]`; None where the model has no items.
         """
         n_items = np.fromiter((len(one.items) for one in impressions), np.int64, len(impressions))
         ts_ms = np.fromiter((one.ts_ms for one in impressions), np.int64, len(impressions))

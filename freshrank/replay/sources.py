@@ -14,7 +14,6 @@ import tempfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import compress
 from pathlib import Path
 from typing import Final, Literal
 
@@ -62,6 +61,8 @@ class TableFile:
         self._is_gzip = path.suffix == ".gz"
         stem = path.with_suffix("") if self._is_gzip else path
         self._kind = kind or _FORMATS.get(stem.suffix.lower())
+        if self._kind is None and not path.exists():
+            raise DataError(f"{path}: no such file or directory", code="no-file")
         if self._kind is None:
             raise DataError(
                 f"{path}: what format is it? Give replay.format: parquet, csv or tsv. Events are "
@@ -179,16 +180,14 @@ class TableFile:
 
     def _text(self, names: Sequence[str], rejects: Rejects, limit: int | None) -> Batches:
         for block, n_before in self._blocks():
-            rows = [(n, line) for n, line in enumerate(block, n_before + 1) if line.strip(b"\r")]
-            rows = rows[: None if limit is None else limit - rejects.n_read]
-            is_row = [self._is_row(line) for _, line in rows]
-            stray = [row for row, fits in zip(rows, is_row, strict=True) if not fits]
-            self._corrupt(
-                rejects, [(n, "a quote or a line is not closed", row) for n, row in stray]
-            )
-            rows = list(compress(rows, is_row))
-            places = np.array([n for n, _ in rows], np.int64)
-            lines = [line for _, line in rows]
+            blank = [n for n, line in enumerate(block) if not line or line == b"\r"]
+            lines, places = _without(block, n_before + np.arange(len(block)) + 1, blank)
+            left = None if limit is None else limit - rejects.n_read
+            lines, places = lines[:left], places[:left]
+            stray = self._stray(lines)
+            detail = "a quote or a line is not closed"
+            self._corrupt(rejects, [(int(places[n]), detail, lines[n]) for n in stray])
+            lines, places = _without(lines, places, stray)
             if lines:
                 table, misfits = self._parse(lines, names)
                 self._corrupt(
@@ -199,10 +198,18 @@ class TableFile:
             if rejects.n_read == limit:
                 return
 
-    def _is_row(self, line: bytes) -> bool:
-        """Whether Arrow reads it as one line and nothing more."""
-        is_plain = b'"' not in line and b"\r" not in line[:-1]
-        return is_plain or self._row.fullmatch(line) is not None
+    def _stray(self, lines: list[bytes]) -> list[int]:
+        """Those that Arrow would read as other than one line each."""
+        whole = b"\n".join(lines)
+        if (
+            b'"' not in whole and b"\r" not in whole
+        ):  # mostly; a look at each takes as long as Arrow
+            return []
+        return [
+            n
+            for n, line in enumerate(lines)
+            if (b'"' in line or b"\r" in line[:-1]) and not self._row.fullmatch(line)
+        ]
 
     @staticmethod
     def _corrupt(rejects: Rejects, rows: list[tuple[int, str, bytes]]) -> None:
@@ -261,3 +268,10 @@ class TableFile:
             ),
         )
         return table, misfits
+
+
+def _without(lines: list[bytes], places: I64, rows: list[int]) -> tuple[list[bytes], I64]:
+    if not rows:
+        return lines, places
+    kept = np.delete(np.arange(len(lines)), rows)
+    return [lines[n] for n in kept.tolist()], places[kept]

@@ -59,9 +59,9 @@ def read_table(
     def tables() -> Iterator[pa.Table]:
         for batch, places in file.batches(columns.names, rejects, limit):
             table = columns.convert(batch, places)
-            rejects.check()
             for begin in range(0, table.num_rows, ROWS_PER_BATCH):
                 yield table[begin : begin + ROWS_PER_BATCH]
+            rejects.check()
 
     has_requests = settings.replay.columns.request is not None
     cut = _Cut(settings, columns.per_request, rejects, has_requests=has_requests)
@@ -118,25 +118,48 @@ class _Cut:
         rows = self._without_mixed(self._without_split(rows))
         if not rows.num_rows:
             return
+        begins, _ = _groups(_numpy(rows, "request"))
+        ts_ms, places = _numpy(rows, "ts_ms")[begins], _numpy(rows, "place")[begins]
+        before_ms = np.concatenate([[self._last[0]], ts_ms[:-1]])
+        is_late = ts_ms < before_ms
+        if not is_late.any():
+            self._last = int(ts_ms[-1]), int(places[-1])
+            yield self._made(rows)
+            return
+        n = int(is_late.argmax())
+        if n:
+            yield self._made(rows[: begins[n]])
+        unit = self._rejects.unit
+        place = places[n - 1] if n else self._last[1]
+        raise DataError(
+            f"{unit} {places[n]}: {_time(ts_ms[n])} is earlier than {_time(before_ms[n])} of the "
+            f"request before, at {unit} {place}. A replay goes forward in time: sort the file, or "
+            "give --sort to have it sorted in memory",
+            code="unsorted",
+        )
+
+    def _made(self, rows: pa.Table) -> Chunk:
         begins, n_items = _groups(_numpy(rows, "request"))
         ts_ms = _numpy(rows, "ts_ms")[begins]
-        self._check_order(ts_ms, _numpy(rows, "place")[begins])
-        numbers = self.n_requests + np.arange(len(begins))
+        numbers = np.repeat(self.n_requests + np.arange(len(begins)), n_items)
         self.n_requests += len(begins)
-        features = [name for name in rows.column_names if name.startswith("feature.")]
-        is_shared = {name: name in self._per_request for name in features}
         first = pa.array(begins)
-        labels, weights = (self._per_task(rows, kind) for kind in ("label", "weight"))
+        shared = {name: _array(rows, name).take(first) for name in self._per_request}
+        columns = {name: _array(rows, name) for name in rows.column_names if name not in shared}
+        labels, weights = (
+            np.stack([_numpy(rows, f"{kind}.{t}") for t in range(len(self._tasks))], axis=1)
+            for kind in ("label", "weight")
+        )
         values = TableValues(
             n_items=n_items,
             ts_ms=ts_ms,
-            users=_array(rows, "user").take(first) if "user" in rows.column_names else None,
-            items=_array(rows, "item") if "item" in rows.column_names else None,
-            shared={_name(f): _array(rows, f).take(first) for f in features if is_shared[f]},
-            columns={_name(f): _array(rows, f) for f in features if not is_shared[f]},
+            users=shared.get("user"),
+            items=columns.get("item"),
+            shared=_features(shared),
+            columns=_features(columns),
             acted=self._acted(labels),
         )
-        yield Chunk(values, labels, weights, np.repeat(numbers, n_items), np.repeat(ts_ms, n_items))
+        return Chunk(values, labels, weights, numbers, np.repeat(ts_ms, n_items))
 
     def _without_split(self, rows: pa.Table) -> pa.Table:
         """Less the rows of requests that had ended before."""
@@ -172,23 +195,6 @@ class _Cut:
         for content in rows.filter(pa.array(bad)).to_pylist():
             self._rejects.add(content.pop("place"), reason, detail, content)
         return rows.filter(pa.array(~bad)).combine_chunks()
-
-    def _check_order(self, ts_ms: I64, places: I64) -> None:
-        before_ms = np.concatenate([[self._last[0]], ts_ms[:-1]])
-        for n in np.flatnonzero(ts_ms < before_ms)[:1]:
-            unit = self._rejects.unit
-            place = places[n - 1] if n else self._last[1]
-            raise DataError(
-                f"{unit} {places[n]}: {_time(ts_ms[n])} is earlier than {_time(before_ms[n])} of "
-                f"the request before, at {unit} {place}. A replay goes forward in time: sort the "
-                "file, or give --sort to have it sorted in memory",
-                code="unsorted",
-            )
-        self._last = int(ts_ms[-1]), int(places[-1])
-
-    def _per_task(self, rows: pa.Table, kind: str) -> npt.NDArray[np.float32]:
-        columns = [_numpy(rows, f"{kind}.{t}") for t in range(len(self._tasks))]
-        return np.stack(columns, axis=1)
 
     def _acted(self, labels: npt.NDArray[np.float32]) -> dict[str, Bools]:
         """Event -> rows on which it happened: a positive, or any value of a value task."""
@@ -247,9 +253,8 @@ def _sorted(tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
     source = _Until(tables)
     if waiting := list(source):
         rows = pa.concat_tables(waiting).combine_chunks()
-        _, first, request = np.unique(
-            _numpy(rows, "request"), return_index=True, return_inverse=True
-        )
+        requests = _numpy(rows, "request")
+        _, first, request = np.unique(requests, return_index=True, return_inverse=True)
         ts_ms = _numpy(rows, "ts_ms")[first]
         rows = rows.take(pa.array(np.lexsort((first[request], ts_ms[request]))))
         for begin in range(0, rows.num_rows, ROWS_PER_BATCH):
@@ -285,8 +290,9 @@ def _numpy(rows: pa.Table, name: str) -> npt.NDArray[Any]:
     return rows.column(name).to_numpy()  # type: ignore[no-any-return]
 
 
-def _name(column: str) -> str:
-    return column.removeprefix("feature.")
+def _features(columns: dict[str, pa.Array]) -> dict[str, pa.Array]:
+    prefix = "feature."
+    return {n.removeprefix(prefix): c for n, c in columns.items() if n.startswith(prefix)}
 
 
 def _time(ts_ms: int) -> str:

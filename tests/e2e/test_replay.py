@@ -164,6 +164,8 @@ def test_seeds_give_a_spread_and_text_shows_it(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "1,000 examples of 250 requests, 0 rejected" in done.stdout
     assert " ± 0.0" in done.stdout
+    # 5,000 s from 22:13 on; seconds taken for milliseconds would be of 1970.
+    assert "click, by hour from 2023-11-14 22:00 to 2023-11-14 23:00 UTC" in done.stdout
     assert done.stderr == ""  # no bar where nobody looks
 
 
@@ -223,6 +225,7 @@ def test_unsorted_log_fails_and_sort_mends_it(tmp_path: Path) -> None:
         (("--speed", "fast"), "--speed fast: write a number such as 10x"),
         (("--max-rejects", "200%"), "--max-rejects 200%: write a number such as 1%"),
         (("--baselines", "magic"), "unknown baseline 'magic'"),
+        (("--rejects", "./log.parquet"), "--rejects log.parquet is the log itself"),
     ],
 )
 def test_wrong_option_is_said_with_what_to_write(
@@ -232,3 +235,23 @@ def test_wrong_option_is_said_with_what_to_write(
     done = replay(tmp_path, "log.parquet", *arguments)
     assert done.returncode == 2
     assert text in done.stderr
+
+
+def test_report_that_cannot_be_written_is_said_before_the_replay(tmp_path: Path) -> None:
+    (tmp_path / "out").touch()
+    done = replay(tmp_path, "none.parquet", "--report", "out")
+    assert done.returncode == 3
+    assert "write the report to out: " in done.stderr
+
+
+def test_events_that_break_off_are_reported_and_fail(tmp_path: Path) -> None:
+    shown = {"kind": "impression", "items": [{"item": "a"}, {"item": "b"}], "user": "ann"}
+    events = [shown | {"request_id": str(n), "ts": 1_700_000_000 + n} for n in range(200)]
+    lines = [json.dumps(event) for event in events] + ["rubbish"] * 3
+    (tmp_path / "events.jsonl").write_text("\n".join(lines))
+    done = replay(tmp_path, "events.jsonl", "--report", "out")
+    assert done.returncode == 1
+    assert "3 of 203 rows were rejected" in done.stderr
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert (report["examples"], report["rejected"]) == (400, {"malformed-json": 3})
+    assert report["stopped"] in done.stderr

@@ -12,6 +12,10 @@ LOGISTIC = ("join:", "model: {kind: logistic}\njoin:")
 UINT64 = ("type: id, scope: item", "type: id, scope: item, key: uint64")
 PARTITIONS = ("join:", "log: {partitions: 3}\njoin:")
 ADAM = ("join:", "optimizer: {sparse: {kind: adam, lr: 0.01}}\njoin:")
+FTRL = (
+    "join:",
+    "optimizer: {sparse: {accumulator_half_life: 7d, first_order: {kind: ftrl}}}\njoin:",
+)
 ROWWISE = ("join:", "optimizer: {sparse: {kind: rowwise_adagrad}}\njoin:")
 AT_CLOSE = ("window: 1s", "window: 1s, emit: at_close")
 AT_ONCE = ("window: 1s", "window: 1s, emit: at_once")
@@ -20,8 +24,18 @@ FIXED = ("join:", "trainer: {batching: fixed, batch_max: 1}\njoin:")
 
 @pytest.mark.parametrize(
     "change",
-    [LOGISTIC, UINT64, PARTITIONS, ADAM, ROWWISE, AT_CLOSE, AT_ONCE, FIXED],
-    ids=["logistic", "uint64", "partitions", "adam", "rowwise", "at_close", "at_once", "fixed"],
+    [LOGISTIC, UINT64, PARTITIONS, ADAM, FTRL, ROWWISE, AT_CLOSE, AT_ONCE, FIXED],
+    ids=[
+        "logistic",
+        "uint64",
+        "partitions",
+        "adam",
+        "ftrl",
+        "rowwise",
+        "at_close",
+        "at_once",
+        "fixed",
+    ],
 )
 def test_a_click_is_learned_and_outlives_a_restart(change: tuple[str, str], tmp_path: Path) -> None:
     old, new = change

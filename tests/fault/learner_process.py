@@ -65,11 +65,14 @@ def describe(loop: Embedded) -> dict[str, object]:
     for parameter in learner.net.state_dict().values():
         dense.update(parameter.detach().numpy().tobytes())
     known = {}
-    for own, live in {**loop.state.series, **loop.state.rings}.items():
-        columns = live.entries()
+    entries = {name: series.entries() for name, series in loop.state.series.items()}
+    for name, columns in [
+        *entries.items(),
+        *((e, r.entries()) for e, r in loop.state.rings.items()),
+    ]:
         order = np.lexsort(columns)
-        known[own] = hashlib.sha256(b"".join(c[order].tobytes() for c in columns)).hexdigest()
-        assert len(live) > 0
+        known[name] = hashlib.sha256(b"".join(c[order].tobytes() for c in columns)).hexdigest()
+        assert len(order) > 0
     totals = loop.accounting()
     names = ("examples_written", "reversals", "examples_learned", "click.positive")
     return {

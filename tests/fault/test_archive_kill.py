@@ -4,13 +4,8 @@ Expected: every example stands in the archive once, and reaches the parameters o
 """
 
 import json
-import multiprocessing
 import random
-import signal
-import time
-from collections.abc import Callable
 from multiprocessing.connection import Connection
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +14,7 @@ from freshrank.clock import SystemClock
 from freshrank.settings import ArchiveSettings, Settings
 from freshrank.transport.base import EXAMPLES
 from freshrank.transport.local import LocalLog
+from tests.fault.processes import finished, shaken_by_kills
 from tests.unit.trainer.archives import HOUR_MS, archived, at, opened
 from tests.unit.trainer.example_records import (
     FEATURES,
@@ -32,10 +28,8 @@ from trainer.archive import Archiver
 from trainer.archive_files import part_names
 from trainer.fingerprint import fingerprint
 from trainer.history import enter
-from trainer.loop import Trainer
 from trainer.state import TrainerState
 
-N_KILLS = 6
 N_RECORDS, RECORD_ROWS = 120, 40
 
 
@@ -72,7 +66,7 @@ def _learn(directory: Path, is_ready: Connection) -> None:
     """In a process of its own: learn the archive beside the directory, then the log."""
     bench = Bench(directory, _settings(), clock=SystemClock())
     is_ready.send(True)
-    trainer = _historian(bench)
+    trainer = bench.trainer(opened(bench, directory.parent / "old" / "archive"))
     while trainer.step(0.0):
         pass
     trainer.drain()
@@ -83,60 +77,10 @@ def _learn(directory: Path, is_ready: Connection) -> None:
     bench.close()
 
 
-def _historian(bench: Bench) -> Trainer:
-    return Trainer(
-        bench.settings,
-        bench.encoder,
-        bench.log,
-        bench.channel,
-        directory=bench.directory / "trainer",
-        clock=bench.clock,
-        progress=bench.progress,
-        history=opened(bench, bench.directory.parent / "old" / "archive"),
-    )
-
-
-def _started(work: Callable[[Path, Connection], None], directory: Path) -> BaseProcess:
-    """The work about to begin, forked from a process that has torch."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])
-    here, there = context.Pipe(duplex=False)
-    process = context.Process(target=work, args=(directory, there), daemon=True)
-    process.start()
-    there.close()
-    with here:
-        here.recv()
-    return process
-
-
-def _finished(work: Callable[[Path, Connection], None], directory: Path) -> float:
-    """Seconds that it took to the end."""
-    process = _started(work, directory)
-    began_s = time.monotonic()
-    process.join(90)
-    assert process.exitcode == 0
-    return time.monotonic() - began_s
-
-
-def _shaken(
-    work: Callable[[Path, Connection], None], directory: Path, lasts_s: float, seed: int
-) -> None:
-    """Kill the work again and again, then let it end."""
-    rng = random.Random(seed)
-    for _ in range(N_KILLS):
-        process = _started(work, directory)
-        # Together they cannot reach the end, so each kill finds work.
-        time.sleep(rng.uniform(0, lasts_s / (2 * N_KILLS)))
-        process.kill()
-        process.join(60)
-        assert process.exitcode == -signal.SIGKILL, f"seed {seed}: it had finished"
-    _finished(work, directory)
-
-
 def test_an_archiver_killed_at_random_points_loses_and_doubles_nothing(tmp_path: Path) -> None:
     seed = random.randrange(1 << 32)
-    lasts_s = _finished(_archive, _recorded(tmp_path / "calm", 8))
-    _shaken(_archive, _recorded(tmp_path / "shaken", 8), lasts_s, seed)
+    lasts_s = finished(_archive, _recorded(tmp_path / "calm", 8))
+    shaken_by_kills(_archive, _recorded(tmp_path / "shaken", 8), lasts_s, seed)
 
     assert len(part_names(tmp_path / "shaken" / "archive")) > 20
     bench = Bench(tmp_path / "shaken", _settings(), clock=SystemClock())
@@ -146,9 +90,12 @@ def test_an_archiver_killed_at_random_points_loses_and_doubles_nothing(tmp_path:
         enter(archive, state, parts)
     found = [(read.record.offset, read.judged) for read in archive.records(state, set())]
     assert [offset for offset, _ in found] == list(range(N_RECORDS)), f"seed {seed}"
-    expected = random_batch(bench.encoder, np.random.default_rng(8), RECORD_ROWS, ts_ms=NOW_MS)
-    assert isinstance(found[0][1], tuple)
-    assert np.array_equal(found[0][1][0].labels, expected.labels)
+    rng = np.random.default_rng(8)
+    for _, judged in found:
+        expected = random_batch(bench.encoder, rng, RECORD_ROWS, ts_ms=NOW_MS)
+        assert isinstance(judged, tuple)
+        assert np.array_equal(judged[0].labels, expected.labels)
+        assert np.array_equal(judged[0].values.dense, expected.values.dense)
     assert bench.log.end_offset(EXAMPLES, 0) == N_RECORDS
     assert not list((tmp_path / "shaken" / "archive").glob(".*"))
     bench.close()
@@ -163,7 +110,7 @@ def test_a_trainer_killed_within_its_history_ends_where_an_undisturbed_one_does(
     old.close()
     calm, shaken = _recorded(tmp_path / "calm", 9), _recorded(tmp_path / "shaken", 9)
     # Halved: the kills fall within the history, which is the first half of the work.
-    _shaken(_learn, shaken, _finished(_learn, calm) / 2, seed)
+    shaken_by_kills(_learn, shaken, finished(_learn, calm) / 2, seed)
     results = [json.loads((one / "result.json").read_text()) for one in (calm, shaken)]
     assert results[0] == results[1], f"seed {seed}"
     assert results[0][:2] == [2 * N_RECORDS * RECORD_ROWS, N_RECORDS * RECORD_ROWS]

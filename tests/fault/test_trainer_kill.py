@@ -7,15 +7,8 @@ inside a checkpoint or a publication when it dies.
 
 import hashlib
 import json
-import multiprocessing
 import random
-import resource
-import signal
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from multiprocessing.connection import Connection
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import numpy as np
@@ -23,9 +16,9 @@ import pytest
 
 from freshrank.clock import SystemClock
 from freshrank.settings import Settings
+from tests.fault.processes import finished, full_disk, shaken_by_kills
 from tests.unit.trainer.example_records import FEATURES, Bench, make_settings, random_batch
 
-N_KILLS = 5
 N_RECORDS, RECORD_ROWS = 120, 40
 
 
@@ -68,28 +61,6 @@ def _learn(directory: Path, is_ready: Connection) -> None:
     bench.close()
 
 
-def _started(directory: Path) -> BaseProcess:
-    """A trainer about to take its first step; its process is forked from one that has torch."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__, "trainer.loop"])
-    here, there = context.Pipe(duplex=False)
-    process = context.Process(target=_learn, args=(directory, there), daemon=True)
-    process.start()
-    there.close()
-    with here:
-        here.recv()
-    return process
-
-
-def _finished(directory: Path) -> float:
-    """Seconds that a trainer took to reach the end."""
-    process = _started(directory)
-    began_s = time.monotonic()
-    process.join(60)
-    assert process.exitcode == 0
-    return time.monotonic() - began_s
-
-
 def _recorded(directory: Path) -> Path:
     """A log of examples that nobody has learned."""
     bench = Bench(directory, _settings(), clock=SystemClock())
@@ -106,17 +77,8 @@ def test_trainer_killed_at_random_points_ends_where_an_undisturbed_one_does(
     tmp_path: Path,
 ) -> None:
     seed = random.randrange(1 << 32)
-    rng = random.Random(seed)
     calm, shaken = _recorded(tmp_path / "calm"), _recorded(tmp_path / "shaken")
-    lasts_s = _finished(calm)
-    for _ in range(N_KILLS):
-        process = _started(shaken)
-        # Together they cannot reach the end, so each kill finds work.
-        time.sleep(rng.uniform(0, lasts_s / (2 * N_KILLS)))
-        process.kill()
-        process.join(60)
-        assert process.exitcode == -signal.SIGKILL, f"seed {seed}: it had finished"
-    _finished(shaken)
+    shaken_by_kills(_learn, shaken, finished(_learn, calm), seed)
 
     benches = [Bench(directory, _settings(), clock=SystemClock()) for directory in (calm, shaken)]
     totals = [json.loads((d / "totals.json").read_text()) for d in (calm, shaken)]
@@ -129,17 +91,6 @@ def test_trainer_killed_at_random_points_ends_where_an_undisturbed_one_does(
     assert digests[0] == digests[1], f"seed {seed}"
 
 
-@contextmanager
-def _full_disk(n_bytes: int) -> Iterator[None]:
-    """No file may grow beyond `n_bytes`: writes fail as on a full disk."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (n_bytes, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-
 @pytest.mark.parametrize("n_bytes", [0, 2_000])
 def test_full_disk_costs_a_checkpoint_but_no_training(tmp_path: Path, n_bytes: int) -> None:
     settings = make_settings(sync={"sparse_every": "365d"})
@@ -149,7 +100,7 @@ def test_full_disk_costs_a_checkpoint_but_no_training(tmp_path: Path, n_bytes: i
     trainer = bench.trainer()
     trainer.step(0.0)
     assert trainer._saver.save()
-    with _full_disk(n_bytes):
+    with full_disk(n_bytes):
         trainer.step(0.0)
         assert not trainer._saver.save()
         trainer.step(0.0)

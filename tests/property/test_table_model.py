@@ -12,7 +12,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from embedding_store import ServingTable, Table
+from embedding_store import Optimizer, ServingTable, Table
 
 F32 = npt.NDArray[np.float32]
 U64 = npt.NDArray[np.uint64]
@@ -93,9 +93,8 @@ class TableMachine(RuleBasedStateMachine):
     def make(min_count: int, ttl_s: int) -> Table:
         """Plain gradient descent: its arithmetic is one line in the model."""
         return Table(
-            dim=DIM, first_order=False, optimizer="sgd", lr=LR, l2=0.0, eps=0.0, beta1=0.0,
-            beta2=0.0, initial_accumulator=0.0, init_scale=0.1, seed=1, slot=2,
-            min_count=min_count, probability=1.0, ttl_s=ttl_s, initial_rows=0,
+            dim=DIM, first_order=False, optimizer=Optimizer("sgd", lr=LR), init_scale=0.1, seed=1,
+            slot=2, min_count=min_count, probability=1.0, ttl_s=ttl_s, initial_rows=0,
         )  # fmt: skip
 
     def start(self, key: int) -> F32:

@@ -5,7 +5,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from embedding_store import Table
+from embedding_store import Optimizer, Table
+from embedding_store.optimizer import Kind
 
 F32 = npt.NDArray[np.float32]
 U64 = npt.NDArray[np.uint64]
@@ -13,13 +14,7 @@ U64 = npt.NDArray[np.uint64]
 DEFAULTS: dict[str, Any] = {
     "dim": 4,
     "first_order": False,
-    "optimizer": "sgd",
-    "lr": 0.1,
-    "l2": 0.0,
-    "eps": 1e-8,
-    "beta1": 0.9,
-    "beta2": 0.999,
-    "initial_accumulator": 0.0,
+    "first_order_optimizer": None,
     "init_scale": 0.05,
     "seed": 7,
     "slot": 3,
@@ -30,9 +25,15 @@ DEFAULTS: dict[str, Any] = {
 }
 
 
-def make(**changes: Any) -> Table:
-    """Build a table, each argument overriding a small default."""
-    return Table(**{**DEFAULTS, **changes})
+def make(optimizer: Kind = "sgd", **changes: Any) -> Table:
+    """Build a table, each argument of it or of its optimizer overriding a small default."""
+    table = {name: changes.pop(name, default) for name, default in DEFAULTS.items()}
+    return Table(optimizer=plain(optimizer, **changes), **table)
+
+
+def plain(kind: Kind, **changes: Any) -> Optimizer:
+    """An optimizer whose accumulators start at 0."""
+    return Optimizer(kind, **{"lr": 0.1, "initial_accumulator": 0.0, **changes})
 
 
 def ids_of(*values: int) -> U64:

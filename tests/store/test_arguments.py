@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from embedding_store import ServingTable, StoreError, hash_strings, mix_ids
-from tests.store.helpers import admit, ids_of, make
+from embedding_store import Optimizer, ServingTable, StoreError, hash_strings, mix_ids
+from tests.store.helpers import admit, ids_of, make, plain
 
 NAN, INF = float("nan"), float("inf")
 
@@ -43,6 +43,18 @@ NAN, INF = float("nan"), float("inf")
         ("initial_rows", -1, "-1"),
         ("initial_rows", 2**32, "4294967296"),
         ("optimizer", "lion", "lion"),
+        ("l1", 0.5, "only ftrl"),
+        ("weight_decay", -0.1, "-0.1"),
+        ("weight_decay", 11.0, "from 0 to 1 / lr"),  # lr is 0.1
+        ("beta", -1.0, "-1.0"),
+        ("accumulator_half_life_s", 60, "only adagrad and rowwise_adagrad"),
+        ("accumulator_half_life_s", -1, "-1"),
+        ("accumulator_half_life_s", 2**32, "4294967296"),
+        ("clip_norm", -1.0, "-1.0"),
+        ("clip_norm", 1e-60, "above 0"),  # zero in float32
+        ("clip_value", NAN, "nan"),
+        ("clip_value", INF, "inf"),
+        ("first_order_optimizer", plain("ftrl"), "first_order is off"),
     ],
 )
 def test_unusable_parameter_is_refused_by_name_and_value(name: str, value: Any, shown: str) -> None:
@@ -57,6 +69,26 @@ def test_adaptive_optimizers_need_eps_and_sgd_does_not() -> None:
         make(optimizer="adagrad", eps=0.0)
     with pytest.raises(StoreError, match="eps"):
         make(optimizer="adam", eps=1e-60)  # zero in float32
+
+
+def test_ftrl_needs_a_divisor_and_has_no_weight_decay() -> None:
+    make("ftrl", beta=0.0, initial_accumulator=0.1)
+    with pytest.raises(StoreError, match=r"beta is 0\.0.* where initial_accumulator is 0"):
+        make("ftrl", beta=0.0, initial_accumulator=0.0)
+    with pytest.raises(StoreError, match=r"weight_decay is 0\.1.* ftrl has l2 instead"):
+        make("ftrl", weight_decay=0.1)
+    with pytest.raises(StoreError, match="l1 is -1"):
+        make("ftrl", l1=-1.0)
+
+
+def test_an_optimizer_is_one_and_of_numbers() -> None:
+    wrong: Any = "sgd"
+    with pytest.raises(TypeError, match=r"must be an embedding_store\.Optimizer"):
+        make(first_order=True, first_order_optimizer=wrong)
+    with pytest.raises(TypeError, match="lr has the wrong type"):
+        Optimizer("sgd", lr=wrong)
+    with pytest.raises(TypeError, match="accumulator_half_life_s has the wrong type"):
+        Optimizer("adagrad", lr=0.1, accumulator_half_life_s=wrong)
 
 
 @pytest.mark.parametrize("dtype", [np.int64, np.float64, np.uint32])

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from embedding_store import Table
+from embedding_store import Optimizer, Table
 from tests.store.helpers import admit, ids_of, make
 
 GOLDEN = Path(__file__).parent / "golden" / "table_v1.bin"
@@ -15,7 +15,9 @@ def known_table() -> Table:
     """Rows, a freed row, pending counts, a tombstone and every counter off its start."""
     table = make(
         dim=3, first_order=True, optimizer="adagrad", l2=0.01, initial_accumulator=0.1,
-        min_count=2, ttl_s=50, seed=2**64 - 1, slot=9,
+        weight_decay=0.5, accumulator_half_life_s=3600, clip_norm=9.0, clip_value=7.0,
+        first_order_optimizer=Optimizer("ftrl", lr=0.2, l1=0.25), min_count=2, ttl_s=50,
+        seed=2**64 - 1, slot=9,
     )  # fmt: skip
     admit(table, ids_of(0, 1, 2**63, 2**64 - 1, 77), now_s=100, count=2)
     table.advance()
@@ -47,18 +49,24 @@ def test_header_fields_lie_where_the_format_says() -> None:
     assert data[:8] == b"FRTABLE\n"
     assert np.frombuffer(data, "<u4", 2, 8).tolist() == [1, 0]
     assert np.frombuffer(data, "<u8", 1, 16).item() == len(data)
-    assert np.frombuffer(data, "<u4", 4, 24).tolist() == [3, 1, 1, 9]
-    hyper = [0.1, 0.01, 1e-8, 0.9, 0.999, 0.1, 0.05, 1.0]
-    assert np.frombuffer(data, "<f8", 8, 40).tolist() == hyper
-    assert np.frombuffer(data, "<u8", 1, 104).item() == 2**64 - 1
-    assert np.frombuffer(data, "<u4", 2, 112).tolist() == [2, 50]
+    assert np.frombuffer(data, "<u4", 4, 24).tolist() == [3, 1, 2, 9]
+    assert np.frombuffer(data, "<f8", 2, 40).tolist() == [0.05, 1.0]
+    assert np.frombuffer(data, "<u8", 1, 56).item() == 2**64 - 1
+    assert np.frombuffer(data, "<u4", 2, 64).tolist() == [2, 50]
+    # lr, l1, l2, weight decay, eps, beta, beta 1, beta 2, start, limits of norm and values
+    assert np.frombuffer(data, "<u4", 2, 72).tolist() == [1, 3600]
+    hyper = [0.1, 0, 0.01, 0.5, 1e-8, 1, 0.9, 0.999, 0.1, 9, 7]
+    assert np.frombuffer(data, "<f8", 11, 80).tolist() == hyper
+    assert np.frombuffer(data, "<u4", 2, 168).tolist() == [4, 0]
+    hyper = [0.2, 0.25, 0, 0, 1e-8, 1, 0.9, 0.999, 0.1, 0, 0]
+    assert np.frombuffer(data, "<f8", 11, 176).tolist() == hyper
     # version, clock, draws, admitted, filtered, expired, erased
-    assert np.frombuffer(data, "<u8", 7, 120).tolist() == [3, 160, 0, 5, 2, 1, 1]
+    assert np.frombuffer(data, "<u8", 7, 264).tolist() == [3, 160, 0, 5, 2, 1, 1]
     # cursors, then numbers used and free, of rows and of pending counts
-    assert np.frombuffer(data, "<u4", 6, 176).tolist() == [3, 0, 5, 2, 2, 0]
-    assert np.frombuffer(data, "<u8", 1, 200).item() == 2
+    assert np.frombuffer(data, "<u4", 6, 320).tolist() == [3, 0, 5, 2, 2, 0]
+    assert np.frombuffer(data, "<u8", 1, 344).item() == 2
     # Row 1 was freed first, then row 2: the free list, then the keys of rows 0, 3 and 4.
-    assert np.frombuffer(data, "<u4", 2, 208).tolist() == [1, 2]
-    assert np.frombuffer(data, "<u8", 3, 216).tolist() == [0, 2**64 - 1, 77]
-    n_floats = 3 * (4 + 4)
-    assert len(data) == 208 + 2 * 4 + 3 * 28 + n_floats * 4 + 2 * 16 + 2 * 16 + 8
+    assert np.frombuffer(data, "<u4", 2, 352).tolist() == [1, 2]
+    assert np.frombuffer(data, "<u8", 3, 360).tolist() == [0, 2**64 - 1, 77]
+    n_floats = 3 * (4 + 3 + 1 + 2)
+    assert len(data) == 352 + 2 * 4 + 3 * 28 + n_floats * 4 + 2 * 16 + 2 * 16 + 8

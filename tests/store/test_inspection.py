@@ -1,5 +1,7 @@
 """The state of one id, through its whole life."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -64,3 +66,22 @@ def test_row_that_never_expires_says_so() -> None:
     table.expire(4_000_000_000, 10)
     assert table.inspect(1)["state"] == "admitted"
     assert table.inspect(1)["expires_s"] == 0
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes", "norm"),
+    [
+        ("adam", {}, np.hypot(0.2, 0.004) * 2**0.5),  # (1 - beta) g and (1 - beta2) g^2, twice
+        ("adagrad", {"accumulator_half_life_s": 9}, 4 * 2**0.5),
+        ("rowwise_adagrad", {"accumulator_half_life_s": 9}, 4.0),
+        ("ftrl", {"first_order": True, "dim": 0, "beta": 1.0, "lr": 0.1}, np.hypot(4, 0.2)),
+        ("sgd", {}, 0.0),
+    ],
+)
+def test_state_norm_leaves_times_and_step_counts_out(
+    kind: Any, changes: dict[str, Any], norm: float
+) -> None:
+    table = make(kind, **{"dim": 2, "init_scale": 0.0, **changes})
+    admit(table, ids_of(1), now_s=1_800_000_000)
+    table.apply(ids_of(1), np.full((1, table.width), 2, np.float32))
+    assert table.inspect(1)["state_norm"] == pytest.approx(norm, rel=1e-5)

@@ -11,15 +11,16 @@ import pytest
 
 from embedding_store import StoreError, Table
 from embedding_store.io import export_parquet, import_parquet
-from tests.store.helpers import DEFAULTS, admit, ids_of, make
+from embedding_store.optimizer import Kind
+from tests.store.helpers import DEFAULTS, admit, ids_of, make, plain
 
 pa = pytest.importorskip("pyarrow")
 pq = pytest.importorskip("pyarrow.parquet")
 
 
-def lived_table(**changes: Any) -> Table:
+def lived_table(kind: Kind = "sgd", **changes: Any) -> Table:
     """Rows of several versions and ages, freed row numbers among them."""
-    table = make(**{"first_order": True, "ttl_s": 50, "eps": 1e-8, **changes})
+    table = make(kind, **{"first_order": True, "ttl_s": 50, **changes})
     rng = np.random.default_rng(5)
     for now_s in range(1, 60):
         ids = rng.integers(2**64 - 300, 2**64, 40, np.uint64)
@@ -30,8 +31,9 @@ def lived_table(**changes: Any) -> Table:
     return table
 
 
-def config_of(**changes: Any) -> dict[str, Any]:
-    return DEFAULTS | {"first_order": True, "ttl_s": 50, "eps": 1e-8, **changes}
+def config_of(kind: Kind = "sgd", **changes: Any) -> dict[str, Any]:
+    optimizer = plain(kind, **changes)
+    return DEFAULTS | {"first_order": True, "ttl_s": 50, "optimizer": optimizer}
 
 
 def columns_by_id(table: Table) -> list[np.ndarray[Any, Any]]:
@@ -47,17 +49,29 @@ def assert_same_rows(left: Table, right: Table) -> None:
         assert one.shape == other.shape
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "adagrad", "rowwise_adagrad", "adam"])
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        {"kind": "sgd"},
+        {"kind": "adagrad", "accumulator_half_life_s": 7},
+        {"kind": "rowwise_adagrad"},
+        {"kind": "adam"},
+        {"kind": "ftrl"},
+    ],
+)
 @pytest.mark.parametrize("batch_rows", [1, 7, 10_000])
-def test_rows_come_back_to_the_bit(tmp_path: Path, optimizer: str, batch_rows: int) -> None:
-    table = lived_table(optimizer=optimizer)
+def test_rows_come_back_to_the_bit(
+    tmp_path: Path, optimizer: dict[str, Any], batch_rows: int
+) -> None:
+    table = lived_table(**optimizer)
     path = tmp_path / "rows.parquet"
     assert export_parquet(table, path, batch_rows=batch_rows) == len(table) > 100
     assert [one.name for one in tmp_path.iterdir()] == ["rows.parquet"]
-    config = config_of(optimizer=optimizer)
+    config = config_of(**optimizer)
     back = import_parquet(path, config, batch_rows=batch_rows)
     assert_same_rows(table, back)
     assert back.version == table.version
+    assert back.statistics()["clock_s"] == table.statistics()["clock_s"]
     gradients = np.ones((20, table.width), np.float32)
     for one in (table, back):
         one.apply(table.keys()[:20], gradients)
@@ -66,7 +80,7 @@ def test_rows_come_back_to_the_bit(tmp_path: Path, optimizer: str, batch_rows: i
 
 
 def test_other_tools_read_the_documented_columns(tmp_path: Path) -> None:
-    table = lived_table(optimizer="adagrad")
+    table = lived_table("adagrad")
     export_parquet(table, tmp_path / "rows", batch_rows=64)
     read = pq.read_table(tmp_path / "rows")
     assert read.schema.names == [
@@ -82,8 +96,13 @@ def test_other_tools_read_the_documented_columns(tmp_path: Path) -> None:
     assert pq.ParquetFile(tmp_path / "rows").metadata.num_row_groups == -(-len(table) // 64)
     layout = json.loads(read.schema.metadata[b"embedding_store"])
     assert layout == {
-        "dim": 4, "first_order": True, "optimizer": "adagrad", "version": table.version,
-    }  # fmt: skip
+        "dim": 4,
+        "first_order": True,
+        "optimizer": {"kind": "adagrad", "beta": None, "decays": False},
+        "first_order_optimizer": None,
+        "version": table.version,
+        "clock_s": 59,
+    }
 
 
 def test_rows_put_into_a_living_table_are_changed_now(tmp_path: Path) -> None:
@@ -106,7 +125,7 @@ def test_rows_put_into_a_living_table_are_changed_now(tmp_path: Path) -> None:
 
 def test_empty_table_is_an_empty_file(tmp_path: Path) -> None:
     assert export_parquet(make(), tmp_path / "rows") == 0
-    assert len(import_parquet(tmp_path / "rows", DEFAULTS)) == 0
+    assert len(import_parquet(tmp_path / "rows", DEFAULTS | {"optimizer": plain("sgd")})) == 0
 
 
 @pytest.mark.parametrize(
@@ -114,13 +133,15 @@ def test_empty_table_is_an_empty_file(tmp_path: Path) -> None:
     [
         ({"dim": 5}, "rows of dim 4, this table is of dim 5"),
         ({"first_order": False}, "first_order True, .* first_order False"),
-        ({"optimizer": "adam"}, "optimizer 'adagrad', this table is of optimizer 'adam'"),
+        ({"optimizer": "adam"}, "optimizer .*adagrad.*, this table is of optimizer .*adam"),
+        ({"accumulator_half_life_s": 5}, "'decays': False.*, this table .*'decays': True"),
+        ({"first_order_optimizer": plain("sgd")}, "of first_order_optimizer None, this .*sgd"),
     ],
 )
 def test_file_of_other_rows_is_refused(
     tmp_path: Path, changes: dict[str, Any], message: str
 ) -> None:
-    export_parquet(lived_table(optimizer="adagrad"), tmp_path / "rows")
+    export_parquet(lived_table("adagrad"), tmp_path / "rows")
     table = make(**{"first_order": True, "optimizer": "adagrad", **changes})
     with pytest.raises(StoreError, match=message):
         import_parquet(tmp_path / "rows", table)
@@ -189,16 +210,16 @@ def test_memory_is_bounded_by_a_slice_and_not_by_the_table(tmp_path: Path) -> No
         import json, sys
         import numpy as np
         import pyarrow as pa
-        from embedding_store import Table
+        from embedding_store import Optimizer, Table
         from embedding_store.io import export_parquet, import_parquet
-        table = Table(**json.loads(sys.argv[1]))
+        table = Table(optimizer=Optimizer("adagrad", lr=0.1), **json.loads(sys.argv[1]))
         table.lookup_or_admit(np.arange(100_000, dtype=np.uint64), np.ones(100_000, np.uint32), 1)
         export_parquet(table, sys.argv[2], batch_rows=2_000)
         print(pa.default_memory_pool().max_memory())
         import_parquet(sys.argv[2], table, batch_rows=2_000)
         print(pa.default_memory_pool().max_memory())
     """
-    config = json.dumps(DEFAULTS | {"dim": 16, "optimizer": "adagrad"})  # 13 MB, 260 kB a slice
+    config = json.dumps(DEFAULTS | {"dim": 16})  # 13 MB, 260 kB a slice
     command = [sys.executable, "-c", code, config, str(tmp_path / "rows")]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     peaks = [int(line) for line in done.stdout.split()]

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from embedding_store import FORMAT_VERSION, StoreError, Table
-from tests.store.helpers import admit, ids_of, make
+from embedding_store import FORMAT_VERSION, Optimizer, StoreError, Table
+from tests.store.helpers import admit, ids_of, make, plain
 
 
 def churn(table: Table, rng: np.random.Generator, n_steps: int, start_s: int) -> None:
@@ -21,16 +21,35 @@ def churn(table: Table, rng: np.random.Generator, n_steps: int, start_s: int) ->
             table.trim_tombstones(max(0, table.version - 4))
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "adagrad", "rowwise_adagrad", "adam"])
+LIMITS = {"clip_norm": 2.0, "clip_value": 1.5}
+FADING = plain("adagrad", accumulator_half_life_s=20, weight_decay=0.1)
+FTRL = plain("ftrl", l1=0.1, **LIMITS)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "first_order"),
+    [
+        *((plain(kind), None) for kind in ("sgd", "adagrad", "rowwise_adagrad", "adam", "ftrl")),
+        (plain("rowwise_adagrad", accumulator_half_life_s=20, **LIMITS), None),
+        (FADING, FTRL),
+        (FTRL, FADING),
+        (plain("adam"), plain("adam", **LIMITS)),
+    ],
+)
 @pytest.mark.parametrize("probability", [1.0, 0.7])
-def test_restored_table_goes_on_bit_for_bit(optimizer: str, probability: float) -> None:
-    original = make(
-        optimizer=optimizer, probability=probability, min_count=3, ttl_s=9, first_order=True
-    )
+def test_restored_table_goes_on_bit_for_bit(
+    optimizer: Optimizer, first_order: Optimizer | None, probability: float
+) -> None:
+    original = Table(
+        dim=4, first_order=True, optimizer=optimizer, first_order_optimizer=first_order,
+        init_scale=0.05, seed=7, slot=3, min_count=3, probability=probability, ttl_s=9,
+        initial_rows=0,
+    )  # fmt: skip
     churn(original, np.random.default_rng(1), 120, 1)
     data = original.snapshot()
     restored = Table.restore(data)
     assert restored.snapshot() == data
+    assert (restored.optimizer, restored.first_order_optimizer) == (optimizer, first_order)
     for table in (original, restored):
         churn(table, np.random.default_rng(2), 120, 121)
     statistics = original.statistics()
@@ -56,10 +75,10 @@ def snapshot() -> bytes:
 
 
 def test_every_flipped_bit_is_found(snapshot: bytes) -> None:
-    positions = {*range(300), *range(len(snapshot) - 40, len(snapshot))}
+    positions = {*range(450), *range(len(snapshot) - 40, len(snapshot))}
     positions |= set(np.random.default_rng(4).integers(0, len(snapshot), 1_500).tolist())
     for position in positions:
-        for bit in range(8) if position < 300 else (position % 8,):
+        for bit in range(8) if position < 450 else (position % 8,):
             damaged = bytearray(snapshot)
             damaged[position] ^= 1 << bit
             with pytest.raises(StoreError, match="snapshot"):
@@ -67,7 +86,7 @@ def test_every_flipped_bit_is_found(snapshot: bytes) -> None:
 
 
 def test_every_truncation_is_found(snapshot: bytes) -> None:
-    for length in {*range(260), *range(260, len(snapshot), 97), len(snapshot) - 1}:
+    for length in {*range(400), *range(400, len(snapshot), 97), len(snapshot) - 1}:
         with pytest.raises(StoreError, match="truncated"):
             Table.restore(snapshot[:length])
     with pytest.raises(StoreError, match="truncated or damaged"):

@@ -143,3 +143,16 @@ def test_config_schema_is_a_json_schema_of_every_section(tmp_path: Path) -> None
     schema = json.loads(freshrank("config", "schema", cwd=tmp_path).stdout)
     assert {"features", "tasks", "sync", "join"} <= set(schema["properties"])
     assert schema["additionalProperties"] is False
+
+
+def test_a_full_disk_behind_the_output_is_said_in_a_line(tmp_path: Path) -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-c", RUN, "config", "show", "--demo"],
+            cwd=tmp_path,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert (done.returncode, done.stderr) == (1, "no space left: the output is incomplete\n")

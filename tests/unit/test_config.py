@@ -108,6 +108,25 @@ def test_a_long_line_is_shown_around_the_mistake() -> None:
         ("service: [1]", "8:10: error: service", "expected a mapping, got a list"),
         ("service:\nsalt: 1", "8:1: error: service", "expected a mapping, got nothing"),
         ("optimizer: {clip_norm: .nan}", "8:24: error: optimizer.clip_norm", "a finite number"),
+        ("optimizer: {sparse: {kind: frtl}}", "8:28: error: optimizer.sparse.kind", "mean 'ftrl'?"),
+        ("optimizer: {sparse: {l1: 1}}", "8:21: error: optimizer.sparse", "l1 is of ftrl; kind is"),
+        (
+            "optimizer: {sparse: {first_order: {kind: ftrl, weight_decay: 0.1}}}",
+            "8:35: error: optimizer.sparse.first_order",
+            "weight_decay is of sgd, adagrad, rowwise_adagrad, adam; kind is ftrl",
+        ),
+        (
+            "optimizer: {sparse: {kind: adam, accumulator_half_life: 7d}}",
+            "8:21: error: optimizer.sparse",
+            "accumulator_half_life is of adagrad, rowwise_adagrad; kind is adam",
+        ),
+        ("optimizer: {sparse: {weight_decay: 30}}", "8:21: error", "at most 1, got 30.0 x 0.05"),
+        (
+            "optimizer: {sparse: {accumulator_half_life: 40000d}}",
+            "8:45: error: optimizer.sparse.accumulator_half_life",
+            "at most 36500d, got 40000d",
+        ),
+        ("optimizer: {sparse: {clip_norm: 0}}", "8:33: error: optimizer.sparse.clip_norm", "got 0"),
         ("sync: {sparse_every: 0s}", "8:22: error: sync.sparse_every", "at least 1ms, got 0s"),
         ("sync: {sparse_every: 9999999999d}", "8:22: error: sync.sparse_every", "too long"),
         ("log: {retention: 5ms}", "8:18: error: log.retention", "at least 1s, got 5ms"),
@@ -171,7 +190,8 @@ def test_one_mistake_is_one_line(text: str, place: str, said: str) -> None:
     ],
 )
 def test_a_wrong_feature_is_one_line(feature: str, place: str, said: str) -> None:
-    said_line = line(f"{FEATURES}  - {feature}\n")
+    other = "  - {name: hour, type: id, scope: context}\n" if "dense" in feature else ""
+    said_line = line(f"{FEATURES}  - {feature}\n{other}")
     assert place in said_line
     assert said in said_line
 
@@ -222,6 +242,22 @@ def test_references_of_crosses_and_tables_that_cannot_hold() -> None:
         "f.yaml:8:37: error: features.5.of.0: 'a_x_b' is of type cross: it has no ids to cross",
         "f.yaml:9:53: error: features.6.table: 'shop' must have the key type of 'item_id' to hold "
         "recent items",
+    ]
+
+
+@pytest.mark.parametrize(
+    "feature",
+    ["{name: price, type: dense, scope: item}", "{name: n, type: dense, scope: candidate}"],
+)
+def test_some_feature_has_ids(feature: str) -> None:
+    text = f"""\
+        tasks: [{{name: click, event: click}}]
+        features:
+          - {feature}
+        """
+    assert lines(text) == [
+        "f.yaml:3:3: error: features: none of them has ids to embed: add one of type id, id_list "
+        "or bucket"
     ]
 
 

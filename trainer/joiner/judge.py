@@ -34,7 +34,7 @@ class Judge:
 
     Args:
         settings: Tasks and join are read.
-        encoder: Checks the users of actions.
+        encoder: Checks users, and items that are no feature.
         live: Says which actions feature state wants.
         arena: Where encoded rows go.
     """
@@ -45,6 +45,8 @@ class Judge:
         self._arena = arena
         self._encoder = encoder
         self._salt = settings.salt
+        # What feature state keeps must have an id: encoding tells of items that are a feature.
+        self._encodes_items = any(slot.name == "item_id" for slot in encoder.slots)
         self._events = live.events.union(task.event for task in settings.tasks)
         self._is_reported = settings.join.impressions == "reported"
 
@@ -112,6 +114,10 @@ class Judge:
         if isinstance(message, Impression) and topic == IMPRESSIONS:
             _check_ids(message.user, message.event_id, message.request_id, *message.items)
             _check_impression(message)
+            if message.user is not None:
+                self._encoder.canonical_user(message.user)
+            for item in () if self._encodes_items else message.items:
+                self._encoder.canonical_item(item)
         elif isinstance(message, Action) and topic != IMPRESSIONS:
             _check_ids(message.user, message.event_id, message.request_id, message.item)
             self._check_action(message)

@@ -1,7 +1,7 @@
 """The joiner's database: SQLite, one transaction per round.
 
 Everything that a restart must know stands here and changes together: input offsets, requests, event
-ids, totals, feature state and the records that wait to be appended. Memory only caches.
+ids, totals, what feature state may lack, records that wait to be appended. Memory only caches.
 """
 
 import sqlite3

@@ -241,25 +241,29 @@ std::uint64_t Table::apply_pooled(const IdBags& bags, const float* gradients) {
 
 // One optimizer step for every row of the sums.
 std::uint64_t Table::step_sums() {
-    switch (config_.optimizer) {
-        case Optimizer::sgd:
-            step_all<Optimizer::sgd>();
-            break;
-        case Optimizer::adagrad:
-            step_all<Optimizer::adagrad>();
-            break;
-        case Optimizer::rowwise_adagrad:
-            step_all<Optimizer::rowwise_adagrad>();
-            break;
-        case Optimizer::adam:
-            step_all<Optimizer::adam>();
-            break;
-    }
+    const auto clock_s = static_cast<std::uint32_t>(counters_.clock_s);
+    // Copies, which no store to a row can change: the loop keeps their values in registers.
+    const SliceParameters first = slices_.front();
+    const SliceParameters last = slices_.back();
+    with_kind(first.kind, [&]<OptimizerKind kind>() {
+        const auto step_first = [=](float* row, float* gradient) {
+            step_slice<kind>(first, row, gradient, clock_s);
+        };
+        if (slices_.size() == 1) {
+            return step_all(step_first);
+        }
+        with_kind(last.kind, [&]<OptimizerKind other>() {
+            step_all([=](float* row, float* gradient) {
+                step_first(row, gradient);
+                step_slice<other>(last, row, gradient, clock_s);
+            });
+        });
+    });
     return sums_.rows.keys().size();
 }
 
-template <Optimizer kind>
-void Table::step_all() {
+template <class StepRow>
+void Table::step_all(StepRow step_row) {
     const auto rows = sums_.rows.keys();
     const std::uint32_t width = config_.width();
     const std::uint32_t n_floats = width + config_.n_state();
@@ -269,7 +273,7 @@ void Table::step_all() {
             prefetch(slabs_.lines(rows[n + ahead], n_floats));
             prefetch({&metadata_.version(rows[n + ahead]), sizeof(std::uint64_t)});
         }
-        step<kind>(parameters_, slabs_.at(rows[n]), sums_.values.data() + n * width);
+        step_row(slabs_.at(rows[n]), sums_.values.data() + n * width);
         metadata_.version(rows[n]) = counters_.version;
     }
 }

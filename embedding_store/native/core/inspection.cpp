@@ -14,10 +14,23 @@ namespace freshrank {
 
 namespace {
 
-double norm(const float* values, std::size_t n) {
+double sum_of_squares(const float* values, std::size_t n) {
     double sum = 0;
     for (std::size_t i = 0; i < n; ++i) {
         sum += double{values[i]} * double{values[i]};
+    }
+    return sum;
+}
+
+// Without the integer in a float's place that may end a slice's state.
+double state_norm(const TableConfig& config, const float* row) {
+    double sum = 0;
+    for (const Slice& slice : config.slices()) {
+        const OptimizerConfig& own = slice.optimizer;
+        const bool has_integer = own.kind == OptimizerKind::adam ||
+                                 own.n_state(1) > OptimizerConfig{.kind = own.kind}.n_state(1);
+        const std::uint32_t n = own.n_state(slice.n_columns) - (has_integer ? 1U : 0U);
+        sum += sum_of_squares(row + slice.state, n);
     }
     return std::sqrt(sum);
 }
@@ -38,8 +51,8 @@ Inspection Table::inspect(std::uint64_t id) const {
         found.born_s = metadata_.born_s(row);
         found.frequency = metadata_.frequency(row);
         found.version = metadata_.version(row);
-        found.weight_norm = norm(slabs_.at(row), config_.width());
-        found.state_norm = norm(slabs_.at(row) + config_.width(), config_.n_state());
+        found.weight_norm = std::sqrt(sum_of_squares(slabs_.at(row), config_.width()));
+        found.state_norm = state_norm(config_, slabs_.at(row));
     } else if (const Pending* waiting = pending_.find(id); waiting != nullptr) {
         seen(Inspection::State::pending, waiting->last_seen_s);
         found.count = waiting->count;
@@ -80,6 +93,7 @@ void Table::put_rows(const RowsView& rows) {
                                                std::to_string(version));
     }
     counters_.version = version;
+    counters_.clock_s = std::max<std::uint64_t>(counters_.clock_s, rows.clock_s);
     const std::uint32_t n_floats = config_.width() + config_.n_state();
     for (std::size_t i = 0; i < rows.keys.size(); ++i) {
         std::uint32_t row = index_.find(rows.keys[i]);

@@ -39,7 +39,8 @@ struct RowsView {
     const float* values = nullptr;
     std::span<const std::uint64_t> versions;  // empty: changed now
     std::span<const std::uint32_t> last_seen_s, born_s, frequency;
-    std::uint64_t table_version = 0;  // the table's becomes at least this
+    std::uint64_t table_version = 0;  // the table's becomes at least this,
+    std::uint32_t clock_s = 0;        // and its clock this
 };
 
 }  // namespace freshrank

@@ -6,6 +6,7 @@
 #include <type_traits>
 
 #include "hash.hpp"
+#include "optimizer_config.hpp"
 
 namespace freshrank {
 
@@ -22,19 +23,15 @@ struct SnapshotHeader {
 
     std::uint32_t dim;
     std::uint32_t first_order;
-    std::uint32_t optimizer;
+    std::uint32_t n_optimizers;
     std::uint32_t slot;
-    double lr;
-    double l2;
-    double eps;
-    double beta1;
-    double beta2;
-    double initial_accumulator;
     double init_scale;
     double probability;
     std::uint64_t seed;
     std::uint32_t min_count;
     std::uint32_t ttl_s;
+    OptimizerConfig optimizer;
+    OptimizerConfig first_order_optimizer;
 
     std::uint64_t table_version;
     std::uint64_t clock_s;
@@ -52,11 +49,12 @@ struct SnapshotHeader {
     std::uint32_t n_pending_free;
     std::uint64_t n_tombstones;
 };
-static_assert(sizeof(SnapshotHeader) == 208 && std::is_trivially_copyable_v<SnapshotHeader> &&
-                  offsetof(SnapshotHeader, dim) == 24 && offsetof(SnapshotHeader, lr) == 40 &&
-                  offsetof(SnapshotHeader, table_version) == 120 &&
-                  offsetof(SnapshotHeader, row_cursor) == 176 &&
-                  offsetof(SnapshotHeader, n_tombstones) == 200,
+static_assert(sizeof(SnapshotHeader) == 352 && std::is_trivially_copyable_v<SnapshotHeader> &&
+                  offsetof(SnapshotHeader, dim) == 24 && offsetof(SnapshotHeader, seed) == 56 &&
+                  offsetof(SnapshotHeader, optimizer) == 72 &&
+                  offsetof(SnapshotHeader, table_version) == 264 &&
+                  offsetof(SnapshotHeader, row_cursor) == 320 &&
+                  offsetof(SnapshotHeader, n_tombstones) == 344,
               "the header's layout is the file format");
 
 inline constexpr std::uint64_t row_metadata_bytes = 8 + 8 + 4 + 4 + 4;

@@ -1,3 +1,4 @@
+#include <bit>
 #include <cstring>
 #include <string>
 #include <utility>
@@ -83,25 +84,30 @@ class SnapshotReader {
         return header;
     }
 
+    static bool is_known(const OptimizerConfig& optimizer) {
+        return static_cast<std::uint32_t>(optimizer.kind) < n_optimizer_kinds;
+    }
+
     static TableConfig config_of(const SnapshotHeader& header) {
-        require(header.flags == 0 && header.first_order <= 1 && header.optimizer < n_optimizers,
-                "snapshot is damaged: flags, first_order or optimizer hold unknown values");
+        require(
+            header.flags == 0 && header.first_order <= 1 && is_known(header.optimizer) &&
+                is_known(header.first_order_optimizer) &&
+                (header.n_optimizers == 2 ||
+                 (header.n_optimizers == 1 && header.first_order_optimizer == OptimizerConfig{})),
+            "snapshot is damaged: flags, first_order or optimizers hold unknown values");
         TableConfig config;
         config.dim = header.dim;
         config.first_order = header.first_order == 1;
-        config.optimizer = static_cast<Optimizer>(header.optimizer);
         config.slot = header.slot;
-        config.lr = header.lr;
-        config.l2 = header.l2;
-        config.eps = header.eps;
-        config.beta1 = header.beta1;
-        config.beta2 = header.beta2;
-        config.initial_accumulator = header.initial_accumulator;
         config.init_scale = header.init_scale;
         config.probability = header.probability;
         config.seed = header.seed;
         config.min_count = header.min_count;
         config.ttl_s = header.ttl_s;
+        config.optimizer = header.optimizer;
+        if (header.n_optimizers == 2) {
+            config.first_order_optimizer = header.first_order_optimizer;
+        }
         return config;
     }
 
@@ -159,6 +165,7 @@ class SnapshotReader {
                     "snapshot is damaged: a row's version lies beyond the table's");
             refuse_twice(table.index_.find(keys[i]) == no_row, keys[i]);
             table.index_.insert(keys[i], row);
+            check_aged(table, values.data());
             std::memcpy(table.slabs_.at(row), values.data(), row_floats * sizeof(float));
             table.metadata_.key(row) = keys[i];
             table.metadata_.version(row) = versions[i];
@@ -204,6 +211,15 @@ class SnapshotReader {
                 table.index_.find(keys[i]) == no_row && table.tombstones_.find(keys[i]) == nullptr,
                 keys[i]);
             table.tombstones_.insert({keys[i], versions[i]});
+        }
+    }
+
+    static void check_aged(const Table& table, const float* row) {
+        for (const SliceParameters& slice : table.slices_) {
+            require(slice.half_life_s == 0 ||
+                        std::bit_cast<std::uint32_t>(row[slice.state + slice.n_accumulators()]) <=
+                            table.counters_.clock_s,
+                    "snapshot is damaged: a row's accumulators were aged after the table's clock");
         }
     }
 

@@ -13,6 +13,11 @@ TableConfig checked(const TableConfig& config) {
     return config;
 }
 
+std::vector<SliceParameters> parameters_of(const TableConfig& config) {
+    const std::vector<Slice> slices = config.slices();
+    return {slices.begin(), slices.end()};
+}
+
 std::uint32_t add_saturating(std::uint32_t a, std::uint32_t b) {
     const std::uint32_t sum = a + b;
     return sum < a ? ~std::uint32_t{0} : sum;
@@ -22,7 +27,7 @@ std::uint32_t add_saturating(std::uint32_t a, std::uint32_t b) {
 
 Table::Table(const TableConfig& config, std::uint64_t initial_rows)
     : config_(checked(config)),
-      parameters_(config_),
+      slices_(parameters_of(config_)),
       index_(random_secret()),
       slabs_(config_.width() + config_.n_state()),
       pending_(random_secret()),
@@ -36,16 +41,32 @@ Table::Table(const TableConfig& config, std::uint64_t initial_rows)
     }
 }
 
+Policy Table::policy() const {
+    const std::shared_lock lock(mutex_);
+    return {.optimizer = config_.optimizer,
+            .first_order_optimizer = config_.first_order_optimizer,
+            .probability = config_.probability,
+            .min_count = config_.min_count,
+            .ttl_s = config_.ttl_s};
+}
+
 void Table::configure(const Policy& policy) {
     const std::lock_guard lock(mutex_);
+    require_same_state(config_.optimizer, policy.optimizer);
+    require(config_.first_order_optimizer.has_value() == policy.first_order_optimizer.has_value(),
+            "first_order_optimizer cannot be given or taken away while a table lives");
+    if (config_.first_order_optimizer) {
+        require_same_state(*config_.first_order_optimizer, *policy.first_order_optimizer,
+                           first_order_prefix);
+    }
     TableConfig changed = config_;
-    changed.lr = policy.lr;
-    changed.l2 = policy.l2;
+    changed.optimizer = policy.optimizer;
+    changed.first_order_optimizer = policy.first_order_optimizer;
     changed.probability = policy.probability;
     changed.min_count = policy.min_count;
     changed.ttl_s = policy.ttl_s;
     config_ = checked(changed);
-    parameters_ = StepParameters(config_);
+    slices_ = parameters_of(config_);
 }
 
 void Table::lookup(Ids ids, float* out) const {
@@ -102,7 +123,7 @@ std::uint32_t Table::give_birth(std::uint64_t id, std::uint32_t now_s) {
     slabs_.ensure(row);
     metadata_.ensure(row);
     index_.insert(id, row);
-    initialise_row(config_, id, slabs_.at(row));
+    initialise_row(config_, slices_, id, slabs_.at(row));
     metadata_.key(row) = id;
     metadata_.version(row) = counters_.version;
     metadata_.last_seen_s(row) = now_s;

@@ -47,6 +47,7 @@ class Table {
     Table(const TableConfig& config, std::uint64_t initial_rows);
 
     const TableConfig& config() const { return config_; }
+    Policy policy() const;
     void configure(const Policy& policy);
 
     void lookup(Ids ids, float* out) const;
@@ -197,11 +198,11 @@ class Table {
     std::uint32_t give_birth(std::uint64_t id, std::uint32_t now_s);
     void remove_row(std::uint64_t id);
     bool is_stale(std::uint32_t last_seen_s) const;
-    template <Optimizer kind>
-    void step_all();
+    template <class StepRow>
+    void step_all(StepRow step_row);
 
     TableConfig config_;
-    StepParameters parameters_;
+    std::vector<SliceParameters> slices_;
     mutable FairSharedMutex mutex_;
     Index index_;
     Numbers numbers_;

@@ -86,9 +86,9 @@ void no_reader_of_a_serving_table_sees_half_a_row(RowType type) {
 void readers_of_a_training_table_run_beside_its_writer() {
     TableConfig config;
     config.dim = width;
-    config.optimizer = Optimizer::adam;
-    config.lr = 0.1;
-    config.eps = 1e-8;
+    config.optimizer.kind = OptimizerKind::adam;
+    config.optimizer.lr = 0.1;
+    config.optimizer.eps = 1e-8;
     config.ttl_s = 5;
     Table table(config, 0);
     std::atomic<bool> is_done{false};

@@ -3,12 +3,14 @@
 import threading
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from freshrank import feature_state
 from freshrank.errors import SchemaError
 from freshrank.feature_state import FeatureUpdates, LocalFeatureState
 from tests.integration.features.state_checks import (
+    CLICKS,
     SETTINGS,
     STATE_CHECKS,
     Check,
@@ -33,7 +35,7 @@ def test_the_file_holds_all_rounds_that_saved_names(tmp_path: Path) -> None:
     state = LocalFeatureState(SETTINGS, tmp_path / "state")
     state.apply(one_round(4, 1_000, 2_000))
     assert state.saved == {}
-    state.save()
+    state._save()
     state.apply(one_round(5, 3_000))
     again = LocalFeatureState(SETTINGS, tmp_path / "state")
     assert again.saved == {"freshrank.actions:0": 4}
@@ -45,18 +47,29 @@ def test_the_file_holds_all_rounds_that_saved_names(tmp_path: Path) -> None:
 def test_another_configuration_takes_what_it_still_has(tmp_path: Path) -> None:
     state = LocalFeatureState(SETTINGS, tmp_path / "state")
     state.apply(one_round(4, 1_000))
-    state.save()
+    state._save()
     fewer = SETTINGS.model_copy(update={"features": SETTINGS.features[:3]})
     again = LocalFeatureState(fewer, tmp_path / "state")
     assert list(again.series) == [*state.series][:1]
     assert len(again.series["sum:click:item_id:10000"]) == 3
 
 
-@pytest.mark.parametrize("damage", [b"", b"no state", b"\x95\x02\x80\x80\x80\x80"])
+WITH_HALF_A_KEY = msgspec.msgpack.encode([1, {}, {CLICKS: [b"1234", b"", b"", b""]}, {}, {}])
+
+
+@pytest.mark.parametrize(
+    "damage", [b"", b"no state", b"\x95\x02\x80\x80\x80\x80", b"\x91\x01", WITH_HALF_A_KEY]
+)
 def test_a_damaged_or_newer_file_is_refused(tmp_path: Path, damage: bytes) -> None:
     (tmp_path / "state").write_bytes(damage)
     with pytest.raises(SchemaError, match="feature state"):
         LocalFeatureState(SETTINGS, tmp_path / "state")
+
+
+def test_a_round_of_another_version_is_refused() -> None:
+    value = msgspec.msgpack.encode([2, {}, [], {}])
+    with pytest.raises(SchemaError, match="format 2, this program reads 1"):
+        FeatureUpdates.from_bytes(value)
 
 
 def test_a_full_disk_loses_no_update(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,19 +1,35 @@
 """What the joiner tells feature state: matched actions and live items, each once."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
+from freshrank import feature_state, messages
+from freshrank.clock import ManualClock
 from freshrank.errors import TransportError
-from freshrank.feature_state import FeatureUpdates, LocalFeatureState
+from freshrank.feature_state import FeatureState, FeatureUpdates, LocalFeatureState
 from freshrank.feature_types import RequestValues
 from freshrank.features import FeatureEncoder
 from freshrank.live import LiveFeatures
-from freshrank.messages import Message
-from freshrank.transport.base import ACTIONS
+from freshrank.messages import Action, Impression, Message
+from freshrank.progress import Progress
+from freshrank.settings import Settings
+from freshrank.transport.base import ACTIONS, IMPRESSIONS, NewRecord
+from freshrank.transport.local import LocalLog
 from tests.unit.joiner.conftest import MakeWorld
-from tests.unit.joiner.world import FEATURES, World, action, append, impression
+from tests.unit.joiner.world import (
+    FEATURES,
+    World,
+    action,
+    append,
+    impression,
+    settings,
+    topic_of,
+)
+from trainer.joiner import Joiner
 
 LIVE: list[dict[str, Any]] = [
     *FEATURES,
@@ -43,8 +59,14 @@ HISTORY: list[Message] = [
 
 def known(world: World, items: list[str], *, user: str = "u", at: int = 4_000) -> dict[str, Any]:
     """Everything feature state knows before `at`, in the hour 8, rounded."""
-    live = LiveFeatures(world.config, FeatureEncoder(world.config))
-    found = live.fill(RequestValues(items, user, {"hour": "8"}), world.state, before_ms=at)
+    return known_to(world.config, world.state, items, user=user, at=at)
+
+
+def known_to(
+    config: Settings, state: FeatureState, items: list[str], *, user: str = "u", at: int
+) -> dict[str, Any]:
+    live = LiveFeatures(config, FeatureEncoder(config))
+    found = live.fill(RequestValues(items, user, {"hour": "8"}), state, before_ms=at)
     columns = {
         name: [None if value is None else round(float(str(value)), 9) for value in column]
         for name, column in found.columns.items()
@@ -116,7 +138,7 @@ def test_rounds_leave_the_database_when_feature_state_has_saved_them(
 
     start()
     world.feed(*HISTORY[:5])
-    world.state.save()
+    world.state._save()
     world.feed(*HISTORY[5:9])
     world.feed(*HISTORY[9:])
     expected = known(world, ["1", "2", "4", "5"])
@@ -127,7 +149,7 @@ def test_rounds_leave_the_database_when_feature_state_has_saved_them(
     for _ in range(2):
         start()
         assert known(world, ["1", "2", "4", "5"]) == expected
-    world.state.save()
+    world.state._save()
     world.feed(impression("more", ["1"], 5_000), impression("end", ["2"], 6_000))
     start()
     assert known(world, ["1"], at=9_000)["shown"] == rounded(decayed(1_000, 1_500, 5_000, at=9_000))
@@ -153,8 +175,73 @@ def test_a_round_that_feature_state_missed_is_told_again(make_world: MakeWorld) 
     assert world.said() == undisturbed.said()
 
 
+def test_partitions_that_die_again_and_again_share_one_state(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(feature_state, "UNSAVED_MAX", 500)  # saved every third round
+    config, clock = settings(features=LIVE), ManualClock(now_ms=0)
+    log = LocalLog(tmp_path / "log", clock=clock, n_partitions=2, fsync="never")
+    for n in range(12):
+        for one in HISTORY:
+            assert isinstance(one, Impression | Action)
+            event, request = f"{one.event_id}-{n}", f"{one.request_id}-{n}"
+            one = replace(one, event_id=event, request_id=request, ts_ms=one.ts_ms + 200 * n)
+            log.append(topic_of(one), [NewRecord(b"", messages.encode(one))], partition=n % 2)
+    log.close()
+    found = []
+    for n_lives, n_steps in ((1, 600), (40, 5)):
+        directory = tmp_path / str(n_lives)
+        shutil.copytree(tmp_path / "log", directory / "log")
+        log = LocalLog(directory / "log", clock=clock, n_partitions=2, fsync="never")
+        for _ in range(n_lives):
+            state = LocalFeatureState(config, directory / "state")
+            joiners = [
+                Joiner(
+                    *(config, FeatureEncoder(config), log),
+                    partition=partition,
+                    database=directory / f"{partition}.sqlite",
+                    clock=clock,
+                    state=state,
+                    progress=Progress(),
+                )
+                for partition in (0, 1)
+            ]
+            for n in range(n_steps):
+                joiners[n % 2].n_read_max = 2
+                joiners[n % 2].step(0.0)
+            for joiner in joiners:
+                joiner.close()
+        log.close()
+        assert len(state.saved) == 4  # both topics of both partitions
+        found.append(known_to(config, state, ["1", "2", "4", "5"], at=9_000))
+    assert found[0] == found[1]
+    assert found[0]["ago"][0] is not None
+
+
 def rounds(world: World) -> list[tuple[int, bytes]]:
     return world.joiner._state.feature_updates()
+
+
+@pytest.mark.parametrize(("user", "item"), [("u" * 300, "1"), ("u", "i" * 300)])
+def test_an_impression_of_what_has_no_id_goes_to_the_dead_letter(
+    make_world: MakeWorld, user: str, item: str
+) -> None:
+    """Neither is a feature, yet feature state would keep both."""
+    sku = {"name": "sku", "type": "id", "scope": "item"}
+    last = {"name": "last", "type": "recent", "event": "click", "table": "sku"}
+    world = make_world(features=[sku, last])
+    world.feed(impression("r", [item], 1_000, user=user), action("r", item, 2_000))
+    assert [letter.code for letter in world.letters(IMPRESSIONS)] == ["bad-id"]
+
+
+def test_a_reporting_user_that_has_no_id_goes_to_the_dead_letter(make_world: MakeWorld) -> None:
+    world = make_world(features=[{**LIVE[0], "key": "uint64"}, *LIVE[1:]], impressions="reported")
+    world.feed(
+        impression("r", ["1"], 1_000, user=None, shared={"hour": "8"}),
+        impression("r", ["1"], 1_200, user="ann", source="client", event_id="seen"),
+        action("r", "1", 1_300),
+    )
+    assert [letter.code for letter in world.letters(IMPRESSIONS)] == ["bad-id"]
 
 
 @pytest.mark.parametrize(("key", "user"), [("uint64", "ann"), ("string", "a" * 300)])

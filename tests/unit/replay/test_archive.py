@@ -33,6 +33,7 @@ features:
   - {name: last, type: recent, event: click, table: item_id, max_len: 3}
   - {name: pair, type: cross, of: [user_id, item_id], dim: 4, admission: {probability: 0.5}}
   - {name: price, type: dense, scope: candidate}
+  - {name: never_sent, type: id, scope: item, dim: 4}
 tasks:
   - {name: click, event: click}
 join: {window: 10s, emit: at_once, allowed_lateness: 1s}
@@ -130,6 +131,19 @@ def test_a_checkpoint_and_the_rest_of_the_archive_equal_the_whole(live: Live) ->
         assert report.examples == live.accounting["rows_learned"] - n_before
     _, nothing = travelled(live, checkpoint=live.checkpoints)  # the newest
     assert (nothing.examples, nothing.parameters) == (0, live.fingerprint)
+
+
+@pytest.mark.parametrize("is_halfway", [False, True])
+def test_progress_goes_from_where_it_begins_to_the_end(live: Live, is_halfway: bool) -> None:
+    paths = sorted(live.checkpoints.glob("checkpoint-*"))
+    options = ArchiveOptions(checkpoint=paths[len(paths) // 2] if is_halfway else None)
+    report = Report(config="live.yaml", source="archive")
+    shares: list[float] = []
+    travel = TimeTravel(live.archive, live.settings, options, report)
+    travel.learn(lambda share, _: shares.append(share))
+    assert shares == sorted(shares)
+    assert 0 <= shares[0] < 0.2
+    assert 0.9 < shares[-1] <= 1
 
 
 def test_a_saved_replay_of_the_first_hours_leads_on_to_the_same_bits(

@@ -10,6 +10,7 @@ import pytest
 
 from freshrank.replay.measures import Figures, Measures
 from freshrank.replay.report import ModelRow, Report
+from freshrank.replay.report_text import report_lines
 
 
 def figures(seed: int, *, noise: float = 0.5) -> dict[str, Figures]:
@@ -142,6 +143,16 @@ def test_a_model_of_one_task_is_left_out_of_the_others() -> None:
 def test_page_says_why_a_replay_stopped() -> None:
     assert "It stopped early" not in Page(_page(report())).text
     assert "unexpected end at row 7" in Page(_page(report(stopped="unexpected end at row 7"))).text
+
+
+def test_notes_stand_in_every_form_of_the_report() -> None:
+    found = report(notes=["3 of 4 lines are <odd>", "another"])
+    assert found.document()["notes"] == found.notes
+    shown = Page(_page(found)).text
+    assert shown.index("3 of 4 lines are <odd>") < shown.index("What was replayed")
+    lines = list(report_lines(found, None))
+    assert lines.index("note: another") == lines.index("note: 3 of 4 lines are <odd>") + 1
+    assert not [line for line in report_lines(report(), None) if line.startswith("note: ")]
 
 
 def test_page_of_nothing_is_a_page() -> None:

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from freshrank import config
 from freshrank.clock import ManualClock
 from freshrank.errors import ConfigError, DataError
+from freshrank.replay import sources
 from freshrank.replay import table as table_module
 from freshrank.replay.chunks import Chunk
 from freshrank.replay.rejects import Rejects
@@ -230,6 +231,12 @@ def test_label_may_be_a_comparison(write: Write) -> None:
     assert Read(write(*lines), chosen).chunk.labels[:, 0].tolist() == [0, 1, 1, 1]
 
 
+@pytest.mark.parametrize("number", ["four", "nan", "inf"])
+def test_label_is_compared_with_a_number(number: str) -> None:
+    with pytest.raises(ConfigError, match=f"'{number}' is not a number"):
+        settings(**{"click: clicked": f'click: "clicked >= {number}"'})
+
+
 def test_feature_may_have_a_column_of_another_name(write: Write) -> None:
     chosen = settings(**{"item: item,": "item: item, features: {price: cost},"})
     path = write(*GOOD, header=HEADER.replace("price", "cost"))
@@ -246,10 +253,9 @@ def test_missing_column_is_named_with_what_is_there(write: Write) -> None:
 
 
 @pytest.mark.parametrize("section", ["labels: {klick: clicked}", "features: {prise: price}"])
-def test_mapping_of_what_the_configuration_lacks_is_its_mistake(section: str, write: Write) -> None:
-    chosen = settings(**{"labels: {click: clicked}": section})
-    with pytest.raises(ConfigError, match=r"there is no '\w+'; did you mean"):
-        Read(write(*GOOD), chosen)
+def test_mapping_of_what_the_configuration_lacks_is_its_mistake(section: str) -> None:
+    with pytest.raises(ConfigError, match=r"\.yaml:\d+:\d+: .*there is no \w+ '\w+'; did you mean"):
+        settings(**{"labels: {click: clicked}": section})
 
 
 def test_empty_file_holds_no_rows(write: Write, tmp_path: Path) -> None:
@@ -273,6 +279,7 @@ def test_request_earlier_than_the_one_before_stops_with_both_rows_and_times(writ
     assert "line 5: 1970-01-01T00:01:39.500+00:00" in text
     assert "00:01:40.250+00:00 of the request before, at line 4" in text
     assert "--sort" in text
+    assert read.items == [7, 8, 9]  # what came before
 
 
 def test_sort_brings_requests_into_time_and_their_rows_together(write: Write) -> None:
@@ -512,6 +519,15 @@ def test_more_corrupt_lines_than_allowed_stop_with_the_first_of_each_reason(writ
     assert "--max-rejects" in text
     assert "201 corrupt-line, the first in line" in text
     assert "rejects.jsonl" in text
+
+
+def test_rows_read_before_too_many_were_rejected_are_replayed(
+    write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sources, "_BLOCK_BYTES", 1 << 15)
+    read = Read(write(*many(20_000, 2_000)), share_max=0.01)
+    failed(read, "too-many-rejects")
+    assert read.rejects.n_read == len(read.items) + len(read.listed) < 4_000
 
 
 def test_small_file_is_judged_as_a_whole(write: Write) -> None:

@@ -18,6 +18,7 @@ from freshrank.settings import Settings
 from freshrank.transport.base import EXAMPLES, NewRecord
 from freshrank.transport.directory import DirectoryChannel
 from freshrank.transport.local import LocalLog
+from trainer.archive_reader import Archive
 from trainer.loop import Trainer
 
 NOW_MS = 1_700_000_000_000
@@ -142,8 +143,8 @@ class Bench:
         self.progress = Progress()
         self.tasks = [task.name for task in settings.tasks]
 
-    def trainer(self) -> Trainer:
-        """A trainer that starts from what is on disk."""
+    def trainer(self, history: Archive | None = None) -> Trainer:
+        """A trainer that starts from what is on disk, and learns the history first."""
         return Trainer(
             self.settings,
             self.encoder,
@@ -152,6 +153,7 @@ class Bench:
             directory=self.directory / "trainer",
             clock=self.clock,
             progress=self.progress,
+            history=history,
         )
 
     def append(self, *batches: ExampleBatch, partition: int = 0) -> None:

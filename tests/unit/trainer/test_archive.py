@@ -1,8 +1,5 @@
 """The archive holds every example of the log once, by hour, whatever happens to its writer."""
 
-import resource
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +11,9 @@ from freshrank import examples
 from freshrank.errors import TransportError
 from freshrank.examples import BatchInfo, ExampleBatch
 from freshrank.transport.base import EXAMPLES, NewRecord
+from freshrank.transport.files import sync_directory
 from freshrank.transport.local import LocalLog
+from tests.fault.processes import full_disk
 from tests.unit.trainer.archives import HOUR_MS, archived, archiver, at, opened, record_hours
 from tests.unit.trainer.conftest import MakeBench
 from tests.unit.trainer.example_records import NOW_MS, Bench, make_batch, random_batch
@@ -201,16 +200,6 @@ def test_examples_of_another_schema_get_a_file_of_their_own(
     assert [(name.first, name.last) for name in names] == [(0, 0), (1, 1), (2, 2)]
 
 
-@contextmanager
-def full_disk(n_bytes: int) -> Iterator[None]:
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (n_bytes, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-
 @pytest.mark.parametrize("n_bytes", [0, 4, 3_000])
 def test_a_full_disk_is_told_and_nothing_is_lost_or_doubled_afterwards(
     make_bench: MakeBench, tmp_path: Path, n_bytes: int
@@ -231,13 +220,12 @@ def test_a_file_that_is_in_its_place_is_not_written_again_when_the_disk_then_fai
     bench = make_bench()
     record_hours(bench, n_records=2)
     one = archiver(bench, tmp_path / "a")
-    sync = archive_module.sync_directory
 
     def fails_once(path: Path) -> None:
         if path.is_dir():
-            monkeypatch.setattr(archive_module, "sync_directory", sync)
+            monkeypatch.setattr(archive_module, "sync_directory", sync_directory)
             raise OSError(5, "input/output error")
-        sync(path)
+        sync_directory(path)
 
     monkeypatch.setattr(archive_module, "sync_directory", fails_once)
     with pytest.raises(TransportError, match="input/output error"):

@@ -25,16 +25,7 @@ DAY_MS = 86_400_000
 
 def historian(bench: Bench, directory: Path, **options: Any) -> Trainer:
     """A trainer that learns the archive first."""
-    return Trainer(
-        bench.settings,
-        bench.encoder,
-        bench.log,
-        bench.channel,
-        directory=bench.directory / "trainer",
-        clock=bench.clock,
-        progress=bench.progress,
-        history=opened(bench, directory, **options),
-    )
+    return bench.trainer(opened(bench, directory, **options))
 
 
 def step_all(trainer: Trainer) -> int:

@@ -1,7 +1,10 @@
 """Counting rules, admission, pooling and the way back of gradients."""
 
+from datetime import timedelta
+
 import numpy as np
 
+from embedding_store import Optimizer
 from freshrank.examples import ExampleBatch
 from freshrank.features import FeatureEncoder
 from freshrank.settings import Settings
@@ -131,6 +134,21 @@ def test_idle_rows_expire_step_by_step() -> None:
     assert len(sparse.tables["item_id"]) == 1
     sparse.expire(NOW_S + 61)
     assert len(sparse.tables["item_id"]) == 0
+
+
+def test_configured_optimizers_reach_every_table() -> None:
+    sparse = {
+        "lr": 0.2, "accumulator_half_life": timedelta(seconds=90.5), "clip_norm": 3.0,
+        "weight_decay": 0.1, "first_order": {"kind": "ftrl", "l1": 0.5, "clip_value": 2.0},
+    }  # fmt: skip
+    settings = make_settings(optimizer={"sparse": sparse})
+    tables = create_tables(settings, FeatureEncoder(settings))
+    assert len(tables) > 1
+    for table in tables.values():
+        assert table.optimizer == Optimizer(
+            "adagrad", lr=0.2, accumulator_half_life_s=91, clip_norm=3.0, weight_decay=0.1
+        )
+        assert table.first_order_optimizer == Optimizer("ftrl", lr=0.05, l1=0.5, clip_value=2.0)
 
 
 def test_numbers_are_equal_where_the_request_is() -> None:
