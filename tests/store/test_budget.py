@@ -222,3 +222,24 @@ def test_reserved_rows_fit_the_budget_that_was_asked() -> None:
     assert table.statistics()["capacity"] >= 60_000
     assert table.statistics()["peak_bytes"] <= 16 * MIB
     admit(table, ids_of(1))
+
+
+def test_rows_put_into_a_full_budget_are_refused_and_those_before_are_whole() -> None:
+    source = make(dim=64, ttl_s=9)
+    admit(source, np.arange(40_000, dtype=np.uint64), now_s=50)
+    _, keys, values, versions, *metadata = source.rows_from(0, 40_000)
+    table = make(dim=64, ttl_s=9, min_count=2, max_bytes=4 * MIB)
+    admit(table, ids_of(77_777), now_s=1)
+    max_rows = table.statistics()["max_rows"]
+    assert max_rows < len(keys)
+    with pytest.raises(StoreError, match=f"no room for id {keys[max_rows]}: .* {max_rows} rows"):
+        table.put_rows(keys, values, versions, *metadata)
+    statistics = table.statistics()
+    assert statistics["rows"] == max_rows
+    assert statistics["peak_bytes"] <= statistics["budget_bytes"]
+    assert statistics["clock_s"] == 50
+    assert statistics["pending"] == 0  # the clock has moved on, for what waits too
+    np.testing.assert_array_equal(table.lookup(keys[:max_rows]), values[:max_rows])
+    table.put_rows(keys[:9], values[9:18], versions[:9], *(own[:9] for own in metadata))
+    np.testing.assert_array_equal(table.lookup(keys[:9]), values[9:18])
+    np.testing.assert_array_equal(Table.restore(table.snapshot()).keys(), keys[:max_rows])

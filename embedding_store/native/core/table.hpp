@@ -13,11 +13,13 @@
 #include "config.hpp"
 #include "distinct.hpp"
 #include "index.hpp"
+#include "inspection.hpp"
 #include "lock.hpp"
 #include "metadata.hpp"
 #include "optimizer.hpp"
 #include "pending.hpp"
 #include "pool.hpp"
+#include "pooling.hpp"
 
 namespace freshrank {
 
@@ -38,11 +40,9 @@ struct Delta {
 
 // The ids of one slot of a batch of n rows, and how they become one row each.
 struct Bags {
-    Ids ids;
-    std::span<const std::int64_t> offsets;  // n + 1: row i has ids[offsets[i]:offsets[i + 1]]
-    std::span<const bool> is_counted;       // n: whether row i's ids count as occurrences
-    std::size_t slot = 0;                   // its place among the batch's slots
-    bool is_mean = false;
+    IdBags of;                         // n bags
+    std::span<const bool> is_counted;  // n: whether row i's ids count as occurrences
+    std::size_t slot = 0;              // its place among the batch's slots
 };
 
 class Table {
@@ -59,6 +59,10 @@ class Table {
     void lookup_or_admit(Ids ids, std::span<const std::uint32_t> counts, std::uint32_t now_s,
                          float* out);
     std::uint64_t apply(Ids ids, const float* gradients);
+
+    // The same with one row per bag; each id of a bag gets its share of the bag's gradient.
+    void lookup_pooled(const IdBags& bags, float* out) const;
+    std::uint64_t apply_pooled(const IdBags& bags, const float* gradients);
 
     // A batch of n rows and n_slots slots, of which `bags` are this table's. `pooled` is
     // [n, n_slots, width]; `learn` takes the gradients of the last read in the same shape.
@@ -82,6 +86,11 @@ class Table {
     std::vector<std::uint8_t> snapshot() const;
     static std::unique_ptr<Table> restore(std::span<const std::uint8_t> bytes,
                                           std::shared_ptr<Budget> budget = nullptr);
+
+    // Up to max_rows rows from row number `start` on; put_rows inserts or replaces whole rows.
+    Inspection inspect(std::uint64_t id) const;
+    Rows rows_from(std::uint32_t start, std::uint64_t max_rows) const;
+    void put_rows(const RowsView& rows);
 
     std::vector<std::uint64_t> keys() const;
     Statistics statistics() const;
@@ -125,7 +134,7 @@ class Table {
     struct Reading {
         struct Part {
             std::size_t slot = 0;
-            bool is_mean = false;
+            Pooling pooling = Pooling::sum;
             bool is_single = false;  // exactly one id in every row: nothing to pool
             std::vector<std::int64_t> offsets;
         };
