@@ -227,7 +227,8 @@ def test_reserved_rows_fit_the_budget_that_was_asked() -> None:
 def test_rows_put_into_a_full_budget_are_refused_and_those_before_are_whole() -> None:
     source = make(dim=64, ttl_s=9)
     admit(source, np.arange(40_000, dtype=np.uint64), now_s=50)
-    _, keys, values, versions, *metadata = source.rows_from(0, 40_000)
+    columns: tuple[Any, ...] = source.rows_from(0, 40_000)
+    _, keys, values, versions, *metadata = columns
     table = make(dim=64, ttl_s=9, min_count=2, max_bytes=4 * MIB)
     admit(table, ids_of(77_777), now_s=1)
     max_rows = table.statistics()["max_rows"]
