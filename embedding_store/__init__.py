@@ -2,6 +2,7 @@
 
 from embedding_store._native import (
     FORMAT_VERSION,
+    Budget,
     ServingTable,
     StoreError,
     Table,
@@ -12,6 +13,7 @@ from embedding_store.optimizer import Optimizer
 
 __all__ = [
     "FORMAT_VERSION",
+    "Budget",
     "Optimizer",
     "ServingTable",
     "StoreError",

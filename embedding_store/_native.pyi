@@ -1,6 +1,6 @@
 """The native core: exact, expirable embedding tables. All batch calls release the GIL."""
 
-from typing import Final
+from typing import Final, Literal, TypedDict
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +28,38 @@ def hash_strings(values: list[str], seed: int) -> U64:
 def mix_ids(left: U64, right: U64, seed: int) -> U64:
     """One well-mixed 64-bit id per pair (order matters); the id of a feature cross."""
 
+class Budget:
+    """Bytes that several tables share: give it to each, and together they stay within it.
+
+    A table takes room in steps before it fills it, and gives it back when it is dropped.
+    """
+
+    def __init__(self, max_bytes: int) -> None: ...
+    @property
+    def max_bytes(self) -> int: ...
+    @property
+    def used_bytes(self) -> int: ...  # what tables have taken so far
+
+class Inspection(TypedDict):
+    """What a table knows of one id; what its state does not have is 0.
+
+    States: "absent"; "pending", seen `count` times of the `min_count` it needs, which is the
+    threshold of `statistics` (`count` fades; an estimate has no times); "admitted", it has a row;
+    "expired", its row is out of time and goes at the next sweep; "removed", expired, erased or
+    evicted in `version`, its tombstone not yet trimmed.
+    """
+
+    state: Literal["absent", "pending", "admitted", "expired", "removed"]
+    count: int
+    min_count: int
+    last_seen_s: int
+    expires_s: int  # a clock beyond this ends it; 0: never
+    born_s: int
+    frequency: int
+    version: int  # of the last change
+    weight_norm: float
+    state_norm: float  # of the optimizer's state
+
 class Table:
     """One training table: 64-bit id -> row [weights | optimizer state].
 
@@ -49,7 +81,21 @@ class Table:
         probability: float,  # < 1: each occurrence of an absent id admits with this probability
         ttl_s: int,  # 0: never expires
         initial_rows: int,
-    ) -> None: ...
+        max_bytes: int = 0,  # of everything, growth included; 0: no limit
+        pending_bytes: int = 0,  # of ids that wait for a row: exact within, estimated beyond
+        min_rows: int = 0,  # expiry stops at as few
+        count_half_life_s: int = 0,  # occurrences fade by half in this event time; 0: never
+        budget: Budget | None = None,  # shared with other tables
+    ) -> None:
+        """An empty table.
+
+        Under `max_bytes` or `budget` a table that fills up first raises its threshold, up to 16
+        times `min_count`, then evicts what was seen least; `statistics` says so. Tombstones take
+        room too, until they are trimmed.
+
+        Raises:
+            StoreError: a value out of range, or a budget too small for one slab of rows.
+        """
     @property
     def width(self) -> int:
         """Floats a lookup returns per id: dim, plus one when first_order."""
@@ -70,12 +116,14 @@ class Table:
         min_count: int,
         probability: float,
         ttl_s: int,
+        min_rows: int | None = None,
+        count_half_life_s: int | None = None,
     ) -> None:
         """Change, from the next call on, what decides about the future and not what rows mean.
 
         An optimizer keeps its kind, ftrl its beta, and a half-life stays 0 or above 0: the state
         in the rows rests on them. All its other values may change. Rows that a new `ttl_s` finds
-        too old go at the next sweep; pending counts are kept.
+        too old go at the next sweep; pending counts are kept. None leaves a limit as it is.
 
         Raises:
             StoreError: a value out of range, or state of another kind; nothing has changed.
@@ -86,9 +134,30 @@ class Table:
         """Count occurrences, admit ids that reach the filter's threshold, mark them seen, read."""
     def apply(self, ids: U64, gradients: F32) -> int:
         """Sum gradients by id, then one optimizer step per row. Returns rows updated."""
+    def lookup_pooled(self, ids: U64, offsets: I64, mode: str, first_n: int = 0) -> F32:
+        """Read one row per bag, `float32[n, width]`, touching nothing; absent ids add zeros.
+
+        Args:
+            ids: `uint64[m]`, one bag after the other.
+            offsets: `int64[n + 1]`, bag i is `ids[offsets[i]:offsets[i + 1]]`; starts at 0, never
+                falls, ends at m. An empty bag reads zeros.
+            mode: "sum"; "mean", the sum over a bag's number of ids; "sqrtn", over its square root.
+            first_n: Only so many ids of a bag are used, the others as if they were not there;
+                0: all of them.
+
+        Raises:
+            StoreError: offsets, mode or first_n do not fit.
+        """
+    def apply_pooled(
+        self, ids: U64, offsets: I64, gradients: F32, mode: str, first_n: int = 0
+    ) -> int:
+        """Pass the gradients of `lookup_pooled`'s rows, `float32[n, width]`, back to the ids.
+
+        They are summed by id, then one optimizer step per row. Returns rows updated.
+        """
     def read(
         self,
-        slots: list[tuple[int, U64, I64, Bools, bool]],
+        slots: list[tuple[int, U64, I64, Bools, str, int]],
         requests: U64,
         now_s: int,
         out: F32,
@@ -100,7 +169,7 @@ class Table:
         Args:
             slots: Of this table: place among the batch's slots; ids, `uint64[m]`; offsets,
                 `int64[n + 1]`, row i has `ids[offsets[i]:offsets[i + 1]]`; whether a row's ids
-                count, `bool[n]`; mean instead of sum.
+                count, `bool[n]`; mode and first_n, as in `lookup_pooled`.
             requests: `uint64[n]`, equal where the request is.
             now_s: Event time.
             out: `float32[n, S, width]`; the places of `slots` are written.
@@ -119,14 +188,21 @@ class Table:
         """
     def contains(self, ids: U64) -> U8: ...
     def pending(self, ids: U64) -> U32:
-        """Occurrences counted so far of ids that have no row yet."""
+        """Occurrences of ids without a row, faded up to now; estimated beyond their bytes."""
     def born_s(self, ids: U64) -> U32:
         """Event time, in seconds, at which each id's row was admitted; 0 where absent."""
     def last_seen_s(self, ids: U64) -> U32: ...
     def expire(self, now_s: int, max_rows: int) -> int:
-        """Advance the clock, sweep at most max_rows rows from the cursor; returns rows removed."""
+        """Advance the clock, sweep at most max_rows rows from the cursor; returns rows removed.
+
+        At `min_rows` rows it stops, and where a budget has no room for tombstones.
+        """
     def erase(self, ids: U64) -> int:
-        """Remove ids now, pending counts included, leaving tombstones; returns rows removed."""
+        """Remove ids now, pending counts included, leaving tombstones; returns rows removed.
+
+        Raises:
+            StoreError: a budget has no room for as many tombstones; nothing has changed.
+        """
     @property
     def version(self) -> int:
         """Version stamped on changes made from now on."""
@@ -138,29 +214,87 @@ class Table:
     def snapshot(self) -> bytes:
         """The whole table, format v1: rows, state, counts, clocks, cursor, tombstones, checksum."""
     @staticmethod
-    def restore(data: bytes) -> Table:
+    def restore(data: bytes, budget: Budget | None = None) -> Table:
         """Rebuild from `snapshot()`; every later call behaves bit for bit like the original."""
+    def inspect(self, id: int) -> Inspection: ...
+    def rows_from(self, start: int, max_rows: int) -> tuple[int, U64, F32, U64, U32, U32, U32]:
+        """Read up to `max_rows` rows in the order of row numbers, with all that is theirs.
+
+        Returns:
+            Where the next call goes on; keys, `uint64[n]`; weights and optimizer state,
+            `float32[n, width + state]`; versions, last seen, born, frequency. No keys: the end.
+        """
+    def put_rows(
+        self,
+        keys: U64,
+        values: F32,
+        versions: U64 | None,
+        last_seen_s: U32,
+        born_s: U32,
+        frequency: U32,
+        table_version: int = 0,
+        clock_s: int = 0,
+    ) -> None:
+        """Insert or replace whole rows, as `rows_from` gave them.
+
+        Without versions the rows are changed now. The table's own version and clock become at least
+        `table_version`, and `clock_s` and the rows' last times.
+
+        Raises:
+            StoreError: a row's version is 0 or beyond the table's, and nothing has changed; or the
+                budget has no room for an id, and the rows before it are in.
+        """
     def keys(self) -> U64:
         """All admitted ids, ascending."""
     def statistics(self) -> dict[str, int]:
         """Counts by name.
 
-        Now: rows, capacity, pending, tombstones, bytes, clock_s. Since the start: admitted,
-        filtered (occurrences of ids that stayed without a row), expired, erased.
+        Now: rows, capacity, pending, tombstones, bytes, clock_s, threshold (occurrences that make
+        a row: more than min_count when a budget is short). Since the start: admitted,
+        sketch_admitted (of these, on an estimated count: fewer than 2.4 % of the ids estimated
+        come too early), filtered (occurrences of ids that stayed without a row), expired, erased,
+        evicted. Of a budget: budget_bytes taken, max_rows they have room for; peak_bytes, the most
+        that was ever held, never exceeds them.
         """
     def __len__(self) -> int: ...
 
 class ServingTable:
-    """Weights only, read while deltas are applied."""
+    """Weights only, read while deltas are applied.
 
-    def __init__(self, *, width: int, initial_rows: int) -> None: ...
+    A row is kept as `dtype` says; what goes in and comes out is float32.
+
+    - "float32": as it is.
+    - "float16": rounded to nearest, ties to even; relative error at most 2^-11 from 2^-14 on.
+    - "int8": 127 steps of max|w| / 127 up and down, and that scale per row: absolute error at most
+      max|w| / 254, 0 stays 0.
+
+    Readers share a lock for one batch, a writer has it alone for 2,048 keys at a time: a batch is
+    of one instant, no row is ever half-written, and a large base delays a reader by one slice.
+    """
+
+    def __init__(self, *, width: int, initial_rows: int, dtype: str = "float32") -> None: ...
     @property
     def width(self) -> int: ...
+    @property
+    def dtype(self) -> str: ...
     def lookup(self, ids: U64, out: F32 | None = None) -> tuple[F32, U8]:
         """Rows and whether each id was there; absent ids read zeros."""
-    def upsert(self, keys: U64, rows: F32) -> None: ...
+    def lookup_pooled(self, ids: U64, offsets: I64, mode: str, first_n: int = 0) -> tuple[F32, U32]:
+        """Read one row per bag, as `Table.lookup_pooled` does.
+
+        Returns:
+            `float32[n, width]`, and of how many of each bag's ids there was a row, `uint32[n]`.
+        """
+    def upsert(self, keys: U64, rows: F32) -> None:
+        """Put rows in; of two with one key the later stays.
+
+        Raises:
+            StoreError: a value that `dtype` cannot hold, by id and column; nothing has changed.
+        """
     def remove(self, keys: U64) -> int: ...
     def keys(self) -> U64: ...
     def __len__(self) -> int: ...
+    def statistics(self) -> dict[str, int]:
+        """Counts by name: rows, capacity, bytes, index_bytes, row_bytes (of one row as kept)."""
     @property
     def nbytes(self) -> int: ...

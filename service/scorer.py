@@ -3,19 +3,17 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
-from embedding_store.pooling import pool
 from freshrank.features import Encoded, FeatureEncoder
 from freshrank.settings import Settings
 from service.model import Current, Model, Reading
 
 F32 = npt.NDArray[np.float32]
 F64 = npt.NDArray[np.float64]
-U64 = npt.NDArray[np.uint64]
 
 # Rows per run of the net when there is a deadline: about 0.1 ms between two looks at the clock.
 CHUNK_ROWS: Final = 256
@@ -54,9 +52,6 @@ class Scorer:
     def __init__(self, settings: Settings, encoder: FeatureEncoder) -> None:
         self._slots = encoder.slots
         self._is_probability = np.array([task.loss == "logloss" for task in settings.tasks])
-        self._slots_of_table: dict[str, list[str]] = {}
-        for slot in encoder.slots:
-            self._slots_of_table.setdefault(slot.table, []).append(slot.name)
 
     def score(
         self,
@@ -72,14 +67,11 @@ class Scorer:
             is_late: Asked between pieces; when it says True the rest stays NaN.
         """
         start_s = time.perf_counter()
-        ids: dict[str, U64] = {}
-        place: dict[str, slice] = {}  # of a slot's ids among those of its table
-        for table, names in self._slots_of_table.items():
-            ids[table] = np.concatenate([encoded.slots[name].ids for name in names])
-            ends = np.cumsum([len(encoded.slots[name].ids) for name in names]).tolist()
-            place |= zip(names, map(slice, [0, *ends], ends), strict=False)
-        reading = model.read(ids)
-        rows = self._pooled(encoded, reading, place)
+        columns = [(slot, encoded.slots[slot.name]) for slot in self._slots]
+        reading = model.read(
+            {slot.name: (slot.table, own.ids, own.offsets, slot.pooling) for slot, own in columns}
+        )
+        rows = np.stack([reading.rows[slot.name] for slot in self._slots], axis=1)  # [B, S, W]
         looked_up_s = time.perf_counter()
         z, n_scored = self._forward(reading.current, rows, encoded.dense, is_late)
         # Extreme features may overflow float32; JSON has no word for infinity.
@@ -87,21 +79,12 @@ class Scorer:
         return Scores(
             predictions=np.where(self._is_probability, sigmoid(z), z),
             n_scored=n_scored,
-            is_known=self._present(encoded, reading, place, ITEM_SLOT),
-            is_user_known=bool(self._present(encoded, reading, place, USER_SLOT).all()),
+            is_known=_has_row(reading, ITEM_SLOT, encoded.n_rows),
+            is_user_known=bool(_has_row(reading, USER_SLOT, encoded.n_rows).all()),
             current=reading.current,
             lookup_s=looked_up_s - start_s,
             forward_s=time.perf_counter() - looked_up_s,
         )
-
-    def _pooled(self, encoded: Encoded, reading: Reading, place: dict[str, slice]) -> F32:
-        width = next(iter(reading.rows.values())).shape[1]
-        rows = np.empty((encoded.n_rows, len(self._slots), width), np.float32)
-        for index, slot in enumerate(self._slots):
-            mode: Literal["sum", "mean"] = "mean" if slot.pooling == "mean" else "sum"
-            own = reading.rows[slot.table][place[slot.name]]
-            rows[:, index] = pool(own, encoded.slots[slot.name].offsets, mode)
-        return rows  # [B, S, W]
 
     def _forward(
         self, current: Current, rows: F32, dense: F32, is_late: Callable[[], bool] | None
@@ -116,15 +99,11 @@ class Scorer:
             z[chunk] = current.net.predict(rows[chunk], dense[chunk])
         return z, len(rows)  # [B, T]
 
-    def _present(
-        self, encoded: Encoded, reading: Reading, place: dict[str, slice], name: str
-    ) -> npt.NDArray[np.bool_]:
-        """Whether each row's id of the slot has a row; True without such a slot."""
-        if name not in place:
-            return np.ones(encoded.n_rows, np.bool_)
-        table = next(slot.table for slot in self._slots if slot.name == name)
-        present: npt.NDArray[np.bool_] = reading.present[table][place[name]] != 0
-        return present
+
+def _has_row(reading: Reading, slot: str, n_rows: int) -> npt.NDArray[np.bool_]:
+    """Whether each row's id of the slot has a row; True without such a slot."""
+    n_found = reading.n_found.get(slot)
+    return np.ones(n_rows, np.bool_) if n_found is None else n_found > 0
 
 
 def sigmoid(z: F64) -> F64:

@@ -11,9 +11,9 @@ from trainer.learner import Learner
 
 Bytes = npt.NDArray[np.uint8]
 
-# Format v1 of a table, embedding_store/FORMAT.md: where the header has clock and counts, where the
-# sections begin, and how many bytes of checksum follow them.
-_CLOCK_AT, _COUNTS_AT, _HEADER_BYTES, _CHECKSUM_BYTES = 272, 328, 352, 8
+# Format v1 of a table, embedding_store/FORMAT.md: where the header has clock, counts and what the
+# budget has done, where the sections begin, and how many bytes of checksum follow them.
+_CLOCK_AT, _COUNTS_AT, _BUDGET_AT, _HEADER_BYTES, _CHECKSUM_BYTES = 272, 328, 392, 432, 8
 
 
 def fingerprint(learner: Learner) -> str:
@@ -40,19 +40,19 @@ def fingerprint(learner: Learner) -> str:
 def _columns(table: Table) -> Iterator[Bytes]:
     """Ids, times, occurrences, weights and state of rows; ids, counts and times of waiting ids."""
     data = np.frombuffer(table.snapshot(), np.uint8)
-    counts = data[_COUNTS_AT:_HEADER_BYTES].view("<u4").tolist()
-    n_free, n_waiting_free, n_tombstones = counts[1], counts[3], counts[4]
-    n_rows, n_waiting = counts[0] - n_free, counts[2] - n_waiting_free
+    n_used, n_free = data[_COUNTS_AT : _COUNTS_AT + 8].view("<u4").tolist()
+    n_waiting, n_tombstones = data[_COUNTS_AT + 8 : _COUNTS_AT + 24].view("<u8").tolist()
+    n_rows, n_lines = n_used - n_free, data[_HEADER_BYTES - 8 : _HEADER_BYTES].view("<u8").item()
     yield data[_CLOCK_AT:_COUNTS_AT]  # draws, totals and the sweep's cursors too
+    yield data[_BUDGET_AT:_HEADER_BYTES]
     begin = _HEADER_BYTES + 4 * n_free
-    end = len(data) - _CHECKSUM_BYTES - 16 * (n_tombstones + n_waiting)
-    value_bytes = (end - 4 * n_waiting_free - begin) // n_rows - 28 if n_rows else 0
-    keys, _, *rest = _split(data[begin:], n_rows, (8, 8, 4, 4, 4, value_bytes))
+    sketch_end = len(data) - _CHECKSUM_BYTES - 16 * n_tombstones
+    end = sketch_end - 64 * n_lines - 16 * n_waiting
+    row_bytes = (end - begin) // max(n_rows, 1)
+    keys, _, *rest = _split(data[begin:], n_rows, (8, 8, 4, 4, 4, row_bytes - 28))
     order = np.argsort(keys.view("<u8").ravel())
     yield from (column[order] for column in (keys, *rest))
-    keys, *rest = _split(data[end:], n_waiting, (8, 4, 4))
-    order = np.argsort(keys.view("<u8").ravel())
-    yield from (column[order] for column in (keys, *rest))
+    yield data[end:sketch_end]  # ids that wait, in ascending order already
 
 
 def _split(data: Bytes, n: int, sizes: Sequence[int]) -> list[Bytes]:

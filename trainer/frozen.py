@@ -55,7 +55,6 @@ class FrozenModel:
         rows = pooled_rows(
             self._slots,
             values,
-            self._learner.sparse.width,
-            lambda name, ids: self._tables[name].lookup(ids)[0],
+            lambda name, *bags: self._tables[name].lookup_pooled(*bags)[0],
         )
         return scores(self._net, self._learner.losses, rows, values.dense)

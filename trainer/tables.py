@@ -2,13 +2,12 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Final, cast
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
 from embedding_store import Optimizer, StoreError, Table
-from embedding_store.pooling import Mode, pool
 from freshrank.errors import ConfigError, SchemaError
 from freshrank.examples import ExampleBatch
 from freshrank.features import Encoded, FeatureEncoder, Slot, TableSpec
@@ -139,7 +138,8 @@ class SparseTables:
                     batch.values.slots[slot.name].ids,
                     batch.values.slots[slot.name].offsets,
                     is_counted_once if slot.is_shared else is_counted,
-                    slot.pooling == "mean",
+                    slot.pooling,
+                    0,
                 )
                 for s, slot in self._slots_of[name]
             ]
@@ -149,7 +149,7 @@ class SparseTables:
     def peek(self, values: Encoded) -> F32:
         """Pooled rows as they are, with nothing counted: `float32[B, S, W]`; absent ids are 0."""
         return pooled_rows(
-            self._slots, values, self.width, lambda name, ids: self.tables[name].lookup(ids)
+            self._slots, values, lambda name, *bags: self.tables[name].lookup_pooled(*bags)
         )
 
     def learn(self, gradients: F32) -> None:
@@ -180,15 +180,13 @@ class SparseTables:
 
 
 def pooled_rows(
-    slots: Sequence[Slot], values: Encoded, width: int, lookup: Callable[[str, U64], F32]
+    slots: Sequence[Slot], values: Encoded, lookup: Callable[[str, U64, I64, str], F32]
 ) -> F32:
-    """Pooled rows, as `lookup(table name, ids)` gives them: `float32[B, S, width]`."""
-    rows = np.empty((values.n_rows, len(slots), width), np.float32)
-    for index, slot in enumerate(slots):
-        column = values.slots[slot.name]
-        found = lookup(slot.table, column.ids)
-        rows[:, index] = pool(found, column.offsets, cast("Mode", slot.pooling))
-    return rows
+    """One row per slot, as `lookup(table name, ids, offsets, pooling)` says: `float32[B, S, W]`."""
+    columns = [(slot, values.slots[slot.name]) for slot in slots]
+    return np.stack(
+        [lookup(slot.table, own.ids, own.offsets, slot.pooling) for slot, own in columns], axis=1
+    )
 
 
 def request_numbers(request_ids: Sequence[str]) -> U64:

@@ -39,6 +39,8 @@ class Model:
 
     min_count: int
     ttl_s: int
+    half_life_s: int
+    min_rows: int
     clock_s: int = 0
     version: int = 1
     rows: dict[int, Row] = field(default_factory=dict)
@@ -50,13 +52,26 @@ class Model:
         if key in self.rows:
             self.rows[key].last_seen_s = max(self.rows[key].last_seen_s, now_s)
             return
-        before, seen_s = self.pending.get(key, (0, 0))
+        before, seen_s = self.waiting(key, now_s)
         if before + n < self.min_count:
             self.pending[key] = (before + n, max(seen_s, now_s))
+            self.move_clock(self.clock_s)
             return
         self.pending.pop(key, None)
         self.tombstones.pop(key, None)
         self.rows[key] = Row(start.copy(), now_s, now_s, self.version)
+
+    def waiting(self, key: int, now_s: int) -> tuple[int, int]:
+        """Occurrences counted of an id without a row, halved by age, and when it was seen."""
+        count, seen_s = self.pending.get(key, (0, 0))
+        if self.half_life_s > 0 and now_s > seen_s:
+            count >>= now_s // self.half_life_s - seen_s // self.half_life_s
+        return count, seen_s
+
+    def move_clock(self, now_s: int) -> None:
+        """Never back; counts out of time are forgotten at once."""
+        self.clock_s = max(self.clock_s, now_s)
+        self.pending = {k: v for k, v in self.pending.items() if not self.is_stale(v[1])}
 
     def remove(self, key: int) -> None:
         """Drop a row and leave a tombstone."""
@@ -82,19 +97,25 @@ class TableMachine(RuleBasedStateMachine):
         self.replicated = 0  # the version through which the replica has followed
         self.trimmed = 0  # tombstones of versions up to here are gone
 
-    @initialize(min_count=st.sampled_from([1, 2, 4]), ttl_s=st.sampled_from([0, 20]))
-    def build(self, min_count: int, ttl_s: int) -> None:
+    @initialize(
+        min_count=st.sampled_from([1, 2, 4]),
+        ttl_s=st.sampled_from([0, 20]),
+        half_life_s=st.sampled_from([0, 7]),
+        min_rows=st.sampled_from([0, 2]),
+    )
+    def build(self, min_count: int, ttl_s: int, half_life_s: int, min_rows: int) -> None:
         """Build both, and read every id's newborn row from a table without a filter."""
-        self.model = Model(min_count, ttl_s)
-        self.table = self.make(min_count, ttl_s)
+        self.model = Model(min_count, ttl_s, half_life_s, min_rows)
+        self.table = self.make(min_count, ttl_s, half_life_s, min_rows)
         self.newborn = self.make(1, 0)
 
     @staticmethod
-    def make(min_count: int, ttl_s: int) -> Table:
+    def make(min_count: int, ttl_s: int, half_life_s: int = 0, min_rows: int = 0) -> Table:
         """Plain gradient descent: its arithmetic is one line in the model."""
         return Table(
             dim=DIM, first_order=False, optimizer=Optimizer("sgd", lr=LR), init_scale=0.1, seed=1,
             slot=2, min_count=min_count, probability=1.0, ttl_s=ttl_s, initial_rows=0,
+            min_rows=min_rows, count_half_life_s=half_life_s,
         )  # fmt: skip
 
     def start(self, key: int) -> F32:
@@ -119,7 +140,7 @@ class TableMachine(RuleBasedStateMachine):
         ids = [key for key, _ in entries]
         counts = np.array([n for _, n in entries], np.uint32)
         values = self.table.lookup_or_admit(array(ids), counts, now_s)
-        self.model.clock_s = max(self.model.clock_s, now_s)
+        self.model.move_clock(now_s)
         for key, n in entries:
             if n > 0:
                 self.model.count(key, n, now_s, self.start(key))
@@ -140,14 +161,17 @@ class TableMachine(RuleBasedStateMachine):
 
     @rule(now_s=st.integers(0, 150))
     def expire(self, now_s: int) -> None:
-        """A whole sweep."""
+        """A whole sweep: which rows stay where a floor keeps some is the table's choice."""
         model = self.model
-        model.clock_s = max(model.clock_s, now_s)
+        model.move_clock(now_s)
         stale = [key for key, row in model.rows.items() if model.is_stale(row.last_seen_s)]
-        assert self.table.expire(now_s, EVERYTHING) == len(stale)
-        for key in stale:
-            model.remove(key)
-        model.pending = {k: v for k, v in model.pending.items() if not model.is_stale(v[1])}
+        n_removed = min(len(stale), max(0, len(model.rows) - model.min_rows))
+        assert self.table.expire(now_s, EVERYTHING) == n_removed
+        is_left = self.table.contains(array(stale))
+        assert len(stale) - is_left.sum() == n_removed
+        for key, is_kept in zip(stale, is_left, strict=True):
+            if not is_kept:
+                model.remove(key)
 
     @rule(ids=BATCH)
     def erase(self, ids: list[int]) -> None:
@@ -220,7 +244,7 @@ class TableMachine(RuleBasedStateMachine):
         seen_s = [model.rows[key].last_seen_s for key in keys]
         assert self.table.last_seen_s(array(keys)).tolist() == seen_s
         waiting = sorted(model.pending)
-        counts = [model.pending[key][0] for key in waiting]
+        counts = [model.waiting(key, model.clock_s)[0] for key in waiting]
         assert self.table.pending(array(waiting)).tolist() == counts
         statistics = self.table.statistics()
         assert statistics["rows"] == len(self.table) == len(model.rows)

@@ -22,6 +22,11 @@ DEFAULTS: dict[str, Any] = {
     "probability": 1.0,
     "ttl_s": 0,
     "initial_rows": 0,
+    "max_bytes": 0,
+    "pending_bytes": 0,
+    "min_rows": 0,
+    "count_half_life_s": 0,
+    "budget": None,
 }
 
 

@@ -7,11 +7,11 @@ import numpy.typing as npt
 import pytest
 
 from embedding_store import StoreError, Table
-from embedding_store.pooling import Mode, pool
 from tests.store.helpers import admit, ids_of, make
+from tests.store.reference_pooling import first_of, pool, unpool
 
 F32 = npt.NDArray[np.float32]
-Slots = list[tuple[int, Any, Any, Any, bool]]
+Slots = list[tuple[int, Any, Any, Any, str, int]]
 N_SLOTS = 5
 
 
@@ -20,13 +20,14 @@ def _table(**changes: Any) -> Table:
 
 
 def _random_batch(rng: np.random.Generator, n: int) -> tuple[Slots, npt.NDArray[np.uint64]]:
-    """Slots 0 (one id a row), 2 (sum) and 3 (mean) of a table; few ids, so that many are equal."""
+    """Slots 0 (one id a row), 2, 3 and 4 of a table; few ids, so that many are equal."""
     slots: Slots = []
-    lengths = {0: np.ones(n, np.int64), 2: rng.integers(0, 4, n), 3: rng.integers(0, 6, n)}
+    lengths = {0: np.ones(n, np.int64), **{s: rng.integers(0, s + 2, n) for s in (2, 3, 4)}}
+    modes = {0: ("sum", 0), 2: ("sum", 0), 3: ("mean", 2), 4: ("sqrtn", 3)}
     for slot, length in lengths.items():
         offsets = np.concatenate([[0], np.cumsum(length)])
         ids = rng.integers(2**64 - 40, 2**64, offsets[-1], np.uint64)
-        slots.append((slot, ids, offsets, rng.random(n) < 0.7, slot == 3))
+        slots.append((slot, ids, offsets, rng.random(n) < 0.7, *modes[slot]))
     return slots, rng.integers(0, 5, n).astype(np.uint64)
 
 
@@ -34,9 +35,13 @@ def _plain_step(
     table: Table, slots: Slots, requests: npt.NDArray[np.uint64], now_s: int, gradients: F32
 ) -> F32:
     """Counting with a set, then the calls that know neither bags nor requests."""
+    slots = [
+        (slot, *first_of(ids, offsets, first_n), is_counted, mode, 0)
+        for slot, ids, offsets, is_counted, mode, first_n in slots
+    ]
     seen: set[tuple[int, int]] = set()
     counts = []
-    for _, ids, offsets, is_counted, _ in slots:
+    for _, ids, offsets, is_counted, *_ in slots:
         for row in range(len(requests)):
             for one in ids[offsets[row] : offsets[row + 1]].tolist():
                 pair = (int(requests[row]), one)
@@ -47,12 +52,9 @@ def _plain_step(
     pooled = np.full_like(gradients, 9)
     by_id = []
     start = 0
-    for slot, own, offsets, _, is_mean in slots:
-        mode: Mode = "mean" if is_mean else "sum"
+    for slot, own, offsets, _, mode, _ in slots:
         pooled[:, slot] = pool(values[start : start + len(own)], offsets, mode)
-        lengths = np.diff(offsets)
-        share = gradients[:, slot] / (np.maximum(lengths, 1)[:, None] if is_mean else 1)
-        by_id.append(np.repeat(share.astype(np.float32), lengths, axis=0))
+        by_id.append(unpool(np.ascontiguousarray(gradients[:, slot]), offsets, mode))
         start += len(own)
     table.apply(ids, np.concatenate(by_id))
     return pooled
@@ -72,9 +74,8 @@ def test_batches_leave_the_table_that_plain_calls_do_to_the_bit(
         pooled = np.full(shape, 9, np.float32)
         batched.read(slots, requests, now_s, pooled)
         assert batched.learn(gradients) <= 40
-        # numpy adds the rows of a bag in another order; the gradients here do not depend on it.
         expected = _plain_step(plain, slots, requests, now_s, gradients)
-        np.testing.assert_allclose(pooled, expected, rtol=1e-6, atol=1e-7)
+        np.testing.assert_array_equal(pooled, expected)
         for table in (batched, plain):
             table.expire(now_s, 10)
     assert len(batched) > 5
@@ -87,7 +88,8 @@ def _one(ids: list[int], **changes: Any) -> Slots:
         "ids": ids_of(*ids),
         "offsets": np.array([0, len(ids)]),
         "is_counted": np.ones(1, np.bool_),
-        "is_mean": False,
+        "mode": "sum",
+        "first_n": 0,
     }
     return [tuple({**fields, **changes}.values())]
 
@@ -126,6 +128,8 @@ def test_rows_stay_where_they_are_while_the_table_grows() -> None:
         ({"offsets": np.array([1, 2])}, "start at 0"),
         ({"offsets": np.array([0, 1, 2])}, "one length"),
         ({"slot": 3}, "slot 3 of 1"),
+        ({"mode": "max"}, "mode is 'max'"),
+        ({"first_n": -1}, "first_n is -1"),
         ({"is_counted": np.ones(2, np.bool_)}, "one length"),
         ({"is_counted": np.ones(1, np.uint8)}, "dtype bool"),
         ({"offsets": np.array([0, 2], np.int32)}, "dtype int64"),
@@ -138,7 +142,7 @@ def test_slot_that_does_not_fit_is_refused(changes: dict[str, Any], message: str
     assert len(table) == 0
 
 
-@pytest.mark.parametrize("n_entries", [0, 1, 4])
+@pytest.mark.parametrize("n_entries", [0, 1, 5])
 def test_slot_of_too_few_entries_is_refused(n_entries: int) -> None:
     [slot] = _one([1])
     with pytest.raises(StoreError, match=f"not {n_entries} entries"):

@@ -9,6 +9,7 @@ from embedding_store import Optimizer, Table
 from tests.store.helpers import admit, ids_of, make
 
 GOLDEN = Path(__file__).parent / "golden" / "table_v1.bin"
+GOLDEN_SKETCH = GOLDEN.with_name("table_sketch_v1.bin")
 
 
 def known_table() -> Table:
@@ -17,7 +18,8 @@ def known_table() -> Table:
         dim=3, first_order=True, optimizer="adagrad", l2=0.01, initial_accumulator=0.1,
         weight_decay=0.5, accumulator_half_life_s=3600, clip_norm=9.0, clip_value=7.0,
         first_order_optimizer=Optimizer("ftrl", lr=0.2, l1=0.25), min_count=2, ttl_s=50,
-        seed=2**64 - 1, slot=9,
+        seed=2**64 - 1, slot=9, max_bytes=2**23, pending_bytes=2**17, min_rows=1,
+        count_half_life_s=100,
     )  # fmt: skip
     admit(table, ids_of(0, 1, 2**63, 2**64 - 1, 77), now_s=100, count=2)
     table.advance()
@@ -62,11 +64,35 @@ def test_header_fields_lie_where_the_format_says() -> None:
     assert np.frombuffer(data, "<f8", 11, 176).tolist() == hyper
     # version, clock, draws, admitted, filtered, expired, erased
     assert np.frombuffer(data, "<u8", 7, 264).tolist() == [3, 160, 0, 5, 2, 1, 1]
-    # cursors, then numbers used and free, of rows and of pending counts
-    assert np.frombuffer(data, "<u4", 6, 320).tolist() == [3, 0, 5, 2, 2, 0]
-    assert np.frombuffer(data, "<u8", 1, 344).item() == 2
+    # cursors of sweep and eviction, numbers of rows used and free; pending counts, tombstones
+    assert np.frombuffer(data, "<u4", 4, 320).tolist() == [3, 0, 5, 2]
+    assert np.frombuffer(data, "<u8", 2, 336).tolist() == [2, 2]
+    # budgets of all and of pending counts, fewest rows, half-life
+    assert np.frombuffer(data, "<u8", 3, 352).tolist() == [2**23, 2**17, 1]
+    assert np.frombuffer(data, "<u4", 2, 376).tolist() == [100, 0]
+    # rows of the budget, evicted, admitted by the sketch, wanted; its occurrences, its lines
+    assert np.frombuffer(data, "<u8", 6, 384).tolist() == [32_768, 0, 0, 0, 0, 0]
     # Row 1 was freed first, then row 2: the free list, then the keys of rows 0, 3 and 4.
-    assert np.frombuffer(data, "<u4", 2, 352).tolist() == [1, 2]
-    assert np.frombuffer(data, "<u8", 3, 360).tolist() == [0, 2**64 - 1, 77]
+    assert np.frombuffer(data, "<u4", 2, 432).tolist() == [1, 2]
+    assert np.frombuffer(data, "<u8", 3, 440).tolist() == [0, 2**64 - 1, 77]
     n_floats = 3 * (4 + 3 + 1 + 2)
-    assert len(data) == 352 + 2 * 4 + 3 * 28 + n_floats * 4 + 2 * 16 + 2 * 16 + 8
+    assert len(data) == 432 + 2 * 4 + 3 * 28 + n_floats * 4 + 2 * 16 + 2 * 16 + 8
+
+
+def test_golden_snapshot_with_a_sketch_is_written_and_opened(
+    request: pytest.FixtureRequest,
+) -> None:
+    table = make(min_count=3, pending_bytes=1 << 16)
+    ids = np.arange(1_400, dtype=np.uint64)
+    admit(table, ids, now_s=40_000)
+    admit(table, ids[1_350:], now_s=80_000)
+    if request.config.getoption("--update-golden"):
+        GOLDEN_SKETCH.write_bytes(table.snapshot())
+    golden = GOLDEN_SKETCH.read_bytes()
+    assert table.snapshot() == golden
+    opened = Table.restore(golden)
+    assert opened.snapshot() == golden
+    np.testing.assert_array_equal(opened.pending(ids), table.pending(ids))
+    assert opened.pending(ids[:500]).tolist() == [1] * 500
+    assert opened.statistics()["pending"] < 1_350
+    assert (opened.pending(ids[1_350:]) >= 1).mean() > 0.9  # some exact, some in the sketch

@@ -165,7 +165,7 @@ def test_ftrl_starts_from_the_rows_own_start(l1: float) -> None:
 
 def accumulator_of(table: Table) -> float:
     """Of a table of one row with one column."""
-    _, accumulator = np.frombuffer(table.snapshot(), "<f4", 2, 352 + 28)
+    _, accumulator = np.frombuffer(table.snapshot(), "<f4", 2, 432 + 28)
     return float(accumulator)
 
 

@@ -89,7 +89,7 @@ def test_a_forbidden_import_breaks_its_contract(
     path.write_text(f"{path.read_text('utf-8')}\n\n{statement}\n", "utf-8")
     done = lint(copy)
     assert done.returncode == 1, done.stdout
-    broken = [line for line in done.stdout.splitlines() if line.endswith(" BROKEN")]
+    broken = [line for line in done.stdout.splitlines() if " BROKEN" in line]
     assert [line for line in broken if line.startswith(contract)], done.stdout
 
 
@@ -118,7 +118,10 @@ def test_the_store_needs_numpy_only(graph: grimp.ImportGraph) -> None:
         for name in store
         for found in graph.find_modules_directly_imported_by(name)
     }
-    assert imported - set(sys.stdlib_module_names) - {"embedding_store"} == {"numpy"}
+    others = imported - set(sys.stdlib_module_names) - {"embedding_store"}
+    assert others == {"numpy", "pyarrow"}
+    # The extra `io`, which loads when a file is read or written.
+    assert graph.find_modules_that_directly_import("pyarrow") & set(store) == {"embedding_store.io"}
 
 
 @pytest.mark.parametrize(
@@ -126,7 +129,7 @@ def test_the_store_needs_numpy_only(graph: grimp.ImportGraph) -> None:
     [
         ("service.app", ("torch", "onnx", "onnxscript", "kafka", "pyarrow", "trainer")),
         ("trainer.joiner", ("torch", "onnx", "onnxscript", "kafka", "onnxruntime", "fastapi")),
-        ("embedding_store", ("torch", "freshrank", "service", "trainer", "pydantic")),
+        ("embedding_store.io", ("torch", "pyarrow", "freshrank", "service", "trainer", "pydantic")),
     ],
 )
 def test_importing_loads_nothing_forbidden(module: str, absent: tuple[str, ...]) -> None:

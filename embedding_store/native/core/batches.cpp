@@ -45,7 +45,8 @@ void Table::find_newborn(Ids ids, std::uint32_t* rows) const {
 void Table::lookup_or_admit(Ids ids, std::span<const std::uint32_t> counts, std::uint32_t now_s,
                             float* out) {
     const std::lock_guard lock(mutex_);
-    counters_.clock_s = std::max<std::uint64_t>(counters_.clock_s, now_s);
+    move_clock(now_s);
+    make_room();
     const std::uint64_t n_before = counters_.n_admitted;
     std::vector<std::uint32_t> rows(ids.size());
     count(ids, now_s, rows.data(), [&](std::size_t i) { return counts[i]; });
@@ -64,30 +65,31 @@ void Table::lookup_or_admit(Ids ids, std::span<const std::uint32_t> counts, std:
 void Table::read(std::span<const Bags> bags, std::span<const std::uint64_t> requests,
                  std::uint32_t now_s, std::size_t n_slots, float* pooled) {
     const std::lock_guard lock(mutex_);
-    counters_.clock_s = std::max<std::uint64_t>(counters_.clock_s, now_s);
+    move_clock(now_s);
+    make_room();
     const std::uint64_t n_before = counters_.n_admitted;
     remember(bags, requests.size(), n_slots);
     occurrences_.reset(reading_.rows.size());
     std::uint32_t* rows = reading_.rows.data();
     for (const Bags& own : bags) {
         std::size_t bag = 0;  // the batch's row of the entry: entries come in order
-        count(own.ids, now_s, rows, [&](std::size_t i) -> std::uint32_t {
-            while (static_cast<std::size_t>(own.offsets[bag + 1]) <= i) {
+        count(own.of.ids, now_s, rows, [&](std::size_t i) -> std::uint32_t {
+            while (static_cast<std::size_t>(own.of.offsets[bag + 1]) <= i) {
                 ++bag;
             }
             if (!own.is_counted[bag]) {
                 return 0;
             }
-            const std::uint64_t hash = mix64(own.ids[i] ^ mix64(requests[bag]));
-            return occurrences_.add({requests[bag], own.ids[i]}, hash).second ? 1 : 0;
+            const std::uint64_t hash = mix64(own.of.ids[i] ^ mix64(requests[bag]));
+            return occurrences_.add({requests[bag], own.of.ids[i]}, hash).second ? 1 : 0;
         });
-        rows += own.ids.size();
+        rows += own.of.ids.size();
     }
     if (counters_.n_admitted != n_before) {
         rows = reading_.rows.data();
         for (const Bags& own : bags) {
-            find_newborn(own.ids, rows);
-            rows += own.ids.size();
+            find_newborn(own.of.ids, rows);
+            rows += own.of.ids.size();
         }
     }
     pool(bags, pooled);
@@ -101,21 +103,21 @@ void Table::remember(std::span<const Bags> bags, std::size_t n_rows, std::size_t
         const Bags& own = bags[p];
         auto& part = reading_.parts[p];
         part.slot = own.slot;
-        part.is_mean = own.is_mean;
-        part.is_single = own.ids.size() == n_rows;
+        part.pooling = own.of.pooling;
+        part.is_single = own.of.ids.size() == n_rows;
         for (std::size_t i = 0; part.is_single && i < n_rows; ++i) {
-            part.is_single = own.offsets[i + 1] - own.offsets[i] == 1;
+            part.is_single = own.of.offsets[i + 1] - own.of.offsets[i] == 1;
         }
         part.offsets.clear();
         if (!part.is_single) {
-            part.offsets.assign(own.offsets.begin(), own.offsets.end());
+            part.offsets.assign(own.of.offsets.begin(), own.of.offsets.end());
         }
-        n_ids += own.ids.size();
+        n_ids += own.of.ids.size();
     }
     reading_.rows.resize(n_ids);
     reading_.n_rows = n_rows;
     reading_.n_slots = n_slots;
-    reading_.n_removed = counters_.n_expired + counters_.n_erased;
+    reading_.n_removed = counters_.n_removed();
     reading_.is_open = false;  // until every row is known
 }
 
@@ -141,17 +143,10 @@ void Table::pool(std::span<const Bags> bags, float* pooled) const {
                     if (k == 0) {
                         copy_row(slabs_, rows[at], n_floats, to);
                     } else if (rows[at] != no_row) {
-                        const float* row = slabs_.at(rows[at]);
-                        for (std::size_t column = 0; column < n_floats; ++column) {
-                            to[column] += row[column];
-                        }
+                        add_to(to, slabs_.at(rows[at]), n_floats);
                     }
                 }
-                if (part.is_mean && n > 1) {
-                    for (std::size_t column = 0; column < n_floats; ++column) {
-                        to[column] /= static_cast<float>(n);
-                    }
-                }
+                divide(to, n_floats, divisor(part.pooling, n));
             }
         }
     });
@@ -164,9 +159,7 @@ void Table::Sums::add(std::uint32_t row, const float* gradient, std::uint32_t wi
         std::memcpy(sum, gradient, width * sizeof(float));
         return;
     }
-    for (std::uint32_t column = 0; column < width; ++column) {
-        sum[column] += gradient[column];
-    }
+    add_to(sum, gradient, width);
 }
 
 std::uint64_t Table::apply(Ids ids, const float* gradients) {
@@ -184,7 +177,7 @@ std::uint64_t Table::apply(Ids ids, const float* gradients) {
 std::uint64_t Table::learn(std::size_t n_rows, std::size_t n_slots, const float* gradients) {
     const std::lock_guard lock(mutex_);
     require(reading_.is_open && reading_.n_rows == n_rows && reading_.n_slots == n_slots &&
-                reading_.n_removed == counters_.n_expired + counters_.n_erased,
+                reading_.n_removed == counters_.n_removed(),
             "there is no read of " + std::to_string(n_rows) + " rows and " +
                 std::to_string(n_slots) +
                 " slots to learn from: each read can be learned once, and not after rows left; "
@@ -192,7 +185,7 @@ std::uint64_t Table::learn(std::size_t n_rows, std::size_t n_slots, const float*
     reading_.is_open = false;
     const std::uint32_t width = config_.width();
     sums_.reset(reading_.rows.size(), width);
-    std::vector<float> mean(width);
+    std::vector<float> scratch(width);
     const std::uint32_t* row = reading_.rows.data();
     for (const auto& part : reading_.parts) {
         const float* gradient = gradients + part.slot * width;
@@ -200,13 +193,7 @@ std::uint64_t Table::learn(std::size_t n_rows, std::size_t n_slots, const float*
             const std::size_t n =
                 part.is_single ? 1
                                : static_cast<std::size_t>(part.offsets[i + 1] - part.offsets[i]);
-            const float* share = gradient;
-            if (part.is_mean && n > 1) {
-                for (std::uint32_t column = 0; column < width; ++column) {
-                    mean[column] = gradient[column] / static_cast<float>(n);
-                }
-                share = mean.data();
-            }
+            const float* share = share_of(gradient, divisor(part.pooling, n), scratch);
             for (std::size_t k = 0; k < n; ++k, ++row) {
                 if (*row != no_row) {
                     sums_.add(*row, share, width);
@@ -214,6 +201,43 @@ std::uint64_t Table::learn(std::size_t n_rows, std::size_t n_slots, const float*
             }
         }
     }
+    return step_sums();
+}
+
+void Table::lookup_pooled(const IdBags& bags, float* out) const {
+    const std::shared_lock lock(mutex_);
+    const std::uint32_t width = config_.width();
+    with_width(width, [&](auto n_floats) {
+        pool_bags(bags, n_floats, out, [&](auto&& use) {
+            for_each_row(
+                index_, bags.ids,
+                [&](std::uint32_t row) { return std::array{slabs_.lines(row, width)}; },
+                [&](std::size_t i, std::uint32_t row) {
+                    if (row != no_row) {
+                        use(i, slabs_.at(row));
+                    }
+                });
+        });
+    });
+}
+
+std::uint64_t Table::apply_pooled(const IdBags& bags, const float* gradients) {
+    const std::lock_guard lock(mutex_);
+    const std::uint32_t width = config_.width();
+    sums_.reset(bags.ids.size(), width);
+    std::vector<float> scratch(width);
+    const float* share = nullptr;
+    std::size_t n_open = 0;  // bags begun: the last of them is the current one
+    for_each_row(index_, bags.ids, fetch_nothing, [&](std::size_t i, std::uint32_t row) {
+        while (n_open == 0 || static_cast<std::size_t>(bags.offsets[n_open]) <= i) {
+            const float by = divisor(bags.pooling, bags.length(n_open));
+            share = share_of(gradients + n_open * width, by, scratch);
+            ++n_open;
+        }
+        if (row != no_row) {
+            sums_.add(row, share, width);
+        }
+    });
     return step_sums();
 }
 

@@ -13,31 +13,24 @@ bool Table::is_stale(std::uint32_t last_seen_s) const {
 
 std::uint64_t Table::expire(std::uint32_t now_s, std::uint64_t max_rows) {
     const std::lock_guard lock(mutex_);
-    counters_.clock_s = std::max<std::uint64_t>(counters_.clock_s, now_s);
+    move_clock(now_s);
     if (config_.ttl_s == 0) {
         return 0;
     }
-    // At most once around, so that one call never visits a row twice.
-    const auto slice = [&](std::uint32_t high_water, std::uint32_t& cursor, auto&& visit) {
-        const std::uint64_t n = std::min<std::uint64_t>(max_rows, high_water);
-        for (std::uint64_t i = 0; i < n; ++i) {
-            visit(cursor);
-            cursor = cursor + 1 >= high_water ? 0 : cursor + 1;
-        }
-    };
+    const std::uint32_t high_water = numbers_.high_water();
+    std::uint32_t& row = counters_.row_cursor;
     std::uint64_t n_removed = 0;
-    slice(numbers_.high_water(), counters_.row_cursor, [&](std::uint32_t row) {
-        if (metadata_.version(row) != 0 && is_stale(metadata_.last_seen_s(row))) {
+    // At most once around, so that one call never visits a row twice.
+    for (std::uint64_t n = std::min<std::uint64_t>(max_rows, high_water); n > 0; --n) {
+        if (metadata_.version(row) != 0 && is_stale(metadata_.last_seen_s(row)) &&
+            numbers_.n_live() > config_.limits.min_rows &&
+            tombstones_.size() < room_.tombstones()) {
             remove_row(metadata_.key(row));
             ++n_removed;
         }
-    });
-    slice(pending_.numbers().high_water(), counters_.pending_cursor, [&](std::uint32_t n) {
-        const Pending& waiting = pending_.at(n);
-        if (!waiting.is_free() && is_stale(waiting.last_seen_s)) {
-            pending_.erase(waiting.key);
-        }
-    });
+        row = row + 1 >= high_water ? 0 : row + 1;
+    }
+    pending_.sweep(max_rows);
     counters_.n_expired += n_removed;
     return n_removed;
 }
@@ -58,6 +51,10 @@ void Table::remove_row(std::uint64_t id) {
 
 std::uint64_t Table::erase(Ids ids) {
     const std::lock_guard lock(mutex_);
+    require(tombstones_.size() + ids.size() <= room_.tombstones(),
+            "max_bytes has room for " + std::to_string(room_.tombstones()) + " tombstones, " +
+                std::to_string(tombstones_.size()) + " are kept: erasing " +
+                std::to_string(ids.size()) + " ids needs more; publish and trim_tombstones first");
     std::uint64_t n_removed = 0;
     for (const std::uint64_t id : ids) {
         pending_.erase(id);

@@ -17,6 +17,16 @@ inline constexpr std::uint32_t max_min_count = 65536;
 inline constexpr std::int64_t max_time_s = 0xffffffff;
 inline constexpr const char* first_order_prefix = "first_order_optimizer.";
 
+// What a table may hold; 0 sets no limit. Stands in snapshots as it lies in memory.
+struct Limits {
+    std::uint64_t max_bytes = 0;      // everything: index, rows, pending counts, tombstones, growth
+    std::uint64_t pending_bytes = 0;  // of these, pending counts
+    std::uint64_t min_rows = 0;       // expiry stops at as few
+    std::uint32_t count_half_life_s = 0;
+    std::uint32_t reserved = 0;
+};
+inline constexpr std::uint64_t min_pending_bytes = 1 << 16;
+
 // What may change while a table lives: it decides what happens next, not what rows mean.
 struct Policy {
     OptimizerConfig optimizer;
@@ -24,6 +34,8 @@ struct Policy {
     double probability = 1;
     std::uint32_t min_count = 1;
     std::uint32_t ttl_s = 0;
+    std::optional<std::uint64_t> min_rows = {};  // these two: none leaves them as they are
+    std::optional<std::uint32_t> count_half_life_s = {};
 };
 
 // Columns of a row that one optimizer moves, and which of the row's floats its state begins at.
@@ -45,6 +57,7 @@ struct TableConfig {
     std::uint64_t seed = 0;
     std::uint32_t min_count = 1;
     std::uint32_t ttl_s = 0;
+    Limits limits;
 
     std::uint32_t width() const { return dim + (first_order ? 1 : 0); }
 
@@ -100,6 +113,10 @@ inline void validate(const TableConfig& config) {
     check_value("init_scale", config.init_scale, config.init_scale >= 0, "finite and not negative");
     check_value("probability", config.probability,
                 config.probability > 0 && config.probability <= 1, "above 0 and at most 1");
+    const std::uint64_t pending_bytes = config.limits.pending_bytes;
+    require(pending_bytes == 0 || pending_bytes >= min_pending_bytes,
+            "pending_bytes is " + std::to_string(pending_bytes) + "; it must be 0 or at least " +
+                std::to_string(min_pending_bytes));
 }
 
 }  // namespace freshrank

@@ -1,7 +1,9 @@
-// Aligned memory for buckets and rows, and the prefetch hint.
+// Aligned memory for buckets and rows, counted, and the prefetch hint.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
+#include <cstdint>
 #include <cstring>
 #include <memory>
 #include <new>
@@ -35,19 +37,34 @@ struct Lines {
 
 enum class Fill { zeros, nothing };
 
-// Cache-line aligned array. From 2 MiB on it is aligned to huge pages and asks for them:
-// random access to millions of rows otherwise pays a page walk on top of every cache miss.
+// Bytes of arrays held now, and the most that were held at once: growth that copies holds both.
+struct Tally {
+    std::uint64_t n_bytes = 0;
+    std::uint64_t peak_bytes = 0;
+
+    void add(std::uint64_t n) {
+        n_bytes += n;
+        peak_bytes = std::max(peak_bytes, n_bytes);
+    }
+};
+
+// Cache-line aligned array, counted where a tally is given, which must outlive it. From 2 MiB on it
+// is aligned to huge pages and asks for them: random access to millions of rows otherwise pays a
+// page walk on top of every cache miss.
 template <class T>
 class AlignedArray {
     static_assert(std::is_trivially_copyable_v<T>);
 
   public:
     AlignedArray() = default;
-    explicit AlignedArray(std::size_t n, Fill fill = Fill::zeros) : n_(n) {
+    explicit AlignedArray(std::size_t n, Fill fill = Fill::zeros, Tally* tally = nullptr) : n_(n) {
         const std::size_t n_bytes = n * sizeof(T);
         const std::size_t alignment = n_bytes >= huge_page_bytes ? huge_page_bytes : line_bytes;
         data_ = {static_cast<T*>(::operator new(n_bytes, std::align_val_t{alignment})),
-                 Release{alignment}};
+                 Release{alignment, n_bytes, tally}};
+        if (tally != nullptr) {
+            tally->add(n_bytes);
+        }
 #if defined(__linux__)
         if (alignment == huge_page_bytes) {
             // A hint: where it is refused the memory works all the same, only slower.
@@ -67,7 +84,12 @@ class AlignedArray {
   private:
     struct Release {
         std::size_t alignment = line_bytes;
+        std::size_t n_bytes = 0;
+        Tally* tally = nullptr;
         void operator()(T* pointer) const {
+            if (tally != nullptr) {
+                tally->n_bytes -= n_bytes;
+            }
             ::operator delete(pointer, std::align_val_t{alignment});
         }
     };

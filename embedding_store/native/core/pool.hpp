@@ -6,8 +6,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
-#include <memory>
-#include <utility>
+#include <span>
 #include <vector>
 
 #include "errors.hpp"
@@ -16,67 +15,86 @@
 
 namespace freshrank {
 
-class Numbers {
-  public:
-    std::uint32_t take() {
-        if (!free_.empty()) {
-            const std::uint32_t number = free_.back();
-            free_.pop_back();
-            return number;
-        }
-        require(high_water_ < no_row, "a table holds at most 2^32 - 1 rows");
-        return high_water_++;
-    }
-    void give_back(std::uint32_t number) { free_.push_back(number); }
-
-    // Numbers ever handed out: 0 .. high_water() - 1.
-    std::uint32_t high_water() const { return high_water_; }
-    std::uint64_t n_live() const { return high_water_ - free_.size(); }
-    const std::vector<std::uint32_t>& free() const { return free_; }
-    void assign(std::uint32_t high_water, std::vector<std::uint32_t> free) {
-        high_water_ = high_water;
-        free_ = std::move(free);
-    }
-
-  private:
-    std::uint32_t high_water_ = 0;
-    std::vector<std::uint32_t> free_;
-};
-
 // Records in chunks, so that growing never moves or copies what is there.
 template <class Record>
 class Chunks {
   public:
+    explicit Chunks(Tally* tally = nullptr) : tally_(tally) {}
+
     static constexpr std::uint32_t chunk_bits = 12;
     static constexpr std::uint32_t chunk_records = 1U << chunk_bits;
 
     Record& operator[](std::uint32_t n) {
-        return chunks_[n >> chunk_bits][n & (chunk_records - 1)];
+        return chunks_[n >> chunk_bits].data()[n & (chunk_records - 1)];
     }
     const Record& operator[](std::uint32_t n) const {
-        return chunks_[n >> chunk_bits][n & (chunk_records - 1)];
+        return chunks_[n >> chunk_bits].data()[n & (chunk_records - 1)];
     }
     void ensure(std::uint32_t n) {
         while (chunks_.size() <= n >> chunk_bits) {
-            chunks_.push_back(std::make_unique<Record[]>(chunk_records));
+            chunks_.emplace_back(chunk_records, Fill::zeros, tally_);
         }
     }
-    std::uint64_t n_bytes() const { return chunks_.size() * chunk_records * sizeof(Record); }
+    std::uint64_t n_bytes() const { return bytes_for(chunks_.size() << chunk_bits); }
+    static std::uint64_t bytes_for(std::uint64_t n) {
+        return ((n + chunk_records - 1) >> chunk_bits) * chunk_records * sizeof(Record);
+    }
 
   private:
-    std::vector<std::unique_ptr<Record[]>> chunks_;
+    Tally* tally_;
+    std::vector<AlignedArray<Record>> chunks_;
 };
 
-// key -> small record, for pending counts and tombstones. Record has `key` and `is_free()`.
+class Numbers {
+  public:
+    explicit Numbers(Tally* tally = nullptr) : free_(tally) {}
+
+    std::uint32_t take() {
+        if (n_free_ > 0) {
+            return free_[--n_free_];
+        }
+        require(high_water_ < no_row, "a table holds at most 2^32 - 1 rows");
+        return high_water_++;
+    }
+    void give_back(std::uint32_t number) {
+        free_.ensure(n_free_);
+        free_[n_free_++] = number;
+    }
+
+    // Numbers ever handed out: 0 .. high_water() - 1.
+    std::uint32_t high_water() const { return high_water_; }
+    std::uint64_t n_live() const { return high_water_ - n_free_; }
+    std::uint32_t n_free() const { return n_free_; }
+    // In the order they were freed: the last is the next to be taken.
+    std::uint32_t free_at(std::uint32_t i) const { return free_[i]; }
+    std::uint64_t n_bytes() const { return free_.n_bytes(); }
+    static std::uint64_t bytes_for(std::uint64_t n) { return Chunks<std::uint32_t>::bytes_for(n); }
+    void assign(std::uint32_t high_water, std::span<const std::uint32_t> free) {
+        high_water_ = high_water;
+        for (const std::uint32_t number : free) {
+            give_back(number);
+        }
+    }
+
+  private:
+    std::uint32_t high_water_ = 0;
+    std::uint32_t n_free_ = 0;
+    Chunks<std::uint32_t> free_;
+};
+
+// key -> small record, for tombstones. Record has `key` and `is_free()`.
 template <class Record>
 class RecordMap {
   public:
-    explicit RecordMap(std::uint64_t secret) : index_(secret) {}
+    explicit RecordMap(std::uint64_t secret, Tally* tally = nullptr)
+        : index_(secret, tally), numbers_(tally), records_(tally) {}
 
-    Record* find(std::uint64_t key) {
-        const std::uint32_t n = index_.find(key);
-        return n == no_row ? nullptr : &records_[n];
+    // Growth then stops where n records have room.
+    void limit(std::uint64_t n) { index_.limit(n); }
+    static std::uint64_t bytes_for(std::uint64_t n) {
+        return Index::bytes_for(n) + Chunks<Record>::bytes_for(n) + Numbers::bytes_for(n);
     }
+
     const Record* find(std::uint64_t key) const {
         const std::uint32_t n = index_.find(key);
         return n == no_row ? nullptr : &records_[n];
@@ -86,7 +104,8 @@ class RecordMap {
         index_.prepare_insert(index_.hash(record.key));
         const std::uint32_t n = numbers_.take();
         records_.ensure(n);
-        put(n, record);
+        index_.insert(record.key, n);
+        records_[n] = record;
     }
     bool erase(std::uint64_t key) {
         const std::uint32_t n = index_.erase(key);
@@ -99,24 +118,12 @@ class RecordMap {
     }
     std::uint64_t size() const { return numbers_.n_live(); }
     std::uint64_t n_bytes() const {
-        return index_.n_bytes() + records_.n_bytes() + numbers_.free().capacity() * 4;
+        return index_.n_bytes() + records_.n_bytes() + numbers_.n_bytes();
     }
 
     // By number, for sweeps and snapshots.
     const Numbers& numbers() const { return numbers_; }
     const Record& at(std::uint32_t n) const { return records_[n]; }
-
-    // For restoring: numbers first, then every number that is not free.
-    void assign_numbers(Numbers numbers) {
-        numbers_ = std::move(numbers);
-        if (numbers_.high_water() > 0) {
-            records_.ensure(numbers_.high_water() - 1);
-        }
-    }
-    void put(std::uint32_t n, const Record& record) {
-        index_.insert(record.key, n);
-        records_[n] = record;
-    }
 
   private:
     Index index_;
@@ -127,7 +134,8 @@ class RecordMap {
 // Fixed-width rows of floats in 64-byte aligned slabs of about 2 MiB (one huge page).
 class RowSlabs {
   public:
-    explicit RowSlabs(std::uint32_t n_floats) : stride_(stride_of(n_floats)) {
+    explicit RowSlabs(std::uint32_t n_floats, Tally* tally = nullptr)
+        : stride_(stride_of(n_floats)), tally_(tally) {
         const std::size_t rows = huge_page_bytes / (std::size_t{stride_} * sizeof(float));
         slab_bits_ = static_cast<std::uint32_t>(
             std::bit_width(std::clamp<std::size_t>(rows, 1, max_slab_rows)) - 1);
@@ -146,12 +154,13 @@ class RowSlabs {
     void ensure(std::uint32_t row) {
         while (slabs_.size() <= row >> slab_bits_) {
             // Not zeroed: a row is written in full when it is born.
-            slabs_.emplace_back(std::size_t{stride_} << slab_bits_, Fill::nothing);
+            slabs_.emplace_back(std::size_t{stride_} << slab_bits_, Fill::nothing, tally_);
         }
     }
     std::uint64_t capacity() const { return std::uint64_t{slabs_.size()} << slab_bits_; }
     std::uint64_t n_bytes() const { return capacity() * stride_ * sizeof(float); }
     std::uint32_t stride() const { return stride_; }
+    std::uint32_t slab_rows() const { return 1U << slab_bits_; }
 
   private:
     static constexpr std::size_t max_slab_rows = 32768;  // small rows: keep small tables small
@@ -165,6 +174,7 @@ class RowSlabs {
     std::uint32_t stride_;
     std::uint32_t slab_bits_ = 0;
     std::uint32_t mask_ = 0;
+    Tally* tally_;
     std::vector<AlignedArray<float>> slabs_;
 };
 

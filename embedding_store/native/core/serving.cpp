@@ -1,7 +1,10 @@
 #include "serving.hpp"
 
 #include <algorithm>
+#include <array>
 #include <cstring>
+
+#include "pipeline.hpp"
 
 namespace freshrank {
 
@@ -14,75 +17,149 @@ std::uint32_t checked_width(std::uint32_t width) {
     return in_range("width", width, 1, max_dim + 1);
 }
 
+RowDecoders::Decode decoder_of(RowType type) {
+    switch (type) {
+        case RowType::float32:
+            return nullptr;
+        case RowType::float16:
+            return best_decoders().float16;
+        case RowType::int8:
+            return best_decoders().int8;
+    }
+    return nullptr;
+}
+
+// Calls f with every slice of the keys and where it starts.
+template <class F>
+void in_slices(std::span<const std::uint64_t> keys, F&& f) {
+    for (std::size_t start = 0; start < keys.size(); start += slice_keys) {
+        f(keys.subspan(start, std::min(slice_keys, keys.size() - start)), start);
+    }
+}
+
 }  // namespace
 
-ServingTable::ServingTable(std::uint32_t width, std::uint64_t initial_rows)
-    : width_(checked_width(width)), index_(random_secret()), slabs_(width_) {
+ServingTable::ServingTable(std::uint32_t width, std::uint64_t initial_rows, RowType type)
+    : width_(checked_width(width)),
+      type_(type),
+      decode_(decoder_of(type)),
+      index_(random_secret()),
+      rows_(row_bytes(type, width)) {
     require(initial_rows < no_row, "initial_rows is " + std::to_string(initial_rows) +
                                        "; a table holds at most 2^32 - 1 rows");
     if (initial_rows > 0) {
         index_.reserve(initial_rows);
-        slabs_.ensure(static_cast<std::uint32_t>(initial_rows - 1));
-        keys_.ensure(static_cast<std::uint32_t>(initial_rows - 1));
+        rows_.ensure(static_cast<std::uint32_t>(initial_rows - 1));
     }
+}
+
+// Calls use(i, bytes) in order for every id, bytes being null where absent.
+template <class Use>
+void ServingTable::for_each_stored(std::span<const std::uint64_t> ids, Use&& use) const {
+    for_each_row(
+        index_, ids, [&](std::uint32_t row) { return std::array{rows_.lines(row)}; },
+        [&](std::size_t i, std::uint32_t row) { use(i, row == no_row ? nullptr : rows_.at(row)); });
 }
 
 void ServingTable::lookup(std::span<const std::uint64_t> ids, float* out,
                           std::uint8_t* found) const {
     const std::shared_lock lock(mutex_);
-    gather(index_, slabs_, ids, width_, out, found);
+    with_width(width_, [&](auto n_floats) {
+        for_each_stored(ids, [&](std::size_t i, const std::uint8_t* bytes) {
+            float* to = out + i * n_floats;
+            found[i] = bytes != nullptr;
+            if (bytes == nullptr) {
+                std::memset(to, 0, n_floats * sizeof(float));
+            } else if (decode_ == nullptr) {
+                std::memcpy(to, bytes, n_floats * sizeof(float));
+            } else {
+                decode_(bytes, n_floats, to);
+            }
+        });
+    });
+}
+
+void ServingTable::lookup_pooled(const IdBags& bags, float* out, std::uint32_t* n_found) const {
+    const std::shared_lock lock(mutex_);
+    std::fill_n(n_found, bags.size(), 0);
+    std::vector<float> decoded(width_);
+    with_width(width_, [&](auto n_floats) {
+        pool_bags(bags, n_floats, out, [&](auto&& use) {
+            for_each_stored(bags.ids, [&](std::size_t i, const std::uint8_t* bytes) {
+                if (bytes == nullptr) {
+                    return;
+                }
+                if (decode_ == nullptr) {
+                    std::memcpy(decoded.data(), bytes, n_floats * sizeof(float));
+                } else {
+                    decode_(bytes, n_floats, decoded.data());
+                }
+                ++n_found[use(i, decoded.data())];
+            });
+        });
+    });
 }
 
 void ServingTable::upsert(std::span<const std::uint64_t> keys, const float* rows) {
-    for (std::size_t start = 0; start < keys.size(); start += slice_keys) {
-        const auto slice = keys.subspan(start, std::min(slice_keys, keys.size() - start));
-        const std::lock_guard lock(mutex_);
-        const std::uint32_t n_before = numbers_.high_water();
-        const std::size_t n_free_before = numbers_.free().size();
-        for_each_row(
-            index_, slice, [&](std::uint32_t row) { return std::array{slabs_.lines(row, width_)}; },
-            [&](std::size_t i, std::uint32_t row) {
-                const bool has_newborn =
-                    numbers_.high_water() != n_before || numbers_.free().size() != n_free_before;
-                if (row == no_row && has_newborn) {
-                    row = index_.find(slice[i]);
-                }
-                if (row == no_row) {
-                    index_.prepare_insert(index_.hash(slice[i]));
-                    row = numbers_.take();
-                    slabs_.ensure(row);
-                    keys_.ensure(row);
-                    index_.insert(slice[i], row);
-                    keys_[row] = {slice[i], true};
-                }
-                std::memcpy(slabs_.at(row), rows + (start + i) * width_, width_ * sizeof(float));
-            });
+    for (std::size_t i = 0; i < keys.size(); ++i) {
+        check_row(type_, keys[i], rows + i * width_, width_);
     }
+    const std::size_t n_bytes = rows_.row_bytes();
+    std::vector<std::uint8_t> encoded(std::min(slice_keys, keys.size()) * n_bytes);
+    in_slices(keys, [&](std::span<const std::uint64_t> slice, std::size_t start) {
+        for (std::size_t i = 0; i < slice.size(); ++i) {
+            encode_row(type_, rows + (start + i) * width_, width_, encoded.data() + i * n_bytes);
+        }
+        const std::lock_guard lock(mutex_);
+        put(slice, encoded.data());
+    });
+}
+
+void ServingTable::put(std::span<const std::uint64_t> keys, const std::uint8_t* encoded) {
+    const std::uint32_t n_before = numbers_.high_water();
+    const std::uint32_t n_free_before = numbers_.n_free();
+    for_each_row(
+        index_, keys, [&](std::uint32_t row) { return std::array{rows_.lines(row)}; },
+        [&](std::size_t i, std::uint32_t row) {
+            const bool has_newborn =
+                numbers_.high_water() != n_before || numbers_.n_free() != n_free_before;
+            if (row == no_row && has_newborn) {
+                row = index_.find(keys[i]);
+            }
+            if (row == no_row) {
+                index_.prepare_insert(index_.hash(keys[i]));
+                row = numbers_.take();
+                rows_.ensure(row);
+                index_.insert(keys[i], row);
+            }
+            std::memcpy(rows_.at(row), encoded + i * rows_.row_bytes(), rows_.row_bytes());
+        });
 }
 
 std::uint64_t ServingTable::remove(std::span<const std::uint64_t> keys) {
-    const std::lock_guard lock(mutex_);
     std::uint64_t n_removed = 0;
-    for (const std::uint64_t key : keys) {
-        const std::uint32_t row = index_.erase(key);
-        if (row != no_row) {
-            std::memset(slabs_.at(row), 0, std::size_t{slabs_.stride()} * sizeof(float));
-            keys_[row] = {};
-            numbers_.give_back(row);
-            ++n_removed;
+    in_slices(keys, [&](std::span<const std::uint64_t> slice, std::size_t) {
+        const std::lock_guard lock(mutex_);
+        for (const std::uint64_t key : slice) {
+            const std::uint32_t row = index_.erase(key);
+            if (row != no_row) {
+                std::memset(rows_.at(row), 0, rows_.row_bytes());
+                numbers_.give_back(row);
+                ++n_removed;
+            }
         }
-    }
+    });
     return n_removed;
 }
 
 std::vector<std::uint64_t> ServingTable::keys() const {
-    const std::shared_lock lock(mutex_);
     std::vector<std::uint64_t> keys;
-    keys.reserve(numbers_.n_live());
-    for (std::uint32_t row = 0; row < numbers_.high_water(); ++row) {
-        if (keys_[row].is_live) {
-            keys.push_back(keys_[row].key);
-        }
+    {
+        const std::shared_lock lock(mutex_);
+        keys.reserve(numbers_.n_live());
+        index_.each_bucket([&](const Bucket& bucket) {
+            keys.insert(keys.end(), bucket.keys, bucket.keys + bucket.count);
+        });
     }
     std::sort(keys.begin(), keys.end());
     return keys;
@@ -93,9 +170,13 @@ std::uint64_t ServingTable::size() const {
     return numbers_.n_live();
 }
 
-std::uint64_t ServingTable::n_bytes() const {
+ServingTable::Statistics ServingTable::statistics() const {
     const std::shared_lock lock(mutex_);
-    return index_.n_bytes() + slabs_.n_bytes() + keys_.n_bytes() + numbers_.free().capacity() * 4;
+    return {.rows = numbers_.n_live(),
+            .capacity = rows_.capacity(),
+            .bytes = index_.n_bytes() + rows_.n_bytes() + numbers_.n_bytes(),
+            .index_bytes = index_.n_bytes(),
+            .row_bytes = rows_.row_bytes()};
 }
 
 }  // namespace freshrank

@@ -5,8 +5,10 @@
 #include <cstdint>
 #include <type_traits>
 
+#include "config.hpp"
 #include "hash.hpp"
 #include "optimizer_config.hpp"
+#include "pending.hpp"
 
 namespace freshrank {
 
@@ -41,33 +43,41 @@ struct SnapshotHeader {
     std::uint64_t n_expired;
     std::uint64_t n_erased;
     std::uint32_t row_cursor;
-    std::uint32_t pending_cursor;
+    std::uint32_t evict_cursor;
 
     std::uint32_t row_high_water;
     std::uint32_t n_row_free;
-    std::uint32_t pending_high_water;
-    std::uint32_t n_pending_free;
+    std::uint64_t n_pending;
     std::uint64_t n_tombstones;
+
+    Limits limits;
+    std::uint64_t room_rows;
+    std::uint64_t n_evicted;
+    std::uint64_t n_sketch_admitted;
+    std::uint64_t n_wanted;
+    std::uint64_t n_sketch_counted;
+    std::uint64_t n_sketch_lines;
 };
-static_assert(sizeof(SnapshotHeader) == 352 && std::is_trivially_copyable_v<SnapshotHeader> &&
+static_assert(sizeof(Limits) == 32 && sizeof(SnapshotHeader) == 432 &&
+                  std::is_trivially_copyable_v<SnapshotHeader> &&
                   offsetof(SnapshotHeader, dim) == 24 && offsetof(SnapshotHeader, seed) == 56 &&
                   offsetof(SnapshotHeader, optimizer) == 72 &&
                   offsetof(SnapshotHeader, table_version) == 264 &&
                   offsetof(SnapshotHeader, row_cursor) == 320 &&
-                  offsetof(SnapshotHeader, n_tombstones) == 344,
+                  offsetof(SnapshotHeader, n_tombstones) == 344 &&
+                  offsetof(SnapshotHeader, limits) == 352,
               "the header's layout is the file format");
 
 inline constexpr std::uint64_t row_metadata_bytes = 8 + 8 + 4 + 4 + 4;
-inline constexpr std::uint64_t pending_bytes = 8 + 4 + 4;
+inline constexpr std::uint64_t pending_entry_bytes = 8 + 4 + 4;
 inline constexpr std::uint64_t tombstone_bytes = 8 + 8;
 
-// 128 bits are not needed: every factor is below 2^32, and max_dim keeps a row below 2^18 bytes.
+// 128 bits are not needed: the reader first bounds every 64-bit count by the file's length, every
+// other factor is below 2^32, and max_dim keeps a row below 2^18 bytes.
 inline std::uint64_t body_bytes(const SnapshotHeader& header, std::uint64_t row_floats) {
     const std::uint64_t n_rows = std::uint64_t{header.row_high_water} - header.n_row_free;
-    const std::uint64_t n_pending =
-        std::uint64_t{header.pending_high_water} - header.n_pending_free;
     return std::uint64_t{header.n_row_free} * 4 + n_rows * (row_metadata_bytes + row_floats * 4) +
-           std::uint64_t{header.n_pending_free} * 4 + n_pending * pending_bytes +
+           header.n_pending * pending_entry_bytes + header.n_sketch_lines * sizeof(Sketch::Line) +
            header.n_tombstones * tombstone_bytes;
 }
 

@@ -29,13 +29,12 @@ class Source {
     std::span<const std::uint8_t> bytes_;
 };
 
-std::vector<bool> occupied(std::uint32_t high_water, const std::vector<std::uint32_t>& free,
-                           const char* what) {
+std::vector<bool> occupied(std::uint32_t high_water, const std::vector<std::uint32_t>& free) {
     std::vector<bool> is_live(high_water, true);
     for (const std::uint32_t number : free) {
-        require(number < high_water && is_live[number],
-                std::string("snapshot is damaged: free ") + what + " number " +
-                    std::to_string(number) + " is out of range or listed twice");
+        require(number < high_water && is_live[number], "snapshot is damaged: free row number " +
+                                                            std::to_string(number) +
+                                                            " is out of range or listed twice");
         is_live[number] = false;
     }
     return is_live;
@@ -45,14 +44,16 @@ std::vector<bool> occupied(std::uint32_t high_water, const std::vector<std::uint
 
 class SnapshotReader {
   public:
-    static std::unique_ptr<Table> read(std::span<const std::uint8_t> bytes) {
+    static std::unique_ptr<Table> read(std::span<const std::uint8_t> bytes,
+                                       std::shared_ptr<Budget> budget) {
         const SnapshotHeader header = checked_header(bytes);
         const TableConfig config = config_of(header);
         validate(config);
         const std::uint64_t row_floats = config.width() + config.n_state();
         check_counts(header, row_floats);
-        auto table = std::make_unique<Table>(config, 0);
+        auto table = std::make_unique<Table>(config, 0, std::move(budget));
         restore_counters(header, *table);
+        find_room(header, *table);
         Source source(bytes.subspan(sizeof(SnapshotHeader)));
         read_rows(header, source, static_cast<std::uint32_t>(row_floats), *table);
         read_pending(header, source, *table);
@@ -90,8 +91,8 @@ class SnapshotReader {
 
     static TableConfig config_of(const SnapshotHeader& header) {
         require(
-            header.flags == 0 && header.first_order <= 1 && is_known(header.optimizer) &&
-                is_known(header.first_order_optimizer) &&
+            header.flags == 0 && header.limits.reserved == 0 && header.first_order <= 1 &&
+                is_known(header.optimizer) && is_known(header.first_order_optimizer) &&
                 (header.n_optimizers == 2 ||
                  (header.n_optimizers == 1 && header.first_order_optimizer == OptimizerConfig{})),
             "snapshot is damaged: flags, first_order or optimizers hold unknown values");
@@ -103,6 +104,7 @@ class SnapshotReader {
         config.probability = header.probability;
         config.seed = header.seed;
         config.min_count = header.min_count;
+        config.limits = header.limits;
         config.ttl_s = header.ttl_s;
         config.optimizer = header.optimizer;
         if (header.n_optimizers == 2) {
@@ -116,15 +118,16 @@ class SnapshotReader {
             return cursor < high_water || cursor == 0;
         };
         require(header.n_row_free <= header.row_high_water &&
-                    header.n_pending_free <= header.pending_high_water &&
+                    header.n_pending <= header.n_bytes / pending_entry_bytes &&
+                    header.n_sketch_lines <= header.n_bytes / sizeof(Sketch::Line) &&
                     header.n_tombstones <= header.n_bytes / tombstone_bytes &&
                     header.n_bytes ==
                         sizeof(SnapshotHeader) + body_bytes(header, row_floats) + checksum_bytes,
                 "snapshot is damaged: its counts do not add up to its length");
-        require(header.row_high_water < no_row && header.pending_high_water < no_row &&
-                    header.table_version > 0 && header.clock_s <= ~std::uint32_t{0} &&
+        require(header.row_high_water < no_row && header.table_version > 0 &&
+                    header.clock_s <= ~std::uint32_t{0} &&
                     cursor_fits(header.row_cursor, header.row_high_water) &&
-                    cursor_fits(header.pending_cursor, header.pending_high_water),
+                    cursor_fits(header.evict_cursor, header.row_high_water),
                 "snapshot is damaged: version, clock or a cursor is out of range");
     }
 
@@ -138,20 +141,35 @@ class SnapshotReader {
         counters.n_expired = header.n_expired;
         counters.n_erased = header.n_erased;
         counters.row_cursor = header.row_cursor;
-        counters.pending_cursor = header.pending_cursor;
+        counters.evict_cursor = header.evict_cursor;
+        counters.n_evicted = header.n_evicted;
+        counters.n_sketch_admitted = header.n_sketch_admitted;
+        counters.n_wanted = header.n_wanted;
+        table.pending_.advance(header.clock_s);
+    }
+
+    static void find_room(const SnapshotHeader& header, Table& table) {
+        while (table.room_.rows() < header.room_rows && table.extend_room()) {
+        }
+        require(header.row_high_water <= table.room_.rows() &&
+                    header.n_tombstones <= table.room_.tombstones(),
+                "the budget has room for " + std::to_string(table.room_.rows()) + " rows and " +
+                    std::to_string(table.room_.tombstones()) + " tombstones; the snapshot has " +
+                    std::to_string(header.row_high_water) + " and " +
+                    std::to_string(header.n_tombstones));
     }
 
     static void read_rows(const SnapshotHeader& header, Source& source, std::uint32_t row_floats,
                           Table& table) {
         const std::uint64_t n_rows = header.row_high_water - header.n_row_free;
-        auto free = source.take<std::uint32_t>(header.n_row_free);
-        const auto is_live = occupied(header.row_high_water, free, "row");
+        const auto free = source.take<std::uint32_t>(header.n_row_free);
+        const auto is_live = occupied(header.row_high_water, free);
         const auto keys = source.take<std::uint64_t>(n_rows);
         const auto versions = source.take<std::uint64_t>(n_rows);
         const auto last_seen_s = source.take<std::uint32_t>(n_rows);
         const auto born_s = source.take<std::uint32_t>(n_rows);
         const auto frequencies = source.take<std::uint32_t>(n_rows);
-        table.numbers_.assign(header.row_high_water, std::move(free));
+        table.numbers_.assign(header.row_high_water, free);
         table.index_.reserve(n_rows);
         std::size_t i = 0;
         for (std::uint32_t row = 0; row < header.row_high_water; ++row) {
@@ -177,28 +195,21 @@ class SnapshotReader {
     }
 
     static void read_pending(const SnapshotHeader& header, Source& source, Table& table) {
-        const std::uint64_t n = header.pending_high_water - header.n_pending_free;
-        auto free = source.take<std::uint32_t>(header.n_pending_free);
-        const auto is_live = occupied(header.pending_high_water, free, "pending");
-        const auto keys = source.take<std::uint64_t>(n);
-        const auto counts = source.take<std::uint32_t>(n);
-        const auto last_seen_s = source.take<std::uint32_t>(n);
-        Numbers numbers;
-        numbers.assign(header.pending_high_water, std::move(free));
-        table.pending_.assign_numbers(std::move(numbers));
-        std::size_t i = 0;
-        for (std::uint32_t number = 0; number < header.pending_high_water; ++number) {
-            if (!is_live[number]) {
-                continue;
-            }
-            require(counts[i] > 0 && counts[i] < header.min_count,
-                    "snapshot is damaged: a pending count is 0 or at least min_count");
-            refuse_twice(
-                table.index_.find(keys[i]) == no_row && table.pending_.find(keys[i]) == nullptr,
-                keys[i]);
-            table.pending_.put(number, {keys[i], counts[i], last_seen_s[i]});
-            ++i;
+        const auto keys = source.take<std::uint64_t>(header.n_pending);
+        const auto counts = source.take<std::uint32_t>(header.n_pending);
+        const auto seen_s = source.take<std::uint32_t>(header.n_pending);
+        for (std::size_t i = 0; i < keys.size(); ++i) {
+            refuse_twice(table.index_.find(keys[i]) == no_row && (i == 0 || keys[i - 1] < keys[i]),
+                         keys[i]);
+            require(table.pending_.restore({keys[i], counts[i], seen_s[i]}),
+                    "snapshot is damaged, or the budget too small: a pending count of " +
+                        std::to_string(counts[i]) + ", last seen at " + std::to_string(seen_s[i]) +
+                        ", cannot be kept");
         }
+        require(table.pending_.restore_sketch(source.take<Sketch::Line>(header.n_sketch_lines),
+                                              header.n_sketch_counted),
+                "snapshot is damaged, or the budget too small: its sketch of " +
+                    std::to_string(header.n_sketch_lines) + " lines cannot be kept");
     }
 
     static void read_tombstones(const SnapshotHeader& header, Source& source, Table& table) {
@@ -228,8 +239,9 @@ class SnapshotReader {
     }
 };
 
-std::unique_ptr<Table> Table::restore(std::span<const std::uint8_t> bytes) {
-    return SnapshotReader::read(bytes);
+std::unique_ptr<Table> Table::restore(std::span<const std::uint8_t> bytes,
+                                      std::shared_ptr<Budget> budget) {
+    return SnapshotReader::read(bytes, std::move(budget));
 }
 
 }  // namespace freshrank

@@ -37,14 +37,16 @@ class SnapshotWriter {
     explicit SnapshotWriter(const Table& table) : table_(table) {}
 
     std::vector<std::uint8_t> write() const {
+        const auto waiting = table_.pending_.entries();
         SnapshotHeader header = make_header();
+        header.n_pending = waiting.size();
         const std::uint32_t row_floats = table_.config_.width() + table_.config_.n_state();
         header.n_bytes = sizeof(SnapshotHeader) + body_bytes(header, row_floats) + checksum_bytes;
         std::vector<std::uint8_t> bytes(header.n_bytes);
         Cursor cursor(bytes.data());
         cursor.put(header);
         write_rows(cursor, row_floats);
-        write_pending(cursor);
+        write_pending(cursor, waiting);
         write_tombstones(cursor);
         cursor.put(siphash24(bytes.data(), bytes.size() - checksum_bytes, checksum_key));
         return bytes;
@@ -76,12 +78,17 @@ class SnapshotWriter {
         header.n_expired = counters.n_expired;
         header.n_erased = counters.n_erased;
         header.row_cursor = counters.row_cursor;
-        header.pending_cursor = counters.pending_cursor;
+        header.evict_cursor = counters.evict_cursor;
         header.row_high_water = table_.numbers_.high_water();
-        header.n_row_free = static_cast<std::uint32_t>(table_.numbers_.free().size());
-        header.pending_high_water = table_.pending_.numbers().high_water();
-        header.n_pending_free = static_cast<std::uint32_t>(table_.pending_.numbers().free().size());
+        header.n_row_free = table_.numbers_.n_free();
         header.n_tombstones = table_.tombstones_.size();
+        header.limits = config.limits;
+        header.room_rows = table_.room_.is_limited() ? table_.room_.rows() : 0;
+        header.n_evicted = counters.n_evicted;
+        header.n_sketch_admitted = counters.n_sketch_admitted;
+        header.n_wanted = counters.n_wanted;
+        header.n_sketch_counted = table_.pending_.sketch().n_counted();
+        header.n_sketch_lines = table_.pending_.sketch().n_lines();
         return header;
     }
 
@@ -95,9 +102,10 @@ class SnapshotWriter {
     }
 
     void write_rows(Cursor& cursor, std::uint32_t row_floats) const {
-        const auto& free = table_.numbers_.free();
         const auto& metadata = table_.metadata_;
-        cursor.put(free.data(), free.size());
+        for (std::uint32_t i = 0; i < table_.numbers_.n_free(); ++i) {
+            cursor.put(table_.numbers_.free_at(i));
+        }
         each_row([&](std::uint32_t row) { cursor.put(metadata.key(row)); });
         each_row([&](std::uint32_t row) { cursor.put(metadata.version(row)); });
         each_row([&](std::uint32_t row) { cursor.put(metadata.last_seen_s(row)); });
@@ -106,21 +114,17 @@ class SnapshotWriter {
         each_row([&](std::uint32_t row) { cursor.put(table_.slabs_.at(row), row_floats); });
     }
 
-    template <class Visit>
-    void each_pending(Visit&& visit) const {
-        for (std::uint32_t n = 0; n < table_.pending_.numbers().high_water(); ++n) {
-            if (!table_.pending_.at(n).is_free()) {
-                visit(table_.pending_.at(n));
-            }
+    void write_pending(Cursor& cursor, const std::vector<PendingCounts::Entry>& waiting) const {
+        for (const auto& entry : waiting) {
+            cursor.put(entry.key);
         }
-    }
-
-    void write_pending(Cursor& cursor) const {
-        const auto& free = table_.pending_.numbers().free();
-        cursor.put(free.data(), free.size());
-        each_pending([&](const Table::Pending& waiting) { cursor.put(waiting.key); });
-        each_pending([&](const Table::Pending& waiting) { cursor.put(waiting.count); });
-        each_pending([&](const Table::Pending& waiting) { cursor.put(waiting.last_seen_s); });
+        for (const auto& entry : waiting) {
+            cursor.put(entry.count);
+        }
+        for (const auto& entry : waiting) {
+            cursor.put(entry.seen_s);
+        }
+        cursor.put(table_.pending_.sketch().lines(), table_.pending_.sketch().n_lines());
     }
 
     // Their numbers mean nothing, so they are written by key: equal tables give equal bytes.

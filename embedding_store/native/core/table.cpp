@@ -25,15 +25,25 @@ std::uint32_t add_saturating(std::uint32_t a, std::uint32_t b) {
 
 }  // namespace
 
-Table::Table(const TableConfig& config, std::uint64_t initial_rows)
+Table::Table(const TableConfig& config, std::uint64_t initial_rows, std::shared_ptr<Budget> budget)
     : config_(checked(config)),
       slices_(parameters_of(config_)),
-      index_(random_secret()),
-      slabs_(config_.width() + config_.n_state()),
-      pending_(random_secret()),
-      tombstones_(random_secret()) {
+      index_(random_secret(), &tally_),
+      numbers_(&tally_),
+      slabs_(config_.width() + config_.n_state(), &tally_),
+      metadata_(&tally_),
+      pending_({config_.ttl_s, config_.limits.count_half_life_s},
+               {mix64(config_.seed ^ 0x70656e64696e67ULL), config_.slot}, &tally_),
+      tombstones_(random_secret(), &tally_),
+      room_(config_.limits, slabs_, std::move(budget)) {
     require(initial_rows < no_row, "initial_rows is " + std::to_string(initial_rows) +
                                        "; a table holds at most 2^32 - 1 rows");
+    fit_to_room();
+    while (room_.rows() < initial_rows && extend_room()) {
+    }
+    require(initial_rows <= room_.rows(), "initial_rows is " + std::to_string(initial_rows) +
+                                              "; the budget has room for " +
+                                              std::to_string(room_.rows()));
     if (initial_rows > 0) {
         index_.reserve(initial_rows);
         slabs_.ensure(static_cast<std::uint32_t>(initial_rows - 1));
@@ -47,7 +57,9 @@ Policy Table::policy() const {
             .first_order_optimizer = config_.first_order_optimizer,
             .probability = config_.probability,
             .min_count = config_.min_count,
-            .ttl_s = config_.ttl_s};
+            .ttl_s = config_.ttl_s,
+            .min_rows = config_.limits.min_rows,
+            .count_half_life_s = config_.limits.count_half_life_s};
 }
 
 void Table::configure(const Policy& policy) {
@@ -65,7 +77,11 @@ void Table::configure(const Policy& policy) {
     changed.probability = policy.probability;
     changed.min_count = policy.min_count;
     changed.ttl_s = policy.ttl_s;
+    changed.limits.min_rows = policy.min_rows.value_or(changed.limits.min_rows);
+    changed.limits.count_half_life_s =
+        policy.count_half_life_s.value_or(changed.limits.count_half_life_s);
     config_ = checked(changed);
+    pending_.change_rules({config_.ttl_s, config_.limits.count_half_life_s});
     slices_ = parameters_of(config_);
 }
 
@@ -76,8 +92,10 @@ void Table::lookup(Ids ids, float* out) const {
 
 void Table::touch(std::uint32_t row, std::uint32_t count, std::uint32_t now_s) {
     std::uint32_t& last_seen_s = metadata_.last_seen_s(row);
+    std::uint32_t& frequency = metadata_.frequency(row);
+    frequency = add_saturating(
+        decayed(frequency, last_seen_s, now_s, config_.limits.count_half_life_s), count);
     last_seen_s = std::max(last_seen_s, now_s);
-    metadata_.frequency(row) = add_saturating(metadata_.frequency(row), count);
 }
 
 // How many of `count` occurrences the dice let through, stopping at `enough`.
@@ -96,29 +114,33 @@ std::uint64_t Table::passed(std::uint64_t id, std::uint32_t count, std::uint64_t
 
 // Counts occurrences of an id without a row; returns its row if they bring it to life.
 std::uint32_t Table::admit(std::uint64_t id, std::uint32_t count, std::uint32_t now_s) {
-    Pending* waiting = config_.min_count > 1 ? pending_.find(id) : nullptr;
-    const std::uint32_t n_known = waiting == nullptr ? 0 : waiting->count;
-    const std::uint64_t n_passed = passed(id, count, config_.min_count - n_known);
-    if (n_known + n_passed >= config_.min_count) {
-        const std::uint32_t row = give_birth(id, now_s);
-        metadata_.frequency(row) = add_saturating(n_known, count);
-        if (waiting != nullptr) {
-            pending_.erase(id);
+    const std::uint32_t enough = threshold_or_more_room();
+    const auto known =
+        enough > 1 || pending_.size() > 0 ? pending_.find(id, now_s) : PendingCounts::Known{};
+    const std::uint64_t n_passed =
+        passed(id, count, enough - std::min<std::uint64_t>(known.count, enough));
+    if (known.count + n_passed >= enough) {
+        if (const std::uint32_t row = give_birth(id, now_s); row != no_row) {
+            metadata_.frequency(row) = add_saturating(known.count, count);
+            counters_.n_sketch_admitted += known.is_estimate && known.count > 0 ? 1 : 0;
+            if (pending_.size() > 0) {
+                pending_.erase(id);
+            }
+            return row;
         }
-        return row;
+        ++counters_.n_wanted;
     }
     counters_.n_filtered += count;
-    if (waiting != nullptr) {
-        waiting->count += static_cast<std::uint32_t>(n_passed);
-        waiting->last_seen_s = std::max(waiting->last_seen_s, now_s);
-    } else if (n_passed > 0) {
-        pending_.insert({id, static_cast<std::uint32_t>(n_passed), now_s});
-    }
+    pending_.add(id, known, static_cast<std::uint32_t>(n_passed), now_s, enough);
     return no_row;
 }
 
+// Returns no_row where the budget has no room.
 std::uint32_t Table::give_birth(std::uint64_t id, std::uint32_t now_s) {
-    index_.prepare_insert(index_.hash(id));
+    const bool is_full = numbers_.n_live() >= room_.rows() && !extend_room();
+    if (is_full || !index_.prepare_insert(index_.hash(id))) {
+        return no_row;
+    }
     const std::uint32_t row = numbers_.take();
     slabs_.ensure(row);
     metadata_.ensure(row);
@@ -143,8 +165,9 @@ void Table::contains(Ids ids, std::uint8_t* out) const {
 void Table::pending(Ids ids, std::uint32_t* out) const {
     const std::shared_lock lock(mutex_);
     for (std::size_t i = 0; i < ids.size(); ++i) {
-        const Pending* waiting = pending_.find(ids[i]);
-        out[i] = waiting == nullptr ? 0 : waiting->count;
+        out[i] = index_.find(ids[i]) == no_row
+                     ? pending_.find(ids[i], static_cast<std::uint32_t>(counters_.clock_s)).count
+                     : 0;
     }
 }
 
@@ -186,9 +209,14 @@ Statistics Table::statistics() const {
         .expired = counters_.n_expired,
         .erased = counters_.n_erased,
         .tombstones = tombstones_.size(),
-        .bytes = index_.n_bytes() + slabs_.n_bytes() + metadata_.n_bytes() + pending_.n_bytes() +
-                 tombstones_.n_bytes() + numbers_.free().capacity() * 4,
+        .bytes = tally_.n_bytes,
         .clock_s = counters_.clock_s,
+        .evicted = counters_.n_evicted,
+        .sketch_admitted = counters_.n_sketch_admitted,
+        .threshold = threshold(),
+        .peak_bytes = tally_.peak_bytes,
+        .budget_bytes = room_.n_bytes(),
+        .max_rows = room_.rows(),
     };
 }
 

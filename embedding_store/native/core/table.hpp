@@ -9,12 +9,17 @@
 #include <span>
 #include <vector>
 
+#include "budget.hpp"
 #include "config.hpp"
 #include "distinct.hpp"
 #include "index.hpp"
+#include "inspection.hpp"
 #include "lock.hpp"
+#include "metadata.hpp"
 #include "optimizer.hpp"
+#include "pending.hpp"
 #include "pool.hpp"
+#include "pooling.hpp"
 
 namespace freshrank {
 
@@ -24,7 +29,7 @@ inline constexpr std::uint32_t format_version = 1;
 
 struct Statistics {
     std::uint64_t rows, capacity, pending, admitted, filtered, expired, erased, tombstones, bytes,
-        clock_s;
+        clock_s, evicted, sketch_admitted, threshold, peak_bytes, budget_bytes, max_rows;
 };
 
 struct Delta {
@@ -35,16 +40,16 @@ struct Delta {
 
 // The ids of one slot of a batch of n rows, and how they become one row each.
 struct Bags {
-    Ids ids;
-    std::span<const std::int64_t> offsets;  // n + 1: row i has ids[offsets[i]:offsets[i + 1]]
-    std::span<const bool> is_counted;       // n: whether row i's ids count as occurrences
-    std::size_t slot = 0;                   // its place among the batch's slots
-    bool is_mean = false;
+    IdBags of;                         // n bags
+    std::span<const bool> is_counted;  // n: whether row i's ids count as occurrences
+    std::size_t slot = 0;              // its place among the batch's slots
 };
 
 class Table {
   public:
-    Table(const TableConfig& config, std::uint64_t initial_rows);
+    // `budget`, where given, is shared with other tables.
+    Table(const TableConfig& config, std::uint64_t initial_rows,
+          std::shared_ptr<Budget> budget = nullptr);
 
     const TableConfig& config() const { return config_; }
     Policy policy() const;
@@ -54,6 +59,10 @@ class Table {
     void lookup_or_admit(Ids ids, std::span<const std::uint32_t> counts, std::uint32_t now_s,
                          float* out);
     std::uint64_t apply(Ids ids, const float* gradients);
+
+    // The same with one row per bag; each id of a bag gets its share of the bag's gradient.
+    void lookup_pooled(const IdBags& bags, float* out) const;
+    std::uint64_t apply_pooled(const IdBags& bags, const float* gradients);
 
     // A batch of n rows and n_slots slots, of which `bags` are this table's. `pooled` is
     // [n, n_slots, width]; `learn` takes the gradients of the last read in the same shape.
@@ -75,56 +84,22 @@ class Table {
     std::uint64_t trim_tombstones(std::uint64_t through);
 
     std::vector<std::uint8_t> snapshot() const;
-    static std::unique_ptr<Table> restore(std::span<const std::uint8_t> bytes);
+    static std::unique_ptr<Table> restore(std::span<const std::uint8_t> bytes,
+                                          std::shared_ptr<Budget> budget = nullptr);
+
+    // Up to max_rows rows from row number `start` on; put_rows inserts or replaces whole rows.
+    Inspection inspect(std::uint64_t id) const;
+    Rows rows_from(std::uint32_t start, std::uint64_t max_rows) const;
+    void put_rows(const RowsView& rows);
 
     std::vector<std::uint64_t> keys() const;
     Statistics statistics() const;
     std::uint64_t size() const;
+    static std::uint64_t tombstone_bytes_for(std::uint64_t n) {
+        return RecordMap<Tombstone>::bytes_for(n);
+    }
 
   private:
-    // What is known of a row besides its floats, as arrays in chunks: sweeps are linear scans.
-    class Metadata {
-      public:
-        static constexpr std::uint32_t chunk_bits = 12;
-        static constexpr std::uint32_t chunk_rows = 1U << chunk_bits;
-        struct Chunk {
-            std::uint64_t key[chunk_rows];
-            std::uint64_t version[chunk_rows];  // of the last change; 0 = no row here
-            std::uint32_t last_seen_s[chunk_rows];
-            std::uint32_t born_s[chunk_rows];
-            std::uint32_t frequency[chunk_rows];  // occurrences counted, stops at 2^32 - 1
-        };
-        std::uint64_t& key(std::uint32_t row) { return of(row).key[at(row)]; }
-        std::uint64_t key(std::uint32_t row) const { return of(row).key[at(row)]; }
-        std::uint64_t& version(std::uint32_t row) { return of(row).version[at(row)]; }
-        std::uint64_t version(std::uint32_t row) const { return of(row).version[at(row)]; }
-        std::uint32_t& last_seen_s(std::uint32_t row) { return of(row).last_seen_s[at(row)]; }
-        std::uint32_t last_seen_s(std::uint32_t row) const { return of(row).last_seen_s[at(row)]; }
-        std::uint32_t& born_s(std::uint32_t row) { return of(row).born_s[at(row)]; }
-        std::uint32_t born_s(std::uint32_t row) const { return of(row).born_s[at(row)]; }
-        std::uint32_t& frequency(std::uint32_t row) { return of(row).frequency[at(row)]; }
-        std::uint32_t frequency(std::uint32_t row) const { return of(row).frequency[at(row)]; }
-        void ensure(std::uint32_t row) {
-            while (chunks_.size() <= row >> chunk_bits) {
-                chunks_.push_back(std::make_unique<Chunk>());
-            }
-        }
-        std::uint64_t n_bytes() const { return chunks_.size() * sizeof(Chunk); }
-
-      private:
-        static std::uint32_t at(std::uint32_t row) { return row & (chunk_rows - 1); }
-        Chunk& of(std::uint32_t row) { return *chunks_[row >> chunk_bits]; }
-        const Chunk& of(std::uint32_t row) const { return *chunks_[row >> chunk_bits]; }
-        std::vector<std::unique_ptr<Chunk>> chunks_;
-    };
-
-    struct Pending {
-        std::uint64_t key = 0;
-        std::uint32_t count = 0;  // 0 = nothing here
-        std::uint32_t last_seen_s = 0;
-        bool is_free() const { return count == 0; }
-    };
-
     struct Tombstone {
         std::uint64_t key = 0;
         std::uint64_t version = 0;  // 0 = nothing here
@@ -139,8 +114,13 @@ class Table {
         std::uint64_t n_filtered = 0;
         std::uint64_t n_expired = 0;
         std::uint64_t n_erased = 0;
+        std::uint64_t n_evicted = 0;
+        std::uint64_t n_sketch_admitted = 0;
+        std::uint64_t n_wanted = 0;  // births of the last call that found no room
         std::uint32_t row_cursor = 0;
-        std::uint32_t pending_cursor = 0;
+        std::uint32_t evict_cursor = 0;
+
+        std::uint64_t n_removed() const { return n_expired + n_erased + n_evicted; }
     };
 
     // One occurrence: equal ones of a batch count once.
@@ -154,7 +134,7 @@ class Table {
     struct Reading {
         struct Part {
             std::size_t slot = 0;
-            bool is_mean = false;
+            Pooling pooling = Pooling::sum;
             bool is_single = false;  // exactly one id in every row: nothing to pool
             std::vector<std::int64_t> offsets;
         };
@@ -188,10 +168,19 @@ class Table {
     std::uint64_t passed(std::uint64_t id, std::uint32_t count, std::uint64_t enough);
     std::uint32_t give_birth(std::uint64_t id, std::uint32_t now_s);
     void remove_row(std::uint64_t id);
+    void move_clock(std::uint32_t now_s);
+    bool extend_room();
+    void fit_to_room();
+    void make_room();
+    void evict(std::uint64_t n_rows);
+    unsigned tightening() const;
+    std::uint32_t threshold() const;
+    std::uint32_t threshold_or_more_room();
     bool is_stale(std::uint32_t last_seen_s) const;
     template <class StepRow>
     void step_all(StepRow step_row);
 
+    Tally tally_;  // before all that it counts
     TableConfig config_;
     std::vector<SliceParameters> slices_;
     mutable FairSharedMutex mutex_;
@@ -199,8 +188,9 @@ class Table {
     Numbers numbers_;
     RowSlabs slabs_;
     Metadata metadata_;
-    RecordMap<Pending> pending_;
+    PendingCounts pending_;
     RecordMap<Tombstone> tombstones_;
+    Room room_;
     Counters counters_;
     // Of the batch in hand, and kept for their memory.
     Reading reading_;

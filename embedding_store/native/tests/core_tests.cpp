@@ -8,7 +8,6 @@
 
 #include "core/index.hpp"
 #include "core/pipeline.hpp"
-#include "core/serving.hpp"
 #include "rings.hpp"
 #include "series.hpp"
 #include "tests/check.hpp"
@@ -149,43 +148,6 @@ void pipeline_visits_every_entry_in_order_at_every_length() {
     }
 }
 
-void random_operations_on_the_serving_table_mirror_a_map() {
-    ServingTable table(3, 0);
-    std::map<std::uint64_t, float> mirror;
-    std::mt19937_64 random(8);
-    for (int i = 0; i < 300; ++i) {
-        std::vector<std::uint64_t> keys(random() % 5000);
-        std::vector<float> rows(keys.size() * 3);
-        for (std::size_t k = 0; k < keys.size(); ++k) {
-            keys[k] = random() % 4000 - 2000;
-            const auto value = static_cast<float>(random() % 1000);
-            std::fill_n(rows.begin() + static_cast<std::ptrdiff_t>(k * 3), 3, value);
-            if (i % 3 != 2) {
-                mirror[keys[k]] = value;
-            }
-        }
-        if (i % 3 == 2) {
-            std::uint64_t n = 0;
-            for (const auto key : keys) {
-                n += mirror.erase(key);
-            }
-            check(table.remove(keys) == n, "as many removed");
-        } else {
-            table.upsert(keys, rows.data());
-        }
-        check(table.size() == mirror.size(), "as many rows");
-    }
-    const auto keys = table.keys();
-    std::vector<float> rows(keys.size() * 3);
-    std::vector<std::uint8_t> found(keys.size());
-    table.lookup(keys, rows.data(), found.data());
-    std::size_t k = 0;
-    for (const auto& [key, value] : mirror) {
-        check(keys[k] == key && found[k] == 1 && rows[3 * k + 2] == value, "the same content");
-        ++k;
-    }
-}
-
 // Feature state: what is remembered of random keys, with sweeps that move what is left.
 void live_map_mirrors_a_plain_map() {
     struct Number {
@@ -263,7 +225,6 @@ int main() {
     index_mirrors_a_plain_map();
     wide_probes_equal_portable_ones();
     pipeline_visits_every_entry_in_order_at_every_length();
-    random_operations_on_the_serving_table_mirror_a_map();
     live_map_mirrors_a_plain_map();
     live_batches_stay_within_their_arrays();
     broken_invariants_stop_the_program_even_in_release();

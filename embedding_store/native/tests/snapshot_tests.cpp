@@ -51,10 +51,14 @@ void read_and_learn(Table& table, std::mt19937_64& random, Ids ids, std::uint32_
         requests[i] = random() % 10;
     }
     std::vector<float> rows(n * 3 * table.config().width());
-    const Bags first{ids, offsets, {is_counted.get(), n}, 0, true};
-    const Bags second{ids, offsets, {is_counted.get(), n}, 2, false};
+    const std::span is_counted_span(is_counted.get(), n);
+    const Bags first{{ids, offsets, Pooling::mean}, is_counted_span, 0};
+    const Bags second{{ids, offsets, Pooling::sqrtn}, is_counted_span, 2};
     table.read(std::array{first, second}, requests, now_s, 3, rows.data());
     check(table.learn(n, 3, rows.data()) <= ids.size(), "at most every row");
+    const FirstOfBags cut({ids, offsets, Pooling::mean}, random() % 3);
+    table.lookup_pooled(cut.bags(), rows.data());
+    check(table.apply_pooled(cut.bags(), rows.data()) <= cut.bags().ids.size(), "of those left");
 }
 
 // Random calls, then the restored table makes the same ones: bit-equal, and clean under ASan.
@@ -112,6 +116,10 @@ std::vector<TableConfig> configs_of_every_kind() {
             slice->accumulator_half_life_s = slice->is_adagrad() ? 20 : 0;
         }
     }
+    configs.emplace_back(small_config()).limits = {.max_bytes = 5'000'000,
+                                                   .pending_bytes = min_pending_bytes,
+                                                   .min_rows = 5,
+                                                   .count_half_life_s = 30};
     return configs;
 }
 

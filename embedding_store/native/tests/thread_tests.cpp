@@ -2,6 +2,7 @@
 #include <atomic>
 #include <cstdint>
 #include <cstdio>
+#include <memory>
 #include <thread>
 #include <vector>
 
@@ -26,6 +27,17 @@ std::vector<std::uint64_t> first_keys(std::uint64_t n) {
     return keys;
 }
 
+// Bags of two ids each.
+struct Pairs {
+    explicit Pairs(std::size_t n_ids) {
+        for (std::size_t i = 0; i <= n_ids; i += 2) {
+            offsets.push_back(static_cast<std::int64_t>(i));
+        }
+    }
+    IdBags of(std::span<const std::uint64_t> ids) const { return {ids, offsets, Pooling::sum}; }
+    std::vector<std::int64_t> offsets;
+};
+
 bool is_whole(const float* row) {
     for (std::uint32_t i = 1; i < width; ++i) {
         if (row[i] != row[0]) {
@@ -35,17 +47,23 @@ bool is_whole(const float* row) {
     return true;
 }
 
-void no_reader_of_a_serving_table_sees_half_a_row() {
-    ServingTable table(width, 0);
+void no_reader_of_a_serving_table_sees_half_a_row(RowType type) {
+    ServingTable table(width, 0, type);
     std::atomic<bool> is_done{false};
     const auto read = [&] {
         const auto keys = first_keys(3000);
         std::vector<float> rows(keys.size() * width);
         std::vector<std::uint8_t> found(keys.size());
+        const Pairs pairs(keys.size());
+        std::vector<std::uint32_t> n_found(keys.size() / 2);
         while (!is_done) {
             table.lookup(keys, rows.data(), found.data());
             for (std::size_t i = 0; i < keys.size(); ++i) {
                 check(is_whole(rows.data() + i * width), "a row is whole");
+            }
+            table.lookup_pooled(pairs.of(keys), rows.data(), n_found.data());
+            for (std::size_t i = 0; i < n_found.size(); ++i) {
+                check(is_whole(rows.data() + i * width), "a bag's row is whole");
             }
             check(table.size() <= keys.size(), "no row too many");
         }
@@ -79,6 +97,7 @@ void readers_of_a_training_table_run_beside_its_writer() {
         const auto keys = first_keys(2000);
         std::vector<float> rows(keys.size() * width);
         std::vector<std::uint32_t> times(keys.size());
+        const Pairs pairs(keys.size());
         while (!is_done) {
             table.lookup(keys, rows.data());
             for (std::size_t i = 0; i < keys.size(); ++i) {
@@ -89,6 +108,9 @@ void readers_of_a_training_table_run_beside_its_writer() {
             table.statistics();
             table.delta(3);
             table.snapshot();
+            table.lookup_pooled(pairs.of(keys), rows.data());
+            check(table.rows_from(100, 50).keys.size() <= 50, "no row too many");
+            check(table.inspect(7).state != Inspection::State::pending, "all come at once");
         }
     };
     std::vector<std::thread> readers;
@@ -100,6 +122,10 @@ void readers_of_a_training_table_run_beside_its_writer() {
         std::vector<float> rows(keys.size() * width);
         table.lookup_or_admit(keys, counts, now_s, rows.data());
         table.apply(keys, std::vector<float>(keys.size() * width, 1.0f).data());
+        table.apply_pooled(Pairs(keys.size()).of(keys), rows.data());
+        const Rows some = table.rows_from(0, 20);
+        table.put_rows({some.keys, some.values.data(), some.versions, some.last_seen_s, some.born_s,
+                        some.frequency, 0});
         table.erase(std::span(keys).first(5));
         table.expire(now_s, 100);
         table.advance();
@@ -109,6 +135,34 @@ void readers_of_a_training_table_run_beside_its_writer() {
         reader.join();
     }
     check(table.size() == 1995, "all that was not erased");
+}
+
+void tables_of_one_budget_take_and_give_back_beside_each_other() {
+    const auto budget = std::make_shared<Budget>(12'000'000);
+    const auto work = [&](std::uint64_t first) {
+        for (std::uint64_t round = 0; round < 3; ++round) {
+            TableConfig config;
+            config.dim = width;
+            config.optimizer.lr = 0.1;
+            Table table(config, 0, budget);
+            for (std::uint32_t now_s = 1; now_s <= 20; ++now_s) {
+                auto keys = first_keys(4000);
+                for (auto& key : keys) {
+                    key += first + now_s * 4000;
+                }
+                const std::vector<std::uint32_t> counts(keys.size(), 16);
+                std::vector<float> rows(keys.size() * width);
+                table.lookup_or_admit(keys, counts, now_s, rows.data());
+                table.trim_tombstones(table.advance());
+                check(table.statistics().peak_bytes <= table.statistics().budget_bytes, "in it");
+                check(budget->used_bytes() <= budget->max_bytes(), "both in it");
+            }
+        }
+    };
+    std::thread other(work, 0);
+    work(1ULL << 40);
+    other.join();
+    check(budget->used_bytes() == 0, "all given back");
 }
 
 void readers_of_feature_state_run_beside_its_writers() {
@@ -137,8 +191,12 @@ void readers_of_feature_state_run_beside_its_writers() {
 }  // namespace freshrank
 
 int main() {
-    freshrank::no_reader_of_a_serving_table_sees_half_a_row();
+    for (const auto type :
+         {freshrank::RowType::float32, freshrank::RowType::float16, freshrank::RowType::int8}) {
+        freshrank::no_reader_of_a_serving_table_sees_half_a_row(type);
+    }
     freshrank::readers_of_a_training_table_run_beside_its_writer();
+    freshrank::tables_of_one_budget_take_and_give_back_beside_each_other();
     freshrank::readers_of_feature_state_run_beside_its_writers();
     std::puts("thread tests passed");
     return 0;

@@ -50,8 +50,9 @@ def version(replica: Replica) -> str:
 def row(replica: Replica, key: int, table: str = "item_id") -> list[float] | None:
     """The row of an id, or None."""
     assert replica.model is not None
-    reading = replica.model.read({table: np.array([key], np.uint64)})
-    if not reading.present[table][0]:
+    one = np.array([key], np.uint64)
+    reading = replica.model.read({table: (table, one, np.array([0, 1]), "sum")})
+    if not reading.n_found[table][0]:
         return None
     values: list[float] = reading.rows[table][0].tolist()
     return values
@@ -232,7 +233,9 @@ def test_a_new_epoch_is_swapped_whole(world: World, replica: Replica) -> None:
     assert version(replica) == "d0-s3"
     assert row(replica, 2) is None
     assert old is not None
-    old_reading = old.read({"item_id": np.array([1, 2], np.uint64)})
+    old_reading = old.read(
+        {"item_id": ("item_id", np.array([1, 2], np.uint64), np.arange(3), "sum")}
+    )
     assert old_reading.rows["item_id"][:, 0].tolist() == [1.0, 2.0]
     assert old_reading.current.info.version == "d0-s7"
 
@@ -404,9 +407,12 @@ def test_no_answer_is_torn_or_more_than_one_frame_ahead(world: World) -> None:
     def read(reader: int) -> None:
         rng = np.random.default_rng(reader)
         while not stop.is_set():
-            ids = {t: rng.integers(n_rows, size=500).astype(np.uint64) for t in model.tables}
-            ids = {name: ids[name] for name in ("item_id", "user_id")}
-            reading = model.read(ids)
+            singles = np.arange(501)
+            bags = {
+                name: (name, rng.integers(n_rows, size=500).astype(np.uint64), singles, "sum")
+                for name in ("item_id", "user_id")
+            }
+            reading = model.read(bags)
             seq = reading.current.info.seq
             for values in reading.rows.values():
                 if (values != values[:, :1]).any():

@@ -1,0 +1,26 @@
+// Python's view of a budget that tables share.
+#include <nanobind/nanobind.h>
+
+#include <cstdint>
+
+#include "bindings.hpp"
+#include "bindings_arrays.hpp"
+#include "core/budget.hpp"
+
+namespace freshrank {
+
+using namespace nb::literals;
+
+void bind_budget(nb::module_& m) {
+    nb::class_<Budget>(m, "Budget")
+        .def(
+            "__init__",
+            [](Budget* self, std::int64_t max_bytes) {
+                new (self) Budget(not_negative("max_bytes", max_bytes));
+            },
+            "max_bytes"_a)
+        .def_prop_ro("max_bytes", &Budget::max_bytes)
+        .def_prop_ro("used_bytes", &Budget::used_bytes);
+}
+
+}  // namespace freshrank
