@@ -48,8 +48,8 @@ def _columns(table: Table) -> Iterator[Bytes]:
     begin = _HEADER_BYTES + 4 * n_free
     sketch_end = len(data) - _CHECKSUM_BYTES - 16 * n_tombstones
     end = sketch_end - 64 * n_lines - 16 * n_waiting
-    row_bytes = (end - begin) // max(n_rows, 1)
-    keys, _, *rest = _split(data[begin:], n_rows, (8, 8, 4, 4, 4, row_bytes - 28))
+    value_bytes = (end - begin) // n_rows - 28 if n_rows else 0
+    keys, _, *rest = _split(data[begin:], n_rows, (8, 8, 4, 4, 4, value_bytes))
     order = np.argsort(keys.view("<u8").ravel())
     yield from (column[order] for column in (keys, *rest))
     yield data[end:sketch_end]  # ids that wait, in ascending order already
