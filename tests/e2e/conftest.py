@@ -20,9 +20,12 @@ START_TIMEOUT_S = 90.0
 STOP_TIMEOUT_S = 30.0
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Address of a warmed-up `freshrank demo`, e.g. `http://127.0.0.1:40123`."""
+    """Address of a warmed-up `freshrank demo`, e.g. `http://127.0.0.1:40123`.
+
+    It ends with the tests of this folder: its audience keeps half a core busy.
+    """
     directory = tmp_path_factory.mktemp("demo")
     log = directory / "demo.log"
     command = [str(FRESHRANK), "demo", "--port", "0", "--seconds", WARM_UP_S]
