@@ -13,7 +13,7 @@ import numpy as np
 
 from benchmarks.report import Row, row
 from benchmarks.store_parts.sizes import Sizes
-from benchmarks.store_parts.tables import NOW_S, ONES, build_table, filled_table
+from benchmarks.store_parts.tables import NOW_S, ONES, aligned_rows, build_table, filled_table
 from benchmarks.store_peers.stream import BATCH, I64, ids_of
 
 N_GROWTHS: Final = 3
@@ -31,7 +31,7 @@ def growth(sizes: Sizes) -> list[Row]:
     longest_ms, longest_cpu_ms, per_row = [], [], []
     for _ in range(N_GROWTHS):
         table = build_table(16, "rowwise_adagrad")
-        out = np.empty((BATCH, 16), np.float32)
+        out = aligned_rows(16)
         calls, sampled = [], []
         n_faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
         for start in range(0, sizes.grown_to, BATCH):
@@ -78,7 +78,7 @@ def snapshot(sizes: Sizes) -> list[Row]:
     table = filled_table(sizes.large)
     rng = np.random.default_rng(5)
     gradients = rng.normal(size=(BATCH, 16)).astype(np.float32)
-    out = np.empty((BATCH, 16), np.float32)
+    out = aligned_rows(16)
 
     def step(numbers: I64) -> float:
         ids = ids_of(numbers)

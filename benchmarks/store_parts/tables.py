@@ -8,7 +8,7 @@ from typing import Final
 import numpy as np
 
 from benchmarks.store_peers.process import Round
-from benchmarks.store_peers.stream import BATCH, U64, Stream, ids_of
+from benchmarks.store_peers.stream import BATCH, F32, U64, Stream, ids_of
 from embedding_store import Table
 
 NOW_S: Final = 1_700_000_000
@@ -37,21 +37,29 @@ def filled_table(n_rows: int, dim: int = 16, optimizer: str = "adagrad") -> Tabl
 
 def fill(table: Table, first: int, end: int) -> None:
     """Show the table the ids of row numbers `first` to `end` - 1, once each."""
-    out = np.empty((BATCH, table.width), np.float32)
+    out = aligned_rows(table.width)
     for start in range(first, end, BATCH):
         ids = ids_of(np.arange(start, min(start + BATCH, end)))
         table.lookup_or_admit(ids, ONES[: len(ids)], NOW_S, out[: len(ids)])
 
 
+def aligned_rows(width: int) -> F32:
+    """Room for a batch's rows from a cache line on, where torch's outputs begin too."""
+    n_bytes = BATCH * width * 4
+    room = np.empty(n_bytes + 64, np.uint8)
+    start = -room.ctypes.data % 64
+    return room[start : start + n_bytes].view(np.float32).reshape(BATCH, width)
+
+
 def lookup_round(table: Table, stream: Stream, n_threads: int = 1) -> Round:
     """Rounds that read rows and touch nothing."""
-    outs = [np.empty((BATCH, stream.dim), np.float32) for _ in range(n_threads)]
+    outs = [aligned_rows(stream.dim) for _ in range(n_threads)]
     return _round(stream, n_threads, lambda thread, ids: table.lookup(ids, outs[thread]))
 
 
 def update_round(table: Table, stream: Stream, n_threads: int = 1) -> Round:
     """Rounds that read rows, sum the gradients of equal ids, and step."""
-    outs = [np.empty((BATCH, stream.dim), np.float32) for _ in range(n_threads)]
+    outs = [aligned_rows(stream.dim) for _ in range(n_threads)]
 
     def step(thread: int, ids: U64) -> None:
         table.lookup_or_admit(ids, ONES, NOW_S, outs[thread])
