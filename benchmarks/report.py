@@ -40,12 +40,22 @@ def row(
     return {"name": name, "value": float(f"{value:.6g}"), "unit": unit, "goal": goal, "met": met}
 
 
-def main(run: Callable[[], Sequence[Row]]) -> None:
-    """Run a benchmark and print its rows: aligned, or as a JSON array with `--json`."""
+def main(
+    run: Callable[..., Sequence[Row]],
+    add_options: Callable[[argparse.ArgumentParser], object] = lambda parser: None,
+) -> None:
+    """Run a benchmark and print its rows: aligned, or as a JSON array with `--json`.
+
+    Args:
+        run: Gets the options' values by name.
+        add_options: Gives the command line options of the benchmark's own.
+    """
     parser = argparse.ArgumentParser(description=(run.__doc__ or "").strip())
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
-    as_json = parser.parse_args().json
-    rows = run()
+    add_options(parser)
+    options = vars(parser.parse_args())
+    as_json = options.pop("json")
+    rows = run(**options)
     print(json.dumps(rows) if as_json else as_text(rows))
 
 

@@ -1,84 +1,69 @@
-"""The embedding table's speed: lookup by 64-bit id against numpy's take on known row numbers.
+"""The embedding table against the tables of others, and what its own limits cost.
 
-    python -m benchmarks.store [--json]
+    python -m benchmarks.store [--json] [--quick] [--only PART]
 
-The two run in turns on the same random picks, so that a busy machine slows both; each row is the
-median of five rounds. Take is told the row numbers that lookup has to find out: level would be
-1.0, and the goal leaves a tenth for the noise of a shared machine.
+Ours is told 64-bit ids; torch and FBGEMM get ready row numbers. Everything a trainer uses is on:
+admission, expiry, versions, Adagrad's state in the rows. Speeds are wall time in batches of 8,192,
+all tables of a figure in turns on the same picks, the median of seven rounds; each peer runs in a
+process of its own and times itself. A peer that cannot be had leaves its row out and says why on
+standard error. Debian's peers: apt-get install libcuckoo-dev libabsl-dev.
+
+Every part has a process of its own too, so that it starts with empty memory. The whole takes about
+five minutes and 9 GB; `--quick` tries everything in small, where the goals mean nothing.
 """
 
-import statistics
-import time
+import argparse
+import multiprocessing
+import sys
 from collections.abc import Callable
-
-import numpy as np
+from concurrent.futures import ProcessPoolExecutor
+from typing import Final
 
 from benchmarks import report
-from benchmarks.report import Row, row
-from embedding_store import Optimizer, Table
+from benchmarks.report import Row
+from benchmarks.store_parts import against_peers, memory, pauses, scans, threads
+from benchmarks.store_parts.sizes import FULL, QUICK, Sizes
 
-N_ROWS, DIM, BATCH, N_BATCHES, N_ROUNDS = 1_000_000, 16, 8_192, 60, 5
-
-
-def run() -> list[Row]:
-    """Fill a table with a million rows and time every call on it."""
-    rng = np.random.default_rng(1)
-    ids = rng.integers(0, 2**64, N_ROWS, np.uint64)
-    table = build_table()
-    ones = np.ones(BATCH, np.uint32)
-    for start in range(0, N_ROWS, BATCH):
-        batch = ids[start : start + BATCH]
-        table.lookup_or_admit(batch, ones[: len(batch)], 1)
-    matrix = table.lookup(ids)
-    picks = [rng.integers(0, N_ROWS, BATCH) for _ in range(N_BATCHES)]
-    picked_ids = [ids[pick] for pick in picks]
-    gradients = rng.normal(size=(BATCH, DIM)).astype(np.float32)
-    out = np.empty((BATCH, DIM), np.float32)
-    np.testing.assert_array_equal(table.lookup(picked_ids[0]), matrix[picks[0]])
-
-    def train(i: int) -> None:
-        table.lookup_or_admit(picked_ids[i], ones, 2, out)
-        table.apply(picked_ids[i], gradients)
-
-    rates = interleaved(
-        {
-            "take": lambda i: np.take(matrix, picks[i], axis=0, out=out, mode="clip"),
-            "lookup": lambda i: table.lookup(picked_ids[i], out),
-            "lookup_or_admit": lambda i: table.lookup_or_admit(picked_ids[i], ones, 2, out),
-            "train": train,
-        }
-    )
-    ratio = rates["lookup"] / rates["take"]
-    unit = "million rows/s"
-    return [
-        row("take_known_rows_1m_d16", rates["take"], unit),
-        row("lookup_1m_d16", rates["lookup"], unit),
-        row("lookup_vs_take_known_rows_1m_d16", ratio, "times", goal=0.9),
-        row("lookup_or_admit_1m_d16", rates["lookup_or_admit"], unit),
-        row("read_and_adagrad_1m_d16", rates["train"], unit),
-        row("bytes_per_row_1m_d16_adagrad", table.statistics()["bytes"] / N_ROWS, "bytes"),
-    ]
+PARTS: Final[tuple[Callable[[Sizes], list[Row]], ...]] = (
+    against_peers.large_lookups,
+    against_peers.small_lookups,
+    against_peers.updates,
+    against_peers.large_updates,
+    threads.two_threads,
+    memory.bytes_per_row,
+    memory.bytes_per_pending_id,
+    pauses.growth,
+    pauses.snapshot,
+    scans.scans,
+    scans.lookup_cost_of_size,
+)
 
 
-def build_table() -> Table:
-    """Adagrad beside 16 weights: rows of 128 bytes."""
-    return Table(
-        dim=DIM, first_order=False, optimizer=Optimizer("adagrad", lr=0.05), init_scale=0.01,
-        seed=1, slot=0, min_count=1, probability=1.0, ttl_s=86_400, initial_rows=0,
-    )  # fmt: skip
+def run(*, quick: bool = False, only: str | None = None) -> list[Row]:
+    """Measure part after part.
+
+    Args:
+        quick: Small tables, to try the benchmark itself.
+        only: The one part to measure.
+    """
+    rows: list[Row] = []
+    for part in PARTS:
+        if only is not None and part.__name__ != only:
+            continue
+        print(f"measuring {part.__name__}", file=sys.stderr)
+        # Spawned, not forked: nothing of the parts before is mapped in it.
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(1, context) as fresh_process:
+            rows += fresh_process.submit(part, QUICK if quick else FULL).result()
+    return rows
 
 
-def interleaved(calls: dict[str, Callable[[int], object]]) -> dict[str, float]:
-    """Median of million rows a second for each call, the calls taking turns every round."""
-    rates: dict[str, list[float]] = {name: [] for name in calls}
-    for _ in range(N_ROUNDS):
-        for name, call in calls.items():
-            start = time.perf_counter()
-            for i in range(N_BATCHES):
-                call(i)
-            rates[name].append(N_BATCHES * BATCH / (time.perf_counter() - start) / 1e6)
-    return {name: statistics.median(values) for name, values in rates.items()}
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """What `run` takes."""
+    parser.add_argument("--quick", action="store_true", help="small tables: try the benchmark")
+    names = [part.__name__ for part in PARTS]
+    parser.add_argument("--only", choices=names, help="measure this part alone")
 
 
 if __name__ == "__main__":
-    report.main(run)
+    report.main(run, add_options)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import report
 from benchmarks.__main__ import FOLDER, main
 from benchmarks.report import Row, as_markdown, as_text, row
 
@@ -70,6 +71,17 @@ def test_benchmark_prints_json_or_text(tmp_path: Path) -> None:
         ("seen", None),
     ]
     assert len(printed().splitlines()) == 3
+
+
+def test_benchmark_takes_options_of_its_own(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run(*, times: int) -> list[Row]:
+        return [row("seen", times, "rows")]
+
+    monkeypatch.setattr(sys, "argv", ["seen", "--times", "3", "--json"])
+    report.main(run, lambda parser: parser.add_argument("--times", type=int))
+    assert [one["value"] for one in json.loads(capsys.readouterr().out)] == [3]
 
 
 def test_results_hold_every_benchmark_and_a_crash_makes_the_run_fail(

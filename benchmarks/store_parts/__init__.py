@@ -1,0 +1,1 @@
+"""The parts of benchmarks/store.py: what is measured, a module per kind of figure."""
