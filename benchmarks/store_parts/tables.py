@@ -10,6 +10,7 @@ import numpy as np
 from benchmarks.store_peers.process import Round
 from benchmarks.store_peers.stream import BATCH, F32, U64, Stream, ids_of
 from embedding_store import Optimizer, Table
+from embedding_store.optimizer import Kind
 
 NOW_S: Final = 1_700_000_000
 TTL_S: Final = 86_400
@@ -17,7 +18,7 @@ ONES: Final = np.ones(BATCH, np.uint32)
 
 
 def build_table(
-    dim: int = 16, optimizer: str = "adagrad", *, reserve: int = 0, min_count: int = 1
+    dim: int = 16, optimizer: Kind = "adagrad", *, reserve: int = 0, min_count: int = 1
 ) -> Table:
     """An empty table that admits, expires, counts and stamps versions."""
     return Table(
@@ -28,7 +29,7 @@ def build_table(
     )  # fmt: skip
 
 
-def filled_table(n_rows: int, dim: int = 16, optimizer: str = "adagrad") -> Table:
+def filled_table(n_rows: int, dim: int = 16, optimizer: Kind = "adagrad") -> Table:
     """A table with the rows that a stream of `n_rows` picks from."""
     table = build_table(dim, optimizer, reserve=n_rows)
     fill(table, 0, n_rows)
