@@ -119,10 +119,10 @@ NumpyArray<T> new_array(std::initializer_list<std::size_t> shape) {
     for (const std::size_t length : shape) {
         n *= length;
     }
-    auto values = std::make_unique_for_overwrite<T[]>(n);
-    T* data = values.get();
-    const nb::capsule owner(values.release(),
-                            [](void* p) noexcept { delete[] static_cast<T*>(p); });
+    // On cache lines: rows of whole lines are then written without touching a second one.
+    constexpr std::align_val_t alignment{line_bytes};
+    void* data = ::operator new(n * sizeof(T), alignment);
+    const nb::capsule owner(data, [](void* p) noexcept { ::operator delete(p, alignment); });
     return NumpyArray<T>(data, shape, owner);
 }
 

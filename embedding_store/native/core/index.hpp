@@ -126,6 +126,9 @@ class Index {
         }
     }
 
+    // Changes whenever buckets move.
+    std::uint64_t n_growths() const { return n_growths_; }
+
     std::uint64_t n_bytes() const {
         std::uint64_t total = 0;
         for (const auto& shard : shards_) {
@@ -222,9 +225,11 @@ class Index {
             }
         }
         shard = std::move(bigger);
+        ++n_growths_;
     }
 
     IndexHash hash_;
+    std::uint64_t n_growths_ = 0;
     std::array<Shard, n_shards> shards_;
 };
 

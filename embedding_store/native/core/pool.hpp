@@ -134,12 +134,18 @@ class RowSlabs {
         mask_ = (1U << slab_bits_) - 1;
     }
 
-    float* at(std::uint32_t row) {
-        return slabs_[row >> slab_bits_].data() + std::size_t{row & mask_} * stride_;
-    }
-    const float* at(std::uint32_t row) const {
-        return slabs_[row >> slab_bits_].data() + std::size_t{row & mask_} * stride_;
-    }
+    // What finds a row, for loops to keep in registers. As good as the slabs until they grow.
+    struct View {
+        float* const* slabs;
+        std::uint32_t slab_bits, mask, stride;
+        float* at(std::uint32_t row) const {
+            return slabs[row >> slab_bits] + std::size_t{row & mask} * stride;
+        }
+    };
+    View view() const { return {first_.data(), slab_bits_, mask_, stride_}; }
+
+    float* at(std::uint32_t row) { return view().at(row); }
+    const float* at(std::uint32_t row) const { return view().at(row); }
     Lines lines(std::uint32_t row, std::uint32_t n_floats) const {
         return {at(row), n_floats * sizeof(float)};
     }
@@ -147,6 +153,7 @@ class RowSlabs {
         while (slabs_.size() <= row >> slab_bits_) {
             // Not zeroed: a row is written in full when it is born.
             slabs_.emplace_back(std::size_t{stride_} << slab_bits_, Fill::nothing);
+            first_.push_back(slabs_.back().data());
         }
     }
     std::uint64_t capacity() const { return std::uint64_t{slabs_.size()} << slab_bits_; }
@@ -166,6 +173,7 @@ class RowSlabs {
     std::uint32_t slab_bits_ = 0;
     std::uint32_t mask_ = 0;
     std::vector<AlignedArray<float>> slabs_;
+    std::vector<float*> first_;  // row of every slab: all that reading needs of one
 };
 
 }  // namespace freshrank
