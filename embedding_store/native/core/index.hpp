@@ -3,234 +3,274 @@
 // One bucket is one cache line. A key that finds its home bucket full goes to the next one with
 // room, and every full bucket it passed counts it in `overflow`; a search goes on past a bucket
 // only while that counter is not zero. Removing a key counts it out again, so there are neither
-// tombstones nor reserved keys. Shards grow one at a time, each by half of itself.
+// tombstones nor reserved keys.
+//
+// Homes keep the order of hashes. So the buckets grow by half where they are: from the last to the
+// first, the keys of each home move up to their new one, into room that those before have left. An
+// insert moves a few homes only, and no call ever waits for a copy of the whole.
 #pragma once
 
 #include <algorithm>
-#include <array>
 #include <bit>
 #include <cstdint>
-#include <limits>
+#include <cstring>
+#include <string>
+#include <utility>
+#include <vector>
 
+#include "bucket.hpp"
 #include "errors.hpp"
 #include "hash.hpp"
 #include "memory.hpp"
 
 namespace freshrank {
 
-inline constexpr std::uint32_t no_row = std::numeric_limits<std::uint32_t>::max();
-
-struct alignas(line_bytes) Bucket {
-    static constexpr unsigned n_slots = 5;
-    // At this value the counter stays for good: correct, only slower, until the shard grows.
-    static constexpr std::uint16_t overflow_stuck = 0xffff;
-
-    std::uint64_t keys[n_slots];
-    std::uint32_t rows[n_slots];
-    std::uint16_t count;
-    std::uint16_t overflow;
-
-    // Bit i is set when slot i holds the key. No branches: mispredictions cost more than compares.
-    unsigned match(std::uint64_t key) const {
-        const auto bit = [&](unsigned i) { return static_cast<unsigned>(keys[i] == key) << i; };
-        return (bit(0) | bit(1) | bit(2) | bit(3) | bit(4)) & used();
-    }
-
-    // One bit for every slot in use.
-    unsigned used() const { return (1U << count) - 1U; }
-
-    struct Answer {
-        std::uint32_t row;
-        bool is_undecided;  // not here, but perhaps in a later bucket
-    };
-    // What a match means, free of branches again: when a shard is full about one key in six lives
-    // outside its home bucket, and a misprediction for each costs more than asking it once more.
-    Answer answer(unsigned match_mask) const {
-        const int slot = std::countr_zero(match_mask | 1U << (n_slots - 1));
-        const bool is_absent = match_mask == 0;
-        return {is_absent ? no_row : rows[slot],
-                (static_cast<unsigned>(is_absent) & static_cast<unsigned>(overflow != 0)) != 0};
-    }
-};
-static_assert(sizeof(Bucket) == line_bytes, "one probe must touch one cache line");
-
-class Index {
+// Buckets B, which hold one B::Value for every key.
+template <class B>
+class BucketMap {
   public:
-    static constexpr unsigned shard_bits = 3;
-    static constexpr unsigned n_shards = 1U << shard_bits;
-    static constexpr std::uint32_t min_buckets = 2;
-
-    explicit Index(std::uint64_t secret) : hash_(secret) {
-        for (auto& shard : shards_) {
-            shard.resize(min_buckets);
-        }
-    }
+    explicit BucketMap(std::uint64_t secret) : hash_(secret) { ensure(n_buckets_ - 1); }
 
     std::uint64_t hash(std::uint64_t key) const { return hash_(key); }
 
-    const Bucket& home_bucket(std::uint64_t hash) const {
-        const Shard& shard = shard_of(hash);
-        return shard.buckets.data()[shard.home(hash)];
-    }
+    const B& home_bucket(std::uint64_t hash) const { return at(home(hash)); }
 
-    std::uint32_t find(std::uint64_t key, std::uint64_t hash) const {
-        const Shard& shard = shard_of(hash);
-        const Bucket* buckets = shard.buckets.data();
-        std::uint32_t at = shard.home(hash);
-        for (std::uint32_t n_probes = 0; n_probes < shard.n_buckets; ++n_probes) {
-            const Bucket& bucket = buckets[at];
-            const unsigned mask = bucket.match(key);
-            if (mask != 0) {
-                return bucket.rows[std::countr_zero(mask)];
-            }
-            if (bucket.overflow == 0) {
-                return no_row;
-            }
-            at = shard.next(at);
-        }
-        return no_row;
+    // The key's value, or what is given for an absent one.
+    typename B::Value value_or(std::uint64_t key, std::uint64_t hash,
+                               typename B::Value absent) const {
+        const Place place = locate(key, hash);
+        return place.is_found ? at(place.at).value(place.slot) : absent;
     }
-
-    std::uint32_t find(std::uint64_t key) const { return find(key, hash(key)); }
 
     // Makes room, so that the insert that follows cannot fail half-way.
     void prepare_insert(std::uint64_t hash) {
-        Shard& shard = shard_of(hash);
-        if (shard.n_keys + 1 > limit(shard.n_buckets)) {
-            grow(shard, shard.n_buckets + shard.n_buckets / 2 + 1);
+        if (!is_growing() && n_keys_ + 1 > load_limit(n_buckets_)) {
+            grow_to(n_buckets_ * 3 / 2 + 1);
         }
+        // One home for each call, so that the growth is over long before the next is due.
+        if (is_growing()) {
+            move_last_home();
+        }
+        ensure(first_with_room(home(hash)));
     }
 
     // The key must be absent.
-    void insert(std::uint64_t key, std::uint32_t row) {
+    void insert(std::uint64_t key, typename B::Value value) {
         const std::uint64_t h = hash(key);
         prepare_insert(h);
-        shard_of(h).place(key, row, h);
+        place(key, value, h);
+        ++n_keys_;
     }
 
-    // Returns the number the key had, or no_row.
-    std::uint32_t erase(std::uint64_t key) {
+    // Returns the value the key had, or what is given for an absent one.
+    typename B::Value erase_or(std::uint64_t key, typename B::Value absent) {
         const std::uint64_t h = hash(key);
-        return shard_of(h).erase(key, h);
+        const Place place = locate(key, h);
+        if (!place.is_found) {
+            return absent;
+        }
+        --n_keys_;
+        return remove(place.at, place.slot, home(h));
     }
 
     void reserve(std::uint64_t n_keys) {
-        // A tenth more than the even share: shards fill unevenly.
-        const std::uint64_t per_shard = n_keys / n_shards + n_keys / (n_shards * 10) + 1;
-        const std::uint64_t n_buckets = per_shard * load_divisor / load_times_slots + 1;
-        require(n_buckets < no_row, "cannot reserve room for " + std::to_string(n_keys) + " keys");
-        for (auto& shard : shards_) {
-            if (n_buckets > shard.n_buckets) {
-                grow(shard, static_cast<std::uint32_t>(n_buckets));
+        const std::uint64_t n_buckets = n_keys * 10 / B::load_times_ten + 1;
+        if (n_buckets > n_next_) {
+            finish_growth();
+            grow_to(n_buckets);
+            for (std::uint64_t n = 0; n < n_buckets; n += piece_buckets) {
+                ensure(std::min(n + piece_buckets, n_buckets) - 1);
             }
+            finish_growth();
         }
     }
 
     // Changes whenever buckets move.
-    std::uint64_t n_growths() const { return n_growths_; }
+    std::uint64_t n_moves() const { return n_moves_; }
 
     std::uint64_t n_bytes() const {
-        std::uint64_t total = 0;
-        for (const auto& shard : shards_) {
-            total += shard.buckets.n_bytes();
+        std::uint64_t total = n_pieces() * (sizeof(Piece) + sizeof(B*));
+        for (const auto& piece : pieces_) {
+            total += piece.n_bytes();
         }
         return total;
     }
 
-  private:
-    // Load at most 0.72 = 3.6 of 5 slots: measured best between memory and second probes.
-    static constexpr std::uint64_t load_times_slots = 36;
-    static constexpr std::uint64_t load_divisor = 10;
-    static std::uint64_t limit(std::uint32_t n_buckets) {
-        return n_buckets * load_times_slots / load_divisor;
+    // visit(bucket) for every bucket.
+    template <class Visit>
+    void each_bucket(Visit&& visit) const {
+        for (const auto& piece : pieces_) {
+            std::for_each_n(piece.data(), piece.size(), visit);
+        }
     }
 
-    struct Shard {
-        AlignedArray<Bucket> buckets;
-        std::uint32_t n_buckets = 0;
-        std::uint64_t n_keys = 0;
+  private:
+    using Piece = AlignedArray<B>;
+    // 2 MiB, a huge page each; the first alone may be smaller.
+    static constexpr unsigned piece_bits = 15;
+    static constexpr std::uint64_t piece_buckets = 1U << piece_bits;
+    static constexpr std::uint64_t max_buckets = no_row;
+    static constexpr std::uint64_t moves_ahead = 16;  // lines fetched before their turn
 
-        void resize(std::uint32_t n) {
-            buckets = AlignedArray<Bucket>(n);
-            n_buckets = n;
-            n_keys = 0;
+    static std::uint64_t load_limit(std::uint64_t n_buckets) {
+        return n_buckets * B::load_times_ten / 10;
+    }
+
+    // Multiply-shift onto any number of buckets, in the order of hashes.
+    static std::uint64_t home_of(std::uint64_t hash, std::uint64_t n_buckets) {
+        return (hash >> 32) * n_buckets >> 32;
+    }
+    // Both are computed: which one holds no processor could guess.
+    std::uint64_t home(std::uint64_t hash) const {
+        const std::uint64_t old = home_of(hash, n_buckets_), next = home_of(hash, n_next_);
+        return old < n_unmoved_ ? old : next;
+    }
+
+    B& at(std::uint64_t n) { return first_[n >> piece_bits][n & (piece_buckets - 1)]; }
+    const B& at(std::uint64_t n) const { return first_[n >> piece_bits][n & (piece_buckets - 1)]; }
+    std::size_t n_pieces() const { return pieces_.size(); }
+    bool has(std::uint64_t n) const {
+        const std::uint64_t piece = n >> piece_bits;
+        return piece < n_pieces() && (n & (piece_buckets - 1)) < pieces_[piece].size();
+    }
+    // Memory for bucket n. There is some for every home, and behind every bucket that overflows.
+    void ensure(std::uint64_t n) {
+        if (has(n)) {
+            return;
         }
-
-        // Multiply-shift onto any number of buckets. It keeps the order of hashes, so growing
-        // walks the old and the new array front to back, at the speed of memory.
-        std::uint32_t home(std::uint64_t hash) const {
-            return static_cast<std::uint32_t>(((hash << shard_bits) >> 32) * n_buckets >> 32);
+        const std::uint64_t piece = n >> piece_bits;
+        Piece bigger(piece == 0 ? std::bit_ceil(n + 1) : piece_buckets);
+        if (piece >= n_pieces()) {
+            first_.resize(piece + 1);
+            pieces_.resize(piece + 1);
         }
-
-        std::uint32_t next(std::uint32_t at) const { return at + 1 == n_buckets ? 0 : at + 1; }
-
-        void place(std::uint64_t key, std::uint32_t row, std::uint64_t hash) {
-            expects(n_keys < std::uint64_t{n_buckets} * Bucket::n_slots, "an index shard is full");
-            std::uint32_t at = home(hash);
-            while (buckets.data()[at].count == Bucket::n_slots) {
-                Bucket& full = buckets.data()[at];
-                if (full.overflow != Bucket::overflow_stuck) {
-                    ++full.overflow;
-                }
-                at = next(at);
-            }
-            Bucket& bucket = buckets.data()[at];
-            bucket.keys[bucket.count] = key;
-            bucket.rows[bucket.count] = row;
-            ++bucket.count;
-            ++n_keys;
+        if (pieces_[piece].size() > 0) {
+            std::memcpy(bigger.data(), pieces_[piece].data(), pieces_[piece].n_bytes());
         }
+        pieces_[piece] = std::move(bigger);
+        first_[piece] = pieces_[piece].data();
+        ++n_moves_;
+    }
 
-        std::uint32_t erase(std::uint64_t key, std::uint64_t hash) {
-            const std::uint32_t start = home(hash);
-            std::uint32_t at = start;
-            unsigned mask = 0;
-            for (std::uint32_t n_probes = 0;; at = next(at)) {
-                mask = buckets.data()[at].match(key);
-                if (mask != 0) {
-                    break;
-                }
-                if (buckets.data()[at].overflow == 0 || ++n_probes == n_buckets) {
-                    return no_row;
-                }
-            }
-            Bucket& bucket = buckets.data()[at];
-            const auto slot = static_cast<unsigned>(std::countr_zero(mask));
-            const std::uint32_t row = bucket.rows[slot];
-            --bucket.count;
-            bucket.keys[slot] = bucket.keys[bucket.count];
-            bucket.rows[slot] = bucket.rows[bucket.count];
-            for (std::uint32_t passed = start; passed != at; passed = next(passed)) {
-                Bucket& full = buckets.data()[passed];
-                if (full.overflow != Bucket::overflow_stuck) {
-                    --full.overflow;
-                }
-            }
-            --n_keys;
-            return row;
-        }
+    struct Place {
+        std::uint64_t at;
+        unsigned slot;
+        bool is_found;
     };
-
-    Shard& shard_of(std::uint64_t hash) { return shards_[hash >> (64 - shard_bits)]; }
-    const Shard& shard_of(std::uint64_t hash) const { return shards_[hash >> (64 - shard_bits)]; }
-
-    void grow(Shard& shard, std::uint32_t n_buckets) {
-        require(n_buckets > shard.n_buckets, "the index cannot hold more keys");
-        Shard bigger;
-        bigger.resize(n_buckets);
-        for (std::uint32_t b = 0; b < shard.n_buckets; ++b) {
-            const Bucket& bucket = shard.buckets.data()[b];
-            for (unsigned i = 0; i < bucket.count; ++i) {
-                bigger.place(bucket.keys[i], bucket.rows[i], hash_(bucket.keys[i]));
+    Place locate(std::uint64_t key, std::uint64_t hash) const {
+        for (std::uint64_t n = home(hash);; ++n) {
+            const B& bucket = at(n);
+            const unsigned mask = bucket.match(key);
+            if (mask != 0 || bucket.overflow == 0) {
+                return {n, static_cast<unsigned>(std::countr_zero(mask)), mask != 0};
             }
         }
-        shard = std::move(bigger);
-        ++n_growths_;
+    }
+
+    std::uint64_t first_with_room(std::uint64_t n) const {
+        while (has(n) && at(n).count == B::n_slots) {
+            ++n;
+        }
+        return n;
+    }
+
+    void place(std::uint64_t key, typename B::Value value, std::uint64_t hash) {
+        std::uint64_t n = home(hash);
+        for (; at(n).count == B::n_slots; ++n) {
+            ensure(n + 1);
+            B& full = at(n);
+            if (full.overflow != B::overflow_stuck) {
+                ++full.overflow;
+            }
+        }
+        B& bucket = at(n);
+        bucket.put(bucket.count, key, value);
+        ++bucket.count;
+    }
+
+    typename B::Value remove(std::uint64_t n, unsigned slot, std::uint64_t key_home) {
+        B& bucket = at(n);
+        const auto value = bucket.value(slot);
+        const unsigned last = bucket.count - 1U;
+        bucket.put(slot, bucket.keys[last], bucket.value(last));
+        --bucket.count;
+        for (std::uint64_t passed = key_home; passed < n; ++passed) {
+            B& full = at(passed);
+            if (full.overflow != B::overflow_stuck) {
+                --full.overflow;
+            }
+        }
+        return value;
+    }
+
+    bool is_growing() const { return n_next_ != n_buckets_; }
+
+    void grow_to(std::uint64_t n_buckets) {
+        require(n_buckets > n_buckets_ && n_buckets < max_buckets,
+                "the index cannot hold more keys");
+        n_next_ = n_buckets;
+    }
+
+    void finish_growth() {
+        while (is_growing()) {
+            move_last_home();
+        }
+    }
+
+    // Of the homes that have not moved the last: its keys are in it and the full buckets behind it.
+    void move_last_home() {
+        const std::uint64_t last = n_unmoved_ - 1;
+        // New homes begin here and end one or two further up. Memory first, for them and for what
+        // overflows: once keys are on their way nothing may fail.
+        const std::uint64_t first_new = last * n_next_ / n_buckets_;
+        ensure(std::min((last + 1) * n_next_ / n_buckets_, n_next_ - 1) + moves_ahead);
+        ensure(first_new);
+        if (last >= moves_ahead && has(first_new - moves_ahead)) {
+            prefetch({&at(last - moves_ahead), sizeof(B)});
+            prefetch({&at(first_new - moves_ahead), sizeof(B)});
+        }
+        moving_.clear();
+        for (std::uint64_t n = last;; ++n) {
+            for (unsigned slot = at(n).count; slot-- > 0;) {
+                const std::uint64_t key = at(n).keys[slot];
+                if (home_of(hash_(key), n_buckets_) == last) {
+                    moving_.emplace_back(key, at(n).value(slot));
+                    remove(n, slot, last);
+                }
+            }
+            if (at(n).overflow == 0) {
+                break;
+            }
+        }
+        n_unmoved_ = last;
+        for (const auto& [key, value] : moving_) {
+            place(key, value, hash_(key));
+        }
+        if (n_unmoved_ == 0) {
+            n_buckets_ = n_unmoved_ = n_next_;
+        }
+        ++n_moves_;
     }
 
     IndexHash hash_;
-    std::uint64_t n_growths_ = 0;
-    std::array<Shard, n_shards> shards_;
+    std::uint64_t n_buckets_ = 4;
+    std::uint64_t n_next_ = n_buckets_;     // while growing: the size to come
+    std::uint64_t n_unmoved_ = n_buckets_;  // homes from here on are those of n_next_ buckets
+    std::uint64_t n_keys_ = 0;
+    std::uint64_t n_moves_ = 0;
+    std::vector<Piece> pieces_;
+    std::vector<B*> first_;  // bucket of every piece
+    std::vector<std::pair<std::uint64_t, typename B::Value>> moving_;
+};
+
+// Numbers of rows by key.
+class Index : public BucketMap<Bucket> {
+  public:
+    using BucketMap<Bucket>::BucketMap;
+
+    std::uint32_t find(std::uint64_t key) const { return value_or(key, hash(key), no_row); }
+    // Returns the number the key had, or no_row.
+    std::uint32_t erase(std::uint64_t key) { return erase_or(key, no_row); }
 };
 
 }  // namespace freshrank

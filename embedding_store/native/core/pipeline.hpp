@@ -42,15 +42,15 @@ void for_each_row(const Index& index, std::span<const std::uint64_t> ids, Fetch&
     const GroupLoops& loops = best_loops();
     const Bucket* homes[2][group_keys];
     std::uint32_t rows[2][group_keys];
-    std::uint64_t n_growths[2];
+    std::uint64_t n_moves[2];
     in_groups(
         ids.size(),
         [&](std::size_t start, std::size_t n, std::size_t turn) {
-            n_growths[turn] = index.n_growths();
+            n_moves[turn] = index.n_moves();
             loops.home(index, ids.data() + start, n, homes[turn]);
         },
         [&](std::size_t start, std::size_t n, std::size_t turn) {
-            if (n_growths[turn] != index.n_growths()) {  // an insert has moved buckets
+            if (n_moves[turn] != index.n_moves()) {  // an insert has moved buckets
                 loops.home(index, ids.data() + start, n, homes[turn]);
             }
             loops.find(index, ids.data() + start, homes[turn], n, rows[turn]);
