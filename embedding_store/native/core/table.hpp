@@ -1,5 +1,6 @@
 // The training table: admission, rows with optimizer state, expiry, versions. Every public call
-// takes the table's lock: readers share it, writers have it alone.
+// takes the table's lock: readers share it, writers have it alone. Batch calls split their work
+// over the table's own threads, under the caller's lock: workers.hpp says how.
 #pragma once
 
 #include <cstdint>
@@ -15,12 +16,14 @@
 #include "lock.hpp"
 #include "optimizer.hpp"
 #include "pool.hpp"
+#include "workers.hpp"
 
 namespace freshrank {
 
 using Ids = std::span<const std::uint64_t>;
 
 inline constexpr std::uint32_t format_version = 1;
+inline constexpr unsigned max_threads = 64;
 
 struct Statistics {
     std::uint64_t rows, capacity, pending, admitted, filtered, expired, erased, tombstones, bytes,
@@ -49,6 +52,10 @@ class Table {
     const TableConfig& config() const { return config_; }
     Policy policy() const;
     void configure(const Policy& policy);
+
+    // How many threads share a batch call; results do not depend on it.
+    void set_threads(unsigned n_threads);
+    unsigned n_threads() const;
 
     void lookup(Ids ids, float* out) const;
     void lookup_or_admit(Ids ids, std::span<const std::uint32_t> counts, std::uint32_t now_s,
@@ -141,6 +148,8 @@ class Table {
         std::uint64_t n_erased = 0;
         std::uint32_t row_cursor = 0;
         std::uint32_t pending_cursor = 0;
+
+        std::uint64_t n_removed() const { return n_expired + n_erased; }
     };
 
     // One occurrence: equal ones of a batch count once.
@@ -157,6 +166,10 @@ class Table {
             bool is_mean = false;
             bool is_single = false;  // exactly one id in every row: nothing to pool
             std::vector<std::int64_t> offsets;
+
+            std::size_t n_ids(std::size_t row) const {
+                return is_single ? 1 : static_cast<std::size_t>(offsets[row + 1] - offsets[row]);
+            }
         };
         bool is_open = false;
         std::size_t n_rows = 0;
@@ -166,23 +179,44 @@ class Table {
         std::vector<std::uint32_t> rows;  // of every id, part after part
     };
 
+    // The rows of the last lookup_or_admit, for the gradients that follow: good while no row has
+    // come or left.
+    struct LookedUp {
+        std::vector<std::uint64_t> ids;
+        std::vector<std::uint32_t> rows;
+        std::uint64_t n_admitted = 0;
+        std::uint64_t n_removed = 0;
+    };
+
     // Sums of gradients by row, in the order of the batch.
     struct Sums {
         Distinct<std::uint32_t> rows;
         std::vector<float> values;
+        std::vector<float> mean;  // one gradient's share
         void reset(std::size_t n_max, std::uint32_t width) {
             rows.reset(n_max);
             values.resize(n_max * width);
+            mean.resize(width);
         }
         void add(std::uint32_t row, const float* gradient, std::uint32_t width);
     };
 
+    unsigned share_of(std::uint64_t id) const;
+    template <class Counter>
+    void count(Ids ids, std::uint32_t now_s, std::uint32_t* rows, Counter&& counter);
     template <class CountOf>
-    void count(Ids ids, std::uint32_t now_s, std::uint32_t* rows, CountOf&& count_of);
+    void admit_absent(Ids ids, std::uint32_t now_s, std::uint32_t* rows, CountOf&& count_of);
     void find_newborn(Ids ids, std::uint32_t* rows) const;
     void remember(std::span<const Bags> bags, std::size_t n_rows, std::size_t n_slots);
-    void pool(std::span<const Bags> bags, float* pooled) const;
-    std::uint64_t step_sums();
+    void pool(std::span<const Bags> bags, std::size_t first, std::size_t end, float* pooled) const;
+    void keep_looked_up(Ids ids);
+    bool is_looked_up(Ids ids) const;
+    void find_rows(Ids ids, std::uint32_t* rows) const;
+    template <class Add>
+    std::uint64_t step_by_share(std::size_t n_entries, Add&& add);
+    template <class IsOwn>
+    void add_pooled(Sums& sums, const float* gradients, IsOwn is_own) const;
+    void step_sums(Sums& sums);
     void touch(std::uint32_t row, std::uint32_t count, std::uint32_t now_s);
     std::uint32_t admit(std::uint64_t id, std::uint32_t count, std::uint32_t now_s);
     std::uint64_t passed(std::uint64_t id, std::uint32_t count, std::uint64_t enough);
@@ -190,7 +224,7 @@ class Table {
     void remove_row(std::uint64_t id);
     bool is_stale(std::uint32_t last_seen_s) const;
     template <class StepRow>
-    void step_all(StepRow step_row);
+    void step_all(Sums& sums, StepRow step_row);
 
     TableConfig config_;
     std::vector<SliceParameters> slices_;
@@ -204,8 +238,10 @@ class Table {
     Counters counters_;
     // Of the batch in hand, and kept for their memory.
     Reading reading_;
-    Sums sums_;
-    Distinct<Occurrence> occurrences_;
+    LookedUp looked_up_;
+    std::vector<Sums> sums_;                         // of every share
+    std::vector<Distinct<Occurrence>> occurrences_;  // of every share
+    std::unique_ptr<Workers> workers_ = std::make_unique<Workers>(1);
 
     friend class SnapshotWriter;
     friend class SnapshotReader;
