@@ -8,13 +8,13 @@ import numpy as np
 import numpy.typing as npt
 
 from embedding_store import mix_ids
-from freshrank.encoding import F64, text_ids, uint64_ids
+from freshrank.encoding import F64
 from freshrank.feature_series import raw_values, series_of
 from freshrank.feature_state import Did, FeatureState, FeatureUpdates, StateQuery
 from freshrank.feature_types import I64, U64, RequestValues, SlotIds
 from freshrank.features import FeatureEncoder
 from freshrank.messages import Value
-from freshrank.settings import IdFeature, Settings
+from freshrank.settings import Settings
 
 Bools = npt.NDArray[np.bool_]
 Slots = Mapping[str, SlotIds]
@@ -62,10 +62,6 @@ class LiveFeatures:
     def __init__(self, settings: Settings, encoder: FeatureEncoder) -> None:
         self._encoder = encoder
         self._salt = settings.salt
-        self._is_uint64_user = any(
-            isinstance(one, IdFeature) and one.name == "user_id" and one.key == "uint64"
-            for one in settings.features
-        )
         self.series: Final = tuple(
             {spec.name: spec for feature in encoder.live for spec in series_of(feature)}.values()
         )
@@ -170,7 +166,7 @@ class LiveFeatures:
             items: Canonical item.
         """
         if "user_id" in self.key_slots:
-            slots = {**slots, "user_id": self._user_ids(users)}
+            slots = {**slots, "user_id": self._encoder.column("user_id")(users)}
         keys = self.keys(slots)
         updates = FeatureUpdates()
         for spec in self.series:
@@ -185,13 +181,6 @@ class LiveFeatures:
             if user is not None and event in self._recent_events:
                 updates.did.append((event, user, Did(ts, event_id, item)))
         return updates
-
-    def _user_ids(self, users: Sequence[str | None]) -> SlotIds:
-        """The ids that the slot has for canonical users."""
-        known = [user for user in users if user is not None]
-        ids = uint64_ids(known) if self._is_uint64_user else text_ids(known, self._salt)
-        is_known = np.array([user is not None for user in users], np.int64)
-        return SlotIds(ids, np.concatenate([[0], np.cumsum(is_known)]))
 
     def _mixed(self, ids: Sequence[U64]) -> U64:
         return ids[0] if len(ids) == 1 else mix_ids(ids[0], ids[1], self._salt)
