@@ -160,10 +160,10 @@ def test_a_restored_table_takes_its_room_from_the_budget_it_is_given() -> None:
     table = make(budget=Budget(32 * MIB))
     admit(table, np.arange(60_000, dtype=np.uint64))
     budget = Budget(32 * MIB)
-    restored = Table.restore(table.snapshot(), budget)
+    restored = Table.restore(table.snapshot(), budget=budget)
     assert budget.used_bytes == restored.statistics()["budget_bytes"] > 0
     with pytest.raises(StoreError, match="the budget has room for 32768 rows"):
-        Table.restore(table.snapshot(), Budget(4 * MIB))
+        Table.restore(table.snapshot(), budget=Budget(4 * MIB))
     assert Table.restore(table.snapshot()).statistics()["budget_bytes"] == 0
 
 

@@ -48,6 +48,7 @@ void Table::lookup_or_admit(Ids ids, std::span<const std::uint32_t> counts, std:
     move_clock(now_s);
     make_room();
     const std::uint64_t n_before = counters_.n_admitted;
+    keep(ids);
     std::vector<std::uint32_t> rows(ids.size());
     count(ids, now_s, rows.data(), [&](std::size_t i) { return counts[i]; });
     if (counters_.n_admitted != n_before) {
@@ -72,6 +73,7 @@ void Table::read(std::span<const Bags> bags, std::span<const std::uint64_t> requ
     occurrences_.reset(reading_.rows.size());
     std::uint32_t* rows = reading_.rows.data();
     for (const Bags& own : bags) {
+        keep(own.of.ids);
         std::size_t bag = 0;  // the batch's row of the entry: entries come in order
         count(own.of.ids, now_s, rows, [&](std::size_t i) -> std::uint32_t {
             while (static_cast<std::size_t>(own.of.offsets[bag + 1]) <= i) {
@@ -243,6 +245,7 @@ std::uint64_t Table::apply_pooled(const IdBags& bags, const float* gradients) {
 
 // One optimizer step for every row of the sums.
 std::uint64_t Table::step_sums() {
+    keep_rows(sums_.rows.keys());
     const auto clock_s = static_cast<std::uint32_t>(counters_.clock_s);
     // Copies, which no store to a row can change: the loop keeps their values in registers.
     const SliceParameters first = slices_.front();
@@ -277,6 +280,7 @@ void Table::step_all(StepRow step_row) {
         }
         step_row(slabs_.at(rows[n]), sums_.values.data() + n * width);
         metadata_.version(rows[n]) = counters_.version;
+        metadata_.mark_changed(rows[n]);
     }
 }
 

@@ -37,16 +37,21 @@ std::uint64_t Table::expire(std::uint32_t now_s, std::uint64_t max_rows) {
 
 // Zeroes what it frees: the next tenant inherits nothing, and a forgotten person leaves nothing.
 void Table::remove_row(std::uint64_t id) {
+    keep({&id, 1});
     tombstones_.insert({id, counters_.version});  // first: if memory runs out here, nothing changed
     const std::uint32_t row = index_.erase(id);
     expects(row != no_row, "a row to remove is not in the index");
+    wipe(row);
+    numbers_.give_back(row);
+}
+
+void Table::wipe(std::uint32_t row) {
     std::memset(slabs_.at(row), 0, std::size_t{slabs_.stride()} * sizeof(float));
     metadata_.key(row) = 0;
     metadata_.version(row) = 0;
     metadata_.last_seen_s(row) = 0;
     metadata_.born_s(row) = 0;
     metadata_.frequency(row) = 0;
-    numbers_.give_back(row);
 }
 
 std::uint64_t Table::erase(Ids ids) {

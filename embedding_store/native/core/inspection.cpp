@@ -114,6 +114,8 @@ void Table::put_rows(const RowsView& rows) {
             }
             pending_.erase(rows.keys[i]);
         }
+        keep_rows({&row, 1});
+        metadata_.mark_changed(row);
         std::memcpy(slabs_.at(row), rows.values + i * n_floats, n_floats * sizeof(float));
         metadata_.version(row) = rows.versions.empty() ? version : rows.versions[i];
         metadata_.last_seen_s(row) = rows.last_seen_s[i];

@@ -20,6 +20,7 @@ class Metadata {
         std::uint32_t last_seen_s[chunk_rows];
         std::uint32_t born_s[chunk_rows];
         std::uint32_t frequency[chunk_rows];  // occurrences counted, stops at 2^32 - 1
+        bool is_changed[chunk_rows];
     };
     std::uint64_t& key(std::uint32_t row) { return of(row).key[at(row)]; }
     std::uint64_t key(std::uint32_t row) const { return of(row).key[at(row)]; }
@@ -31,6 +32,10 @@ class Metadata {
     std::uint32_t born_s(std::uint32_t row) const { return of(row).born_s[at(row)]; }
     std::uint32_t& frequency(std::uint32_t row) { return of(row).frequency[at(row)]; }
     std::uint32_t frequency(std::uint32_t row) const { return of(row).frequency[at(row)]; }
+    // Since a snapshot came by.
+    bool is_changed(std::uint32_t row) const { return of(row).is_changed[at(row)]; }
+    void mark_changed(std::uint32_t row) { of(row).is_changed[at(row)] = true; }
+    void clear_changed(std::uint32_t row) { of(row).is_changed[at(row)] = false; }
     void ensure(std::uint32_t row) {
         while (chunks_.size() <= row >> chunk_bits) {
             chunks_.emplace_back(1, Fill::zeros, tally_);
