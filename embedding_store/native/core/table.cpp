@@ -87,7 +87,7 @@ void Table::configure(const Policy& policy) {
 
 void Table::lookup(Ids ids, float* out) const {
     const std::shared_lock lock(mutex_);
-    gather(index_, slabs_, ids, config_.width(), out, nullptr);
+    gather(index_, slabs_, ids, config_.width(), out);
 }
 
 void Table::touch(std::uint32_t row, std::uint32_t count, std::uint32_t now_s) {
