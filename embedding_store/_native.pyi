@@ -103,6 +103,14 @@ class Table:
     def dim(self) -> int:
         """Length of a row's vector."""
     @property
+    def threads(self) -> int:
+        """How many threads share a call on a batch: 1 to 64, at first 1.
+
+        Results do not depend on it, bit by bit. Threads pay from some thousand ids a call.
+        """
+    @threads.setter
+    def threads(self, n: int) -> None: ...
+    @property
     def optimizer(self) -> Optimizer:
         """Whose state stands in the rows, and the values of today."""
     @property
