@@ -141,6 +141,8 @@ void bind_parameters(nb::class_<Table>& type) {
                 table.set_threads(in_range("threads", n, 1, max_threads));
             },
             nb::call_guard<nb::gil_scoped_release>())
+        .def_prop_ro("pending_bytes",
+                     [](const Table& table) { return table.config().limits.pending_bytes; })
         .def_prop_ro("optimizer",
                      [](const Table& table) { return object_of(policy_of(table).optimizer); })
         .def_prop_ro(
