@@ -193,6 +193,22 @@ def test_a_restored_table_takes_its_room_from_the_budget_it_is_given() -> None:
     assert Table.restore(table.snapshot()).statistics()["budget_bytes"] == 0
 
 
+def test_a_table_without_a_budget_is_restored_into_one_that_holds_it() -> None:
+    table = make(min_count=2)
+    admit(table, np.repeat(np.arange(110_000, dtype=np.uint64), 2))
+    table.erase(np.arange(50_000, dtype=np.uint64))
+    admit(table, np.arange(1 << 32, (1 << 32) + 100_000, dtype=np.uint64))
+    budget = Budget(256 * MIB)
+    restored = Table.restore(table.snapshot(), budget)
+    counts = ("rows", "tombstones", "pending")
+    before, after = table.statistics(), restored.statistics()
+    assert [after[name] for name in counts] == [before[name] for name in counts]
+    assert after["peak_bytes"] <= after["budget_bytes"] == budget.used_bytes
+    Table.restore(table.snapshot(), Budget(after["budget_bytes"]))
+    with pytest.raises(StoreError, match="the budget has room"):
+        Table.restore(table.snapshot(), Budget(4 * MIB))
+
+
 def test_without_room_for_tombstones_rows_wait_for_a_trim() -> None:
     table = make(max_bytes=5 * MIB, ttl_s=10)
     max_rows = table.statistics()["max_rows"]

@@ -82,6 +82,7 @@ class PendingCounts {
     void sweep(std::uint64_t n_entries);
 
     std::uint64_t size() const { return n_counted_; }
+    std::uint64_t max_size() const { return max_entries_; }
 
     // For snapshots: by key; and back, false where the entry cannot be.
     std::vector<Entry> entries() const;

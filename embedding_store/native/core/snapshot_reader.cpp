@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <bit>
 #include <cstring>
 #include <string>
@@ -148,8 +149,15 @@ class SnapshotReader {
         table.pending_.advance(header.clock_s);
     }
 
+    // As much as the table had; and what it holds, if it had no budget and has one now.
     static void find_room(const SnapshotHeader& header, Table& table) {
-        while (table.room_.rows() < header.room_rows && table.extend_room()) {
+        const auto has_room = [&] {
+            return table.room_.rows() >=
+                       std::max<std::uint64_t>(header.room_rows, header.row_high_water) &&
+                   table.room_.tombstones() >= header.n_tombstones &&
+                   table.pending_.max_size() >= header.n_pending;
+        };
+        while (!has_room() && table.extend_room()) {
         }
         require(header.row_high_water <= table.room_.rows() &&
                     header.n_tombstones <= table.room_.tombstones(),
