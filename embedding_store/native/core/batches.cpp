@@ -15,8 +15,7 @@ void Table::count(Ids ids, std::uint32_t now_s, std::uint32_t* rows, CountOf&& c
     for_each_row(
         index_, ids,
         [&](std::uint32_t row) {
-            return std::array{Lines{&metadata_.last_seen_s(row), sizeof(std::uint32_t)},
-                              Lines{&metadata_.frequency(row), sizeof(std::uint32_t)}};
+            return std::array{Lines{&metadata_.record(row), sizeof(Metadata::Record)}};
         },
         [&](std::size_t i, std::uint32_t row) {
             if (const std::uint32_t n = count_of(i); n != 0) {
@@ -248,16 +247,16 @@ std::uint64_t Table::step_sums() {
     const SliceParameters first = slices_.front();
     const SliceParameters last = slices_.back();
     with_kind(first.kind, [&]<OptimizerKind kind>() {
-        const auto step_first = [=](float* row, float* gradient) {
-            step_slice<kind>(first, row, gradient, clock_s);
+        const auto step_first = [=](float* weights, float* state, float* gradient) {
+            step_slice<kind>(first, weights, state, gradient, clock_s);
         };
         if (slices_.size() == 1) {
             return step_all(step_first);
         }
         with_kind(last.kind, [&]<OptimizerKind other>() {
-            step_all([=](float* row, float* gradient) {
-                step_first(row, gradient);
-                step_slice<other>(last, row, gradient, clock_s);
+            step_all([=](float* weights, float* state, float* gradient) {
+                step_first(weights, state, gradient);
+                step_slice<other>(last, weights, state, gradient, clock_s);
             });
         });
     });
@@ -268,15 +267,15 @@ template <class StepRow>
 void Table::step_all(StepRow step_row) {
     const auto rows = sums_.rows.keys();
     const std::uint32_t width = config_.width();
-    const std::uint32_t n_floats = width + config_.n_state();
+    const std::uint32_t n_floats = width + config_.n_state_behind();
     constexpr std::size_t ahead = 16;  // a large batch has pushed its first rows out of the cache
     for (std::size_t n = 0; n < rows.size(); ++n) {
         if (n + ahead < rows.size()) {
             prefetch(slabs_.lines(rows[n + ahead], n_floats));
-            prefetch({&metadata_.version(rows[n + ahead]), sizeof(std::uint64_t)});
+            prefetch({&metadata_.record(rows[n + ahead]), sizeof(Metadata::Record)});
         }
-        step_row(slabs_.at(rows[n]), sums_.values.data() + n * width);
-        metadata_.version(rows[n]) = counters_.version;
+        step_row(slabs_.at(rows[n]), state(rows[n]), sums_.values.data() + n * width);
+        metadata_.set_version(rows[n], counters_.version);
     }
 }
 
