@@ -7,12 +7,12 @@ CORE := $(shell find embedding_store/native freshrank/native -name '*.cpp' -o -n
 ARGS ?=
 PIP_ARGS ?=
 
-.PHONY: demo test check lint types layers fix prove bench browser clean
+.PHONY: demo test check lint types layers fix prove bench browser servers clean
 
 demo: $(VENV)/ready ## Run the whole loop with a simulated audience; ARGS="--headless --seconds 30 --json"
 	@$(BIN)/freshrank demo $(ARGS)
 
-test: $(VENV)/ready browser ## Run every test
+test: $(VENV)/ready browser servers ## Run every test
 	$(BIN)/python -m pytest $(ARGS)
 
 check: lint types layers test ## What CI runs
@@ -47,6 +47,12 @@ browser:
 	  && apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq chromium-headless-shell >/dev/null; } \
 	  || echo "no headless Chromium: the tests of /ui will be skipped (apt-get install chromium-headless-shell)"
 
+# Tests of the real transports start a Kafka broker, whose jars Maven resolves once, and Redis.
+servers:
+	@{ command -v java && command -v mvn && command -v redis-server; } >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null \
+	  && apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq default-jre-headless maven redis-server >/dev/null; } \
+	  || echo "no Java, Maven or Redis: the tests that need them will be skipped (apt-get install default-jre-headless maven redis-server)"
+
 $(VENV)/ready: pyproject.toml $(CORE)
 	@command -v $(PYTHON) >/dev/null || { echo "Python 3.11 or newer is needed: install python3, or make PYTHON=/path/to/python"; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed, this is $$($(PYTHON) --version): make PYTHON=/path/to/python"; exit 1; }
@@ -54,7 +60,7 @@ $(VENV)/ready: pyproject.toml $(CORE)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "installing into $(VENV): 2 to 4 minutes and 6 GB, most of it PyTorch"
 	@$(BIN)/python -m pip install -q $(PIP_ARGS) --upgrade pip
-	@$(BIN)/python -m pip install -q $(PIP_ARGS) -e '.[train,baselines,dev]'
+	@$(BIN)/python -m pip install -q $(PIP_ARGS) -e '.[train,baselines,kafka,dev]'
 	@touch $@
 
 clean:

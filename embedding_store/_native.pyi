@@ -31,10 +31,11 @@ def mix_ids(left: U64, right: U64, seed: int) -> U64:
 class Budget:
     """Bytes that several tables share: give it to each, and together they stay within it.
 
-    A table takes room in steps before it fills it, and gives it back when it is dropped.
+    A table takes room in steps before it fills it, and gives it back when it is dropped. What is
+    taken of a budget within another is taken of both: a limit for some, within a limit for all.
     """
 
-    def __init__(self, max_bytes: int) -> None: ...
+    def __init__(self, max_bytes: int, within: Budget | None = None) -> None: ...
     @property
     def max_bytes(self) -> int: ...
     @property
@@ -102,6 +103,17 @@ class Table:
     @property
     def dim(self) -> int:
         """Length of a row's vector."""
+    @property
+    def threads(self) -> int:
+        """How many threads share a call on a batch: 1 to 64, at first 1.
+
+        Results do not depend on it, bit by bit. Threads pay from some thousand ids a call.
+        """
+    @threads.setter
+    def threads(self, n: int) -> None: ...
+    @property
+    def pending_bytes(self) -> int:
+        """Bytes set aside for ids that wait for a row, as it was made with; 0: no limit."""
     @property
     def optimizer(self) -> Optimizer:
         """Whose state stands in the rows, and the values of today."""

@@ -25,12 +25,20 @@ app = typer.Typer(
 )
 config_app = typer.Typer(help="Check, show or describe the configuration.", no_args_is_help=True)
 app.add_typer(config_app, name="config")
+dev_app = typer.Typer(
+    help="Run a real server for development, from a checkout.", no_args_is_help=True
+)
+app.add_typer(dev_app, name="dev")
 
 ConfigPath = Annotated[
     Path,
     typer.Option("--config", "-c", envvar="FRESHRANK_CONFIG", help="The configuration file."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
+DevDir = Annotated[
+    Path | None, typer.Option("--data-dir", help="Keep the data here, and go on with it.")
+]
+DevPort = Annotated[int, typer.Option("--port", min=0, max=65_535, help="0: any free one.")]
 
 DEFAULT_CONFIG = Path("freshrank.yaml")
 
@@ -259,6 +267,22 @@ def replay(
         archive=ArchiveOptions(first_hour, last_hour, checkpoint, save, allow_gaps),
     )
     run(file, config, options, environ=os.environ)
+
+
+@dev_app.command("kafka")
+def dev_kafka(data_dir: DevDir = None, port: DevPort = 0, as_json: Json = False) -> None:
+    """Run a Kafka broker of one node until stopped; needs Java, and Maven the first time."""
+    from freshrank.commands.dev import run
+
+    run("kafka", data_dir=data_dir, port=port, as_json=as_json)
+
+
+@dev_app.command("redis")
+def dev_redis(data_dir: DevDir = None, port: DevPort = 0, as_json: Json = False) -> None:
+    """Run a Redis server until stopped."""
+    from freshrank.commands.dev import run
+
+    run("redis", data_dir=data_dir, port=port, as_json=as_json)
 
 
 def main() -> None:

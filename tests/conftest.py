@@ -1,4 +1,4 @@
-"""What every test directory shares: the report header and the golden files."""
+"""What every test directory shares: the report header, real servers and the golden files."""
 
 import importlib.metadata
 import json
@@ -9,6 +9,9 @@ from typing import Any
 
 import pytest
 from hypothesis import settings
+
+from tests.servers import kafka_server as kafka_server
+from tests.servers import redis_server as redis_server
 
 # Examples have no deadline: a busy machine would fail a test that is right.
 settings.register_profile("freshrank", deadline=None, print_blob=True)

@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
 import numpy as np
@@ -53,38 +52,30 @@ def aligned_rows(width: int) -> F32:
     return room[start : start + n_bytes].view(np.float32).reshape(BATCH, width)
 
 
-def lookup_round(table: Table, stream: Stream, n_threads: int = 1) -> Round:
+def lookup_round(table: Table, stream: Stream) -> Round:
     """Rounds that read rows and touch nothing."""
-    outs = [aligned_rows(stream.dim) for _ in range(n_threads)]
-    return _round(stream, n_threads, lambda thread, ids: table.lookup(ids, outs[thread]))
+    out = aligned_rows(stream.dim)
+    return _round(stream, lambda ids: table.lookup(ids, out))
 
 
-def update_round(table: Table, stream: Stream, n_threads: int = 1) -> Round:
+def update_round(table: Table, stream: Stream) -> Round:
     """Rounds that read rows, sum the gradients of equal ids, and step."""
-    outs = [aligned_rows(stream.dim) for _ in range(n_threads)]
+    out = aligned_rows(stream.dim)
 
-    def step(thread: int, ids: U64) -> None:
-        table.lookup_or_admit(ids, ONES, NOW_S, outs[thread])
+    def step(ids: U64) -> None:
+        table.lookup_or_admit(ids, ONES, NOW_S, out)
         table.apply(ids, stream.gradients)
 
-    return _round(stream, n_threads, step)
+    return _round(stream, step)
 
 
-def _round(stream: Stream, n_threads: int, use: Callable[[int, U64], object]) -> Round:
-    """Rounds in which every thread takes an equal share of the batches."""
-    pool = ThreadPoolExecutor(n_threads)
+def _round(stream: Stream, use: Callable[[U64], object]) -> Round:
     ids = stream.ids.reshape(-1, stream.n_batches, BATCH)
-
-    def take_share(thread: int, number: int) -> None:
-        for batch in ids[number, thread::n_threads]:
-            use(thread, batch)
 
     def run_round(number: int) -> float:
         start_s = time.perf_counter()
-        if n_threads == 1:
-            take_share(0, number)
-        else:
-            list(pool.map(take_share, range(n_threads), [number] * n_threads))
+        for batch in ids[number]:
+            use(batch)
         return time.perf_counter() - start_s
 
     return run_round

@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <initializer_list>
 #include <memory>
+#include <new>
 #include <span>
 #include <string>
 #include <type_traits>
@@ -14,6 +15,7 @@
 #include <vector>
 
 #include "core/config.hpp"
+#include "core/memory.hpp"
 
 namespace freshrank {
 
@@ -117,10 +119,10 @@ NumpyArray<T> new_array(std::initializer_list<std::size_t> shape) {
     for (const std::size_t length : shape) {
         n *= length;
     }
-    auto values = std::make_unique_for_overwrite<T[]>(n);
-    T* data = values.get();
-    const nb::capsule owner(values.release(),
-                            [](void* p) noexcept { delete[] static_cast<T*>(p); });
+    // On cache lines: rows of whole lines are then written without touching a second one.
+    constexpr std::align_val_t alignment{line_bytes};
+    void* data = ::operator new(n * sizeof(T), alignment);
+    const nb::capsule owner(data, [](void* p) noexcept { ::operator delete(p, alignment); });
     return NumpyArray<T>(data, shape, owner);
 }
 

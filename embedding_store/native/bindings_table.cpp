@@ -135,6 +135,14 @@ void bind_parameters(nb::class_<Table>& type) {
              "budget"_a = nb::none())
         .def_prop_ro("width", [](const Table& table) { return table.config().width(); })
         .def_prop_ro("dim", [](const Table& table) { return table.config().dim; })
+        .def_prop_rw(
+            "threads", [](const Table& table) { return table.n_threads(); },
+            [](Table& table, std::int64_t n) {
+                table.set_threads(in_range("threads", n, 1, max_threads));
+            },
+            nb::call_guard<nb::gil_scoped_release>())
+        .def_prop_ro("pending_bytes",
+                     [](const Table& table) { return table.config().limits.pending_bytes; })
         .def_prop_ro("optimizer",
                      [](const Table& table) { return object_of(policy_of(table).optimizer); })
         .def_prop_ro(

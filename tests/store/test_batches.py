@@ -159,3 +159,63 @@ def test_array_of_another_shape_is_refused() -> None:
         table.learn(np.empty((1, 1, 4), np.float32))
     with pytest.raises(StoreError, match="C-contiguous"):
         table.learn(np.empty((1, 1, 10), np.float32)[:, :, ::2])
+
+
+def test_threads_change_no_bit_of_any_result() -> None:
+    results = []
+    for threads in (1, 2, 5):
+        rng = np.random.default_rng(11)
+        table = _table(min_count=2, probability=0.7, ttl_s=30, dim=8)
+        table.threads = threads
+        result: list[Any] = []
+        for now_s in range(1, 60):
+            slots, requests = _random_batch(rng, int(rng.integers(0, 300)))
+            ids = rng.integers(0, 900, int(rng.integers(0, 4_000))).astype(np.uint64)
+            counts = rng.integers(0, 3, len(ids)).astype(np.uint32)
+            if now_s % 3 == 0:  # gradients of other ids than those looked up last
+                result.append(table.apply(ids[::2], np.ones((len(ids[::2]), 9), np.float32)))
+            result.append(table.lookup_or_admit(ids, counts, now_s))
+            if now_s % 4 == 0:  # rows leave between a lookup and its gradients
+                result.append(table.erase(ids[:20]))
+            result.append(table.apply(ids, rng.normal(size=(len(ids), 9)).astype(np.float32)))
+            pooled = np.empty((len(requests), N_SLOTS, 9), np.float32)
+            table.read(slots, requests, now_s, pooled)
+            for slot in {0, 2, 3}:
+                result.append(pooled[:, slot].copy())
+            gradients = rng.normal(size=pooled.shape).astype(np.float32)
+            result.append(table.learn(gradients))
+            result.append(table.lookup(ids))
+            offsets = np.append(np.sort(rng.integers(0, len(ids) + 1, 40)), len(ids))
+            offsets[0] = 0
+            bags = rng.normal(size=(40, 9)).astype(np.float32)
+            result.append(table.apply_pooled(ids, offsets, bags, "mean"))
+            result.append(table.lookup_pooled(ids, offsets, "sqrtn"))
+            result.append(table.expire(now_s, 50))
+        results.append([np.asarray(value).tobytes() for value in result] + [table.snapshot()])
+    assert results[0] == results[1] == results[2]
+
+
+def test_gradients_do_not_go_where_rows_were_at_the_lookup() -> None:
+    table = make()
+    ids = ids_of(1, 2, 3)
+    admit(table, ids)
+    table.erase(ids_of(2))
+    admit(table, ids_of(4))  # in the memory that 2 has left
+    born = table.lookup(ids_of(4))
+    admit(table, ids)
+    table.erase(ids)
+    assert table.apply(ids, np.ones((3, 4), np.float32)) == 0
+    table.lookup_or_admit(ids, np.zeros(3, np.uint32), 0)
+    other = make()
+    admit(other, ids)
+    table.put_rows(*other.rows_from(0, 10)[1:])  # rows come between a lookup and its gradients
+    assert table.apply(ids, np.ones((3, 4), np.float32)) == 3
+    np.testing.assert_array_equal(table.lookup(ids_of(4)), born)
+
+
+@pytest.mark.parametrize("n", [0, -1, 65])
+def test_threads_out_of_range_are_refused(n: int) -> None:
+    table = make()
+    with pytest.raises(StoreError, match="threads is"):
+        table.threads = n
+    assert table.threads == 1

@@ -156,6 +156,32 @@ def test_a_table_under_its_budget_goes_on_bit_for_bit_after_a_restore() -> None:
     assert tables[0].statistics()["evicted"] > 100
 
 
+def test_a_budget_within_another_limits_some_tables_within_the_limit_of_all() -> None:
+    shared = Budget(32 * MIB)
+    own = Budget(8 * MIB, within=shared)
+    tables = [make(dim=16, budget=budget, slot=slot) for slot, budget in enumerate((own, shared))]
+    rng = np.random.default_rng(6)
+    for now_s in range(40):
+        for table in tables:
+            admit(table, np.repeat(new_ids(rng, 5_000), 16), now_s)
+            table.trim_tombstones(table.advance())
+    leases = [table.statistics()["budget_bytes"] for table in tables]
+    assert own.used_bytes == leases[0] <= own.max_bytes
+    assert shared.used_bytes == sum(leases) <= shared.max_bytes
+    assert own.used_bytes > own.max_bytes // 2
+    assert leases[1] > 2 * own.max_bytes
+    # What the outer one refuses is not taken of the inner one either.
+    with pytest.raises(StoreError, match="and the budget has 9 left"):
+        make(budget=Budget(9, within=shared))
+    tight = Budget(64 * MIB, within=Budget(MIB))
+    with pytest.raises(StoreError, match="and the budget has 1048576 left"):
+        make(budget=tight)
+    assert tight.used_bytes == 0
+    del table, tables[:]
+    gc.collect()
+    assert own.used_bytes == shared.used_bytes == 0
+
+
 def test_a_restored_table_takes_its_room_from_the_budget_it_is_given() -> None:
     table = make(budget=Budget(32 * MIB))
     admit(table, np.arange(60_000, dtype=np.uint64))
@@ -205,6 +231,7 @@ def test_limits_that_cannot_hold_are_refused() -> None:
         make(budget=Budget(MIB))
     with pytest.raises(StoreError, match="initial_rows is 1000000; the budget has room for"):
         make(max_bytes=8 * MIB, initial_rows=1_000_000)
+    assert [make(pending_bytes=n).pending_bytes for n in (0, 1 << 16)] == [0, 1 << 16]
     with pytest.raises(StoreError, match="pending_bytes is 1000; it must be 0 or at least 65536"):
         make(pending_bytes=1_000)
     settings: list[dict[str, Any]] = [{"max_bytes": -1}, {"pending_bytes": -1}, {"min_rows": -1}]

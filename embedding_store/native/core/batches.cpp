@@ -1,4 +1,4 @@
-// A batch's way through a table: occurrences counted, rows read, gradients summed and applied.
+// A batch's way into a table: occurrences counted, rows read.
 #include <array>
 #include <cstring>
 
@@ -7,30 +7,70 @@
 
 namespace freshrank {
 
-// Writes the row of every id, after counting count_of(i) occurrences of it. An id that is born on
-// the way has no_row in the entries before; `find_newborn` gives them the row.
-template <class CountOf>
-void Table::count(Ids ids, std::uint32_t now_s, std::uint32_t* rows, CountOf&& count_of) {
-    const std::uint64_t n_before = counters_.n_admitted;
-    for_each_row(
-        index_, ids,
-        [&](std::uint32_t row) {
-            return std::array{Lines{&metadata_.record(row), sizeof(Metadata::Record)}};
-        },
-        [&](std::size_t i, std::uint32_t row) {
+// Which share of the work counts an id's occurrences.
+unsigned Table::owner_of(std::uint64_t id) const {
+    return static_cast<unsigned>((id * 0x9e3779b97f4a7c15ULL >> 32) * workers_->n_shares() >> 32);
+}
+
+// Writes the row of every id, after counting occurrences: counter() gives a function to ask, in
+// order, for the count of entry i. An id that is born on the way has no_row in the entries before;
+// `find_newborn` gives them the row.
+template <class Counter>
+void Table::count(Ids ids, std::uint32_t now_s, std::uint32_t* rows, Counter&& counter) {
+    const auto touch_known = [&](auto& count_of, std::size_t i) {
+        if (rows[i] != no_row) {
             if (const std::uint32_t n = count_of(i); n != 0) {
-                // A group found absent may hold an id born since, earlier in this batch.
-                if (row == no_row && counters_.n_admitted != n_before) {
-                    row = index_.find(ids[i]);
+                touch(rows[i], n, now_s);
+            }
+        }
+    };
+    const auto touched = [&](std::uint32_t row) {
+        return std::array{Lines{&metadata_.record(row), sizeof(Metadata::Record)}};
+    };
+    if (workers_->n_shares() == 1) {
+        auto count_of = counter();
+        for_each_row(index_, ids, touched, [&](std::size_t i, std::uint32_t row) {
+            rows[i] = row;
+            touch_known(count_of, i);
+        });
+    } else {
+        find_rows(ids, rows);
+        workers_->run([&](unsigned share) {
+            constexpr std::size_t ahead = 16;
+            auto count_of = counter();
+            for (std::size_t i = 0; i < ids.size() + ahead; ++i) {
+                if (i < ids.size() && rows[i] != no_row && owner_of(ids[i]) == share) {
+                    for (const Lines& lines : touched(rows[i])) {
+                        prefetch(lines);
+                    }
                 }
-                if (row == no_row) {
-                    row = admit(ids[i], n, now_s);
-                } else {
-                    touch(row, n, now_s);
+                if (i >= ahead && owner_of(ids[i - ahead]) == share) {
+                    touch_known(count_of, i - ahead);
                 }
             }
-            rows[i] = row;
         });
+    }
+    admit_absent(ids, now_s, rows, counter());
+}
+
+// In the batch's order, which decides who is born.
+template <class CountOf>
+void Table::admit_absent(Ids ids, std::uint32_t now_s, std::uint32_t* rows, CountOf&& count_of) {
+    const std::uint64_t n_before = counters_.n_admitted;
+    for (std::size_t i = 0; i < ids.size(); ++i) {
+        const std::uint32_t n = rows[i] == no_row ? count_of(i) : 0;
+        if (n == 0) {
+            continue;
+        }
+        if (counters_.n_admitted != n_before) {
+            rows[i] = index_.find(ids[i]);  // born earlier in this batch?
+        }
+        if (rows[i] == no_row) {
+            rows[i] = admit(ids[i], n, now_s);
+        } else {
+            touch(rows[i], n, now_s);
+        }
+    }
 }
 
 void Table::find_newborn(Ids ids, std::uint32_t* rows) const {
@@ -41,24 +81,44 @@ void Table::find_newborn(Ids ids, std::uint32_t* rows) const {
     }
 }
 
+void Table::find_rows(Ids ids, std::uint32_t* rows) const {
+    workers_->run_ranges(ids.size(), [&](std::size_t first, std::size_t end) {
+        for_each_row(index_, ids.subspan(first, end - first), fetch_nothing,
+                     [&](std::size_t i, std::uint32_t row) { rows[first + i] = row; });
+    });
+}
+
+void Table::lookup(Ids ids, float* out) const {
+    const std::shared_lock lock(mutex_);
+    const std::uint32_t width = config_.width();
+    workers_->run_ranges(ids.size(), [&](std::size_t first, std::size_t end) {
+        gather(index_, slabs_, ids.subspan(first, end - first), width, out + first * width);
+    });
+}
+
 void Table::lookup_or_admit(Ids ids, std::span<const std::uint32_t> counts, std::uint32_t now_s,
                             float* out) {
     const std::lock_guard lock(mutex_);
     move_clock(now_s);
     make_room();
     const std::uint64_t n_before = counters_.n_admitted;
-    std::vector<std::uint32_t> rows(ids.size());
-    count(ids, now_s, rows.data(), [&](std::size_t i) { return counts[i]; });
+    looked_up_.ids.clear();  // until every row is known
+    looked_up_.rows.resize(ids.size());
+    const std::span<std::uint32_t> rows = looked_up_.rows;
+    count(ids, now_s, rows.data(), [&] { return [&](std::size_t i) { return counts[i]; }; });
     if (counters_.n_admitted != n_before) {
         find_newborn(ids, rows.data());
     }
     const std::uint32_t width = config_.width();
-    with_width(width, [&](auto n_floats) {
-        for (std::size_t i = 0; i < ids.size(); ++i) {
-            fetch_ahead(slabs_, rows, i, width);
-            copy_row(slabs_, rows[i], n_floats, out + i * n_floats);
-        }
+    workers_->run_ranges(ids.size(), [&](std::size_t first, std::size_t end) {
+        with_width(width, [&](auto n_floats) {
+            for (std::size_t i = first; i < end; ++i) {
+                fetch_ahead(slabs_, rows, i, width);
+                copy_row(slabs_, rows[i], n_floats, out + i * n_floats);
+            }
+        });
     });
+    looked_up_.ids.assign(ids.begin(), ids.end());
 }
 
 void Table::read(std::span<const Bags> bags, std::span<const std::uint64_t> requests,
@@ -68,21 +128,28 @@ void Table::read(std::span<const Bags> bags, std::span<const std::uint64_t> requ
     make_room();
     const std::uint64_t n_before = counters_.n_admitted;
     remember(bags, requests.size(), n_slots);
-    occurrences_.reset(reading_.rows.size());
+    occurrences_.resize(workers_->n_shares());
+    for (auto& occurrences : occurrences_) {
+        occurrences.reset(reading_.rows.size());
+    }
     std::uint32_t* rows = reading_.rows.data();
     for (const Bags& own : bags) {
-        std::size_t bag = 0;  // the batch's row of the entry: entries come in order
-        count(own.of.ids, now_s, rows, [&](std::size_t i) -> std::uint32_t {
-            while (static_cast<std::size_t>(own.of.offsets[bag + 1]) <= i) {
-                ++bag;
-            }
-            if (!own.is_counted[bag]) {
-                return 0;
-            }
-            const std::uint64_t hash = mix64(own.of.ids[i] ^ mix64(requests[bag]));
-            return occurrences_.add({requests[bag], own.of.ids[i]}, hash).second ? 1 : 0;
+        const Ids ids = own.of.ids;
+        count(ids, now_s, rows, [&] {
+            // `bag` is the batch's row of the entry: entries come in order.
+            return [&, bag = std::size_t{0}](std::size_t i) mutable -> std::uint32_t {
+                while (own.of.end(bag) <= i) {
+                    ++bag;
+                }
+                if (!own.is_counted[bag]) {
+                    return 0;
+                }
+                const std::uint64_t hash = mix64(ids[i] ^ mix64(requests[bag]));
+                auto& occurrences = occurrences_[owner_of(ids[i])];
+                return occurrences.add({requests[bag], ids[i]}, hash).second ? 1 : 0;
+            };
         });
-        rows += own.of.ids.size();
+        rows += ids.size();
     }
     if (counters_.n_admitted != n_before) {
         rows = reading_.rows.data();
@@ -91,7 +158,9 @@ void Table::read(std::span<const Bags> bags, std::span<const std::uint64_t> requ
             rows += own.of.ids.size();
         }
     }
-    pool(bags, pooled);
+    workers_->run_ranges(requests.size(), [&](std::size_t first, std::size_t end) {
+        pool(bags, first, end, pooled);
+    });
     reading_.is_open = true;
 }
 
@@ -120,20 +189,21 @@ void Table::remember(std::span<const Bags> bags, std::size_t n_rows, std::size_t
     reading_.is_open = false;  // until every row is known
 }
 
-void Table::pool(std::span<const Bags> bags, float* pooled) const {
+// Of the batch's rows from `first` to `end` - 1.
+void Table::pool(std::span<const Bags> bags, std::size_t first, std::size_t end,
+                 float* pooled) const {
     const std::uint32_t width = config_.width();
     const std::size_t stride = reading_.n_slots * width;
     std::span<const std::uint32_t> rows = reading_.rows;
     with_width(width, [&](auto n_floats) {
-        std::size_t at = 0;
+        std::size_t start = 0;  // of the part
         for (std::size_t p = 0; p < bags.size(); ++p) {
             const auto& part = reading_.parts[p];
-            float* to = pooled + part.slot * n_floats;
-            for (std::size_t i = 0; i < reading_.n_rows; ++i, to += stride) {
-                const std::size_t n =
-                    part.is_single
-                        ? 1
-                        : static_cast<std::size_t>(part.offsets[i + 1] - part.offsets[i]);
+            std::size_t at = start + static_cast<std::size_t>(bags[p].of.offsets[first]);
+            start += bags[p].of.ids.size();
+            float* to = pooled + first * stride + part.slot * n_floats;
+            for (std::size_t i = first; i < end; ++i, to += stride) {
+                const std::size_t n = part.n_ids(i);
                 if (n == 0) {
                     std::memset(to, 0, n_floats * sizeof(float));
                 }
@@ -151,132 +221,24 @@ void Table::pool(std::span<const Bags> bags, float* pooled) const {
     });
 }
 
-void Table::Sums::add(std::uint32_t row, const float* gradient, std::uint32_t width) {
-    const auto [n, is_new] = rows.add(row, row);
-    float* sum = values.data() + std::size_t{n} * width;
-    if (is_new) {
-        std::memcpy(sum, gradient, width * sizeof(float));
-        return;
-    }
-    add_to(sum, gradient, width);
-}
-
-std::uint64_t Table::apply(Ids ids, const float* gradients) {
-    const std::lock_guard lock(mutex_);
-    const std::uint32_t width = config_.width();
-    sums_.reset(ids.size(), width);
-    for_each_row(index_, ids, fetch_nothing, [&](std::size_t i, std::uint32_t row) {
-        if (row != no_row) {
-            sums_.add(row, gradients + i * width, width);
-        }
-    });
-    return step_sums();
-}
-
-std::uint64_t Table::learn(std::size_t n_rows, std::size_t n_slots, const float* gradients) {
-    const std::lock_guard lock(mutex_);
-    require(reading_.is_open && reading_.n_rows == n_rows && reading_.n_slots == n_slots &&
-                reading_.n_removed == counters_.n_removed(),
-            "there is no read of " + std::to_string(n_rows) + " rows and " +
-                std::to_string(n_slots) +
-                " slots to learn from: each read can be learned once, and not after rows left; "
-                "call read with the batch first");
-    reading_.is_open = false;
-    const std::uint32_t width = config_.width();
-    sums_.reset(reading_.rows.size(), width);
-    std::vector<float> scratch(width);
-    const std::uint32_t* row = reading_.rows.data();
-    for (const auto& part : reading_.parts) {
-        const float* gradient = gradients + part.slot * width;
-        for (std::size_t i = 0; i < n_rows; ++i, gradient += n_slots * width) {
-            const std::size_t n =
-                part.is_single ? 1
-                               : static_cast<std::size_t>(part.offsets[i + 1] - part.offsets[i]);
-            const float* share = share_of(gradient, divisor(part.pooling, n), scratch);
-            for (std::size_t k = 0; k < n; ++k, ++row) {
-                if (*row != no_row) {
-                    sums_.add(*row, share, width);
-                }
-            }
-        }
-    }
-    return step_sums();
-}
-
 void Table::lookup_pooled(const IdBags& bags, float* out) const {
     const std::shared_lock lock(mutex_);
     const std::uint32_t width = config_.width();
-    with_width(width, [&](auto n_floats) {
-        pool_bags(bags, n_floats, out, [&](auto&& use) {
-            for_each_row(
-                index_, bags.ids,
-                [&](std::uint32_t row) { return std::array{slabs_.lines(row, width)}; },
-                [&](std::size_t i, std::uint32_t row) {
-                    if (row != no_row) {
-                        use(i, slabs_.at(row));
-                    }
-                });
-        });
-    });
-}
-
-std::uint64_t Table::apply_pooled(const IdBags& bags, const float* gradients) {
-    const std::lock_guard lock(mutex_);
-    const std::uint32_t width = config_.width();
-    sums_.reset(bags.ids.size(), width);
-    std::vector<float> scratch(width);
-    const float* share = nullptr;
-    std::size_t n_open = 0;  // bags begun: the last of them is the current one
-    for_each_row(index_, bags.ids, fetch_nothing, [&](std::size_t i, std::uint32_t row) {
-        while (n_open == 0 || static_cast<std::size_t>(bags.offsets[n_open]) <= i) {
-            const float by = divisor(bags.pooling, bags.length(n_open));
-            share = share_of(gradients + n_open * width, by, scratch);
-            ++n_open;
-        }
-        if (row != no_row) {
-            sums_.add(row, share, width);
-        }
-    });
-    return step_sums();
-}
-
-// One optimizer step for every row of the sums.
-std::uint64_t Table::step_sums() {
-    const auto clock_s = static_cast<std::uint32_t>(counters_.clock_s);
-    // Copies, which no store to a row can change: the loop keeps their values in registers.
-    const SliceParameters first = slices_.front();
-    const SliceParameters last = slices_.back();
-    with_kind(first.kind, [&]<OptimizerKind kind>() {
-        const auto step_first = [=](float* weights, float* state, float* gradient) {
-            step_slice<kind>(first, weights, state, gradient, clock_s);
-        };
-        if (slices_.size() == 1) {
-            return step_all(step_first);
-        }
-        with_kind(last.kind, [&]<OptimizerKind other>() {
-            step_all([=](float* weights, float* state, float* gradient) {
-                step_first(weights, state, gradient);
-                step_slice<other>(last, weights, state, gradient, clock_s);
+    workers_->run_ranges(bags.size(), [&](std::size_t first, std::size_t end) {
+        const IdBags own = bags.slice(first, end);
+        with_width(width, [&](auto n_floats) {
+            pool_bags(own, n_floats, out + first * n_floats, [&](auto&& use) {
+                for_each_row(
+                    index_, own.ids,
+                    [&](std::uint32_t row) { return std::array{slabs_.lines(row, width)}; },
+                    [&](std::size_t i, std::uint32_t row) {
+                        if (row != no_row) {
+                            use(i, slabs_.at(row));
+                        }
+                    });
             });
         });
     });
-    return sums_.rows.keys().size();
-}
-
-template <class StepRow>
-void Table::step_all(StepRow step_row) {
-    const auto rows = sums_.rows.keys();
-    const std::uint32_t width = config_.width();
-    const std::uint32_t n_floats = width + config_.n_state_behind();
-    constexpr std::size_t ahead = 16;  // a large batch has pushed its first rows out of the cache
-    for (std::size_t n = 0; n < rows.size(); ++n) {
-        if (n + ahead < rows.size()) {
-            prefetch(slabs_.lines(rows[n + ahead], n_floats));
-            prefetch({&metadata_.record(rows[n + ahead]), sizeof(Metadata::Record)});
-        }
-        step_row(slabs_.at(rows[n]), state(rows[n]), sums_.values.data() + n * width);
-        metadata_.set_version(rows[n], counters_.version);
-    }
 }
 
 }  // namespace freshrank

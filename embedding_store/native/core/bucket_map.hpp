@@ -104,6 +104,9 @@ class BucketMap {
         return (n_shards + 1) * std::uint64_t{buckets_for(n_keys)} * sizeof(B);
     }
 
+    // Changes whenever buckets move.
+    std::uint64_t n_moves() const { return n_moves_; }
+
     std::uint64_t n_bytes() const {
         std::uint64_t total = 0;
         for (const auto& shard : shards_) {
@@ -239,10 +242,12 @@ class BucketMap {
             }
         }
         shard = std::move(bigger);
+        ++n_moves_;
     }
 
     IndexHash hash_;
     Tally* tally_;
+    std::uint64_t n_moves_ = 0;
     std::uint32_t max_buckets_ = no_row;
     std::array<Shard, n_shards> shards_;
 };

@@ -2,37 +2,56 @@
 // and pending counts: these, unlike bytes, do not depend on which keys happen to share a shard.
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <cstdint>
 #include <memory>
+#include <utility>
 
 #include "config.hpp"
 #include "pool.hpp"
 
 namespace freshrank {
 
-// Shared by tables: each takes what it may come to hold before it holds it.
+// Shared by tables: each takes what it may come to hold before it holds it. A budget within another
+// takes from both, or from neither.
 class Budget {
   public:
-    explicit Budget(std::uint64_t max_bytes) : max_bytes_(max_bytes) {}
+    explicit Budget(std::uint64_t max_bytes, std::shared_ptr<Budget> within = nullptr)
+        : max_bytes_(max_bytes), within_(std::move(within)) {}
 
     bool take(std::uint64_t n_bytes) {
-        std::uint64_t used = used_.load();
-        while (used + n_bytes <= max_bytes_) {
+        if (within_ != nullptr && !within_->take(n_bytes)) {
+            return false;
+        }
+        for (std::uint64_t used = used_; used + n_bytes <= max_bytes_;) {
             if (used_.compare_exchange_weak(used, used + n_bytes)) {
                 return true;
             }
         }
+        if (within_ != nullptr) {
+            within_->give_back(n_bytes);
+        }
         return false;
     }
-    void give_back(std::uint64_t n_bytes) { used_ -= n_bytes; }
+    void give_back(std::uint64_t n_bytes) {
+        used_ -= n_bytes;
+        if (within_ != nullptr) {
+            within_->give_back(n_bytes);
+        }
+    }
 
     std::uint64_t max_bytes() const { return max_bytes_; }
     std::uint64_t used_bytes() const { return used_; }
+    std::uint64_t left_bytes() const {
+        const std::uint64_t left = max_bytes_ - used_;
+        return within_ == nullptr ? left : std::min(left, within_->left_bytes());
+    }
 
   private:
     std::uint64_t max_bytes_;
     std::atomic<std::uint64_t> used_{0};
+    std::shared_ptr<Budget> within_;
 };
 
 // What one table may hold. Without a limit, everything.

@@ -15,54 +15,57 @@
 
 namespace freshrank {
 
+// Calls home(start, n, turn), then probe(start, n, turn), then use(start, n, turn) for every group
+// of `n_keys` keys, each a group behind the one before; `turn` is 0 or 1 by turns.
+template <class Home, class Probe, class Use>
+void in_groups(std::size_t n_keys, Home&& home, Probe&& probe, Use&& use) {
+    const std::size_t n_groups = (n_keys + group_keys - 1) / group_keys;
+    const auto visit = [&](std::size_t group, auto&& f) {
+        if (group < n_groups) {
+            const std::size_t start = group * group_keys;
+            f(start, std::min(group_keys, n_keys - start), group & 1);
+        }
+    };
+    for (std::size_t group = 0; n_groups > 0 && group < n_groups + 2; ++group) {
+        visit(group, home);
+        visit(group - 1, probe);  // before the first group: far beyond the last
+        visit(group - 2, use);
+    }
+}
+
 // Calls use(i, row) in order for every id, row being no_row where absent; prefetches the
 // memory that fetch(row) names a group earlier. `use` may insert into the index, but must not move
 // existing rows.
 template <class Fetch, class Use>
-void for_each_row(const Index& index, std::span<const std::uint64_t> ids, Fetch&& fetch,
-                  Use&& use) {
-    const GroupProbes& probes = best_probes();
-    std::uint64_t hashes[2][group_keys];
+void for_each_row(const Index& index, std::span<const std::uint64_t> ids, Fetch&& fetch, Use&& use,
+                  const GroupLoops& loops = best_loops()) {
+    const Bucket* homes[2][group_keys];
     std::uint32_t rows[2][group_keys];
-    const std::size_t n_groups = (ids.size() + group_keys - 1) / group_keys;
-    const auto length = [&](std::size_t group) {
-        return std::min(group_keys, ids.size() - group * group_keys);
-    };
-    for (std::size_t turn = 0; n_groups > 0 && turn < n_groups + 2; ++turn) {
-        if (turn < n_groups) {
-            const std::uint64_t* group = ids.data() + turn * group_keys;
-            std::uint64_t* hash = hashes[turn & 1];
-            probes.hash(index, group, length(turn), hash);
-            for (std::size_t i = 0; i < length(turn); ++i) {
-                prefetch({&index.home_bucket(hash[i]), sizeof(Bucket)});
+    std::uint64_t n_moves[2];
+    in_groups(
+        ids.size(),
+        [&](std::size_t start, std::size_t n, std::size_t turn) {
+            n_moves[turn] = index.n_moves();
+            loops.home(index, ids.data() + start, n, homes[turn]);
+        },
+        [&](std::size_t start, std::size_t n, std::size_t turn) {
+            if (n_moves[turn] != index.n_moves()) {  // an insert has moved buckets
+                loops.home(index, ids.data() + start, n, homes[turn]);
             }
-        }
-        if (turn >= 1 && turn - 1 < n_groups) {
-            const std::size_t at = turn - 1;
-            const std::uint64_t* group = ids.data() + at * group_keys;
-            std::uint32_t* found = rows[at & 1];
-            std::uint32_t undecided[group_keys];
-            const std::size_t n_undecided =
-                probes.probe(index, group, hashes[at & 1], length(at), found, undecided);
-            for (std::size_t n = 0; n < n_undecided; ++n) {
-                const std::uint32_t i = undecided[n];
-                found[i] = index.find(group[i], hashes[at & 1][i]);
-            }
-            for (std::size_t i = 0; i < length(at); ++i) {
-                if (found[i] != no_row) {
-                    for (const Lines& lines : fetch(found[i])) {
+            loops.find(index, ids.data() + start, homes[turn], n, rows[turn]);
+            for (std::size_t i = 0; i < n; ++i) {
+                if (rows[turn][i] != no_row) {
+                    for (const Lines& lines : fetch(rows[turn][i])) {
                         prefetch(lines);
                     }
                 }
             }
-        }
-        if (turn >= 2) {
-            const std::size_t at = turn - 2;
-            for (std::size_t i = 0; i < length(at); ++i) {
-                use(at * group_keys + i, rows[at & 1][i]);
+        },
+        [&](std::size_t start, std::size_t n, std::size_t turn) {
+            for (std::size_t i = 0; i < n; ++i) {
+                use(start + i, rows[turn][i]);
             }
-        }
-    }
+        });
 }
 
 inline std::array<Lines, 0> fetch_nothing(std::uint32_t) {
@@ -113,19 +116,23 @@ inline void copy_row(const RowSlabs& slabs, std::uint32_t row, auto n_floats, fl
     }
 }
 
-// Copies the first `width` floats of every id's row; absent ids give zeros. found may be null.
+// Copies the first `width` floats of every id's row; absent ids give zeros.
 inline void gather(const Index& index, const RowSlabs& slabs, std::span<const std::uint64_t> ids,
-                   std::uint32_t width, float* out, std::uint8_t* found) {
-    with_width(width, [&](auto n_floats) {
-        for_each_row(
-            index, ids, [&](std::uint32_t row) { return std::array{slabs.lines(row, width)}; },
-            [&](std::size_t i, std::uint32_t row) {
-                copy_row(slabs, row, n_floats, out + i * n_floats);
-                if (found != nullptr) {
-                    found[i] = row != no_row;
-                }
-            });
-    });
+                   std::uint32_t width, float* out, const GroupLoops& loops = best_loops()) {
+    const Bucket* homes[2][group_keys];
+    const float* places[2][group_keys];
+    in_groups(
+        ids.size(),
+        [&](std::size_t start, std::size_t n, std::size_t turn) {
+            loops.home(index, ids.data() + start, n, homes[turn]);
+        },
+        [&](std::size_t start, std::size_t n, std::size_t turn) {
+            loops.locate(index, slabs, ids.data() + start, homes[turn], n, width * sizeof(float),
+                         places[turn]);
+        },
+        [&](std::size_t start, std::size_t n, std::size_t turn) {
+            loops.copy(places[turn], n, width, out + start * width);
+        });
 }
 
 }  // namespace freshrank

@@ -142,19 +142,27 @@ class RowSlabs {
         mask_ = (1U << slab_bits_) - 1;
     }
 
-    float* at(std::uint32_t row) {
-        return slabs_[row >> slab_bits_].data() + std::size_t{row & mask_} * stride_;
-    }
-    const float* at(std::uint32_t row) const {
-        return slabs_[row >> slab_bits_].data() + std::size_t{row & mask_} * stride_;
-    }
+    // What finds a row, for loops to keep in registers. As good as the slabs until they grow.
+    struct View {
+        float* const* slabs;
+        std::uint32_t slab_bits, mask, stride;
+        float* at(std::uint32_t row) const {
+            return slabs[row >> slab_bits] + std::size_t{row & mask} * stride;
+        }
+    };
+    View view() const { return {first_.data(), slab_bits_, mask_, stride_}; }
+
+    float* at(std::uint32_t row) { return view().at(row); }
+    const float* at(std::uint32_t row) const { return view().at(row); }
     Lines lines(std::uint32_t row, std::uint32_t n_floats) const {
         return {at(row), n_floats * sizeof(float)};
     }
     void ensure(std::uint32_t row) {
         while (slabs_.size() <= row >> slab_bits_) {
             // Not zeroed: a row is written in full when it is born.
+            first_.resize(slabs_.size() + 1);  // first: what throws leaves no slab without one
             slabs_.emplace_back(std::size_t{stride_} << slab_bits_, Fill::nothing, tally_);
+            first_.back() = slabs_.back().data();
         }
     }
     std::uint64_t capacity() const { return std::uint64_t{slabs_.size()} << slab_bits_; }
@@ -176,6 +184,7 @@ class RowSlabs {
     std::uint32_t mask_ = 0;
     Tally* tally_;
     std::vector<AlignedArray<float>> slabs_;
+    std::vector<float*> first_;  // row of every slab: all that reading needs of one
 };
 
 }  // namespace freshrank

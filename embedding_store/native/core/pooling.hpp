@@ -59,15 +59,25 @@ inline const float* share_of(const float* gradient, float by, std::vector<float>
     return scratch.data();
 }
 
-// Bag i holds ids[offsets[i]:offsets[i + 1]]; offsets start at 0, never fall, end at n ids.
+// Bag i holds ids[offsets[i]:offsets[i + 1]]; offsets never fall and begin at 0, but for a slice of
+// others, where they count from their first.
 struct IdBags {
     std::span<const std::uint64_t> ids;
     std::span<const std::int64_t> offsets;
     Pooling pooling = Pooling::sum;
 
     std::size_t size() const { return offsets.size() - 1; }
+    // Where a bag ends among the ids.
+    std::size_t end(std::size_t bag) const {
+        return static_cast<std::size_t>(offsets[bag + 1] - offsets[0]);
+    }
     std::size_t length(std::size_t bag) const {
         return static_cast<std::size_t>(offsets[bag + 1] - offsets[bag]);
+    }
+    IdBags slice(std::size_t first, std::size_t stop) const {
+        const std::size_t start = first == 0 ? 0 : end(first - 1);
+        const std::size_t n_ids = static_cast<std::size_t>(offsets[stop] - offsets[first]);
+        return {ids.subspan(start, n_ids), offsets.subspan(first, stop - first + 1), pooling};
     }
 };
 
@@ -78,7 +88,7 @@ void pool_bags(const IdBags& bags, std::size_t n_floats, float* out, Each&& each
     std::fill_n(out, bags.size() * n_floats, 0.0f);
     std::size_t bag = 0;
     each([&](std::size_t i, const float* row) {
-        while (static_cast<std::size_t>(bags.offsets[bag + 1]) <= i) {
+        while (bags.end(bag) <= i) {
             ++bag;
         }
         add_to(out + bag * n_floats, row, n_floats);

@@ -1,28 +1,38 @@
-// The two inner loops of every batch, once portable and once with AVX-512, chosen at run time.
+// The inner loops of every batch, once portable and once with AVX-512, chosen at run time.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
 
 #include "index.hpp"
+#include "pool.hpp"
 
 namespace freshrank {
 
-// Keys in flight. 64 is measured: 8 or 16, the usual advice, were 20 to 50 % slower.
-inline constexpr std::size_t group_keys = 64;
+// Keys in flight, twice: buckets of one group are on their way while the rows of another are.
+// Measured best are 16 on Intel's Sapphire Rapids and 64 on AMD's Turin; 32 is near both.
+inline constexpr std::size_t group_keys = 32;
 
-struct GroupProbes {
-    void (*hash)(const Index& index, const std::uint64_t* keys, std::size_t n,
-                 std::uint64_t* hashes);
+struct GroupLoops {
+    // Finds every key's home bucket and prefetches it.
+    void (*home)(const Index& index, const std::uint64_t* keys, std::size_t n,
+                 const Bucket** homes);
 
-    // Asks every key's home bucket. Writes rows (no_row where it is not there) and, in `undecided`
-    // (room for group_keys), the positions whose key may be in a later bucket; returns how many.
-    std::size_t (*probe)(const Index& index, const std::uint64_t* keys, const std::uint64_t* hashes,
-                         std::size_t n, std::uint32_t* rows, std::uint32_t* undecided);
+    // Writes the row of every key (no_row where it is absent).
+    void (*find)(const Index& index, const std::uint64_t* keys, const Bucket* const* homes,
+                 std::size_t n, std::uint32_t* rows);
+
+    // Writes where every key's row is (null where it is absent) and prefetches its first n_bytes.
+    void (*locate)(const Index& index, const RowSlabs& slabs, const std::uint64_t* keys,
+                   const Bucket* const* homes, std::size_t n, std::size_t n_bytes,
+                   const float** places);
+
+    // Copies n rows of n_floats; zeros where a place is null.
+    void (*copy)(const float* const* places, std::size_t n, std::size_t n_floats, float* out);
 };
 
-const GroupProbes& portable_probes();
-const GroupProbes* avx512_probes();  // null where the compiler or the processor lacks it
-const GroupProbes& best_probes();
+const GroupLoops& portable_loops();
+const GroupLoops* avx512_loops();  // null where the compiler or the processor lacks it
+const GroupLoops& best_loops();
 
 }  // namespace freshrank

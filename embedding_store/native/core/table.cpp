@@ -87,9 +87,17 @@ void Table::configure(const Policy& policy) {
     slices_ = parameters_of(config_);
 }
 
-void Table::lookup(Ids ids, float* out) const {
+void Table::set_threads(unsigned n_threads) {
+    require(n_threads >= 1 && n_threads <= max_threads, "threads is " + std::to_string(n_threads) +
+                                                            "; it must be from 1 to " +
+                                                            std::to_string(max_threads));
+    const std::lock_guard lock(mutex_);
+    workers_ = std::make_unique<Workers>(n_threads);
+}
+
+unsigned Table::n_threads() const {
     const std::shared_lock lock(mutex_);
-    gather(index_, slabs_, ids, config_.width(), out, nullptr);
+    return workers_->n_shares();
 }
 
 void Table::touch(std::uint32_t row, std::uint32_t count, std::uint32_t now_s) {
@@ -143,6 +151,7 @@ std::uint32_t Table::give_birth(std::uint64_t id, std::uint32_t now_s) {
     if (is_full || !index_.prepare_insert(index_.hash(id))) {
         return no_row;
     }
+    looked_up_.ids.clear();
     const std::uint32_t row = numbers_.take();
     slabs_.ensure(row);
     metadata_.ensure(row);

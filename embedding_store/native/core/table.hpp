@@ -1,5 +1,6 @@
 // The training table: admission, rows with optimizer state, expiry, versions. Every public call
-// takes the table's lock: readers share it, writers have it alone.
+// takes the table's lock: readers share it, writers have it alone. Batch calls split their work
+// over the table's own threads, under the caller's lock: workers.hpp says how.
 #pragma once
 
 #include <cstdint>
@@ -20,12 +21,14 @@
 #include "pending.hpp"
 #include "pool.hpp"
 #include "pooling.hpp"
+#include "workers.hpp"
 
 namespace freshrank {
 
 using Ids = std::span<const std::uint64_t>;
 
 inline constexpr std::uint32_t format_version = 1;
+inline constexpr unsigned max_threads = 64;
 
 struct Statistics {
     std::uint64_t rows, capacity, pending, admitted, filtered, expired, erased, tombstones, bytes,
@@ -54,6 +57,10 @@ class Table {
     const TableConfig& config() const { return config_; }
     Policy policy() const;
     void configure(const Policy& policy);
+
+    // How many threads share a batch call; results do not depend on it.
+    void set_threads(unsigned n_threads);
+    unsigned n_threads() const;
 
     void lookup(Ids ids, float* out) const;
     void lookup_or_admit(Ids ids, std::span<const std::uint32_t> counts, std::uint32_t now_s,
@@ -137,6 +144,10 @@ class Table {
             Pooling pooling = Pooling::sum;
             bool is_single = false;  // exactly one id in every row: nothing to pool
             std::vector<std::int64_t> offsets;
+
+            std::size_t n_ids(std::size_t row) const {
+                return is_single ? 1 : static_cast<std::size_t>(offsets[row + 1] - offsets[row]);
+            }
         };
         bool is_open = false;
         std::size_t n_rows = 0;
@@ -146,23 +157,39 @@ class Table {
         std::vector<std::uint32_t> rows;  // of every id, part after part
     };
 
+    // The rows of the last lookup_or_admit, for the gradients that follow. A row that comes or
+    // leaves clears the ids.
+    struct LookedUp {
+        std::vector<std::uint64_t> ids;
+        std::vector<std::uint32_t> rows;
+    };
+
     // Sums of gradients by row, in the order of the batch.
     struct Sums {
         Distinct<std::uint32_t> rows;
         std::vector<float> values;
+        std::vector<float> part;  // a bag's gradient as one of its ids gets it
         void reset(std::size_t n_max, std::uint32_t width) {
             rows.reset(n_max);
             values.resize(n_max * width);
+            part.resize(width);
         }
         void add(std::uint32_t row, const float* gradient, std::uint32_t width);
     };
 
+    unsigned owner_of(std::uint64_t id) const;
+    template <class Counter>
+    void count(Ids ids, std::uint32_t now_s, std::uint32_t* rows, Counter&& counter);
     template <class CountOf>
-    void count(Ids ids, std::uint32_t now_s, std::uint32_t* rows, CountOf&& count_of);
+    void admit_absent(Ids ids, std::uint32_t now_s, std::uint32_t* rows, CountOf&& count_of);
     void find_newborn(Ids ids, std::uint32_t* rows) const;
     void remember(std::span<const Bags> bags, std::size_t n_rows, std::size_t n_slots);
-    void pool(std::span<const Bags> bags, float* pooled) const;
-    std::uint64_t step_sums();
+    void pool(std::span<const Bags> bags, std::size_t first, std::size_t end, float* pooled) const;
+    void find_rows(Ids ids, std::uint32_t* rows) const;
+    void find_again(Ids ids);
+    template <class Add>
+    std::uint64_t step_by_share(std::size_t n_entries, Add&& add);
+    void step_sums(Sums& sums);
     void touch(std::uint32_t row, std::uint32_t count, std::uint32_t now_s);
     std::uint32_t admit(std::uint64_t id, std::uint32_t count, std::uint32_t now_s);
     std::uint64_t passed(std::uint64_t id, std::uint32_t count, std::uint64_t enough);
@@ -183,7 +210,7 @@ class Table {
     std::uint32_t threshold_or_more_room();
     bool is_stale(std::uint32_t last_seen_s) const;
     template <class StepRow>
-    void step_all(StepRow step_row);
+    void step_all(Sums& sums, StepRow step_row);
 
     Tally tally_;  // before all that it counts
     TableConfig config_;
@@ -200,8 +227,10 @@ class Table {
     Counters counters_;
     // Of the batch in hand, and kept for their memory.
     Reading reading_;
-    Sums sums_;
-    Distinct<Occurrence> occurrences_;
+    LookedUp looked_up_;
+    std::vector<Sums> sums_;                         // of every share of the work
+    std::vector<Distinct<Occurrence>> occurrences_;  // of every share of the work
+    std::unique_ptr<Workers> workers_ = std::make_unique<Workers>(1);
 
     friend class SnapshotWriter;
     friend class SnapshotReader;

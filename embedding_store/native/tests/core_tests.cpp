@@ -88,13 +88,12 @@ void index_mirrors_a_plain_map() {
 }
 
 // Every compiled-in instruction set gives the same answers, on a table with many overflows.
-void wide_probes_equal_portable_ones() {
-    const GroupProbes* wide = avx512_probes();
+void wide_loops_equal_portable_ones() {
+    const GroupLoops* wide = avx512_loops();
     if (wide == nullptr) {
-        std::puts("no AVX-512 on this machine: only portable probes were tested");
+        std::puts("no AVX-512 on this machine: only portable loops were tested");
         return;
     }
-    const GroupProbes& portable = portable_probes();
     std::mt19937_64 random(6);
     Index index(2);
     std::vector<std::uint64_t> keys{0, ~0ULL, 1ULL << 63};
@@ -105,28 +104,53 @@ void wide_probes_equal_portable_ones() {
             index.erase(keys[random() % keys.size()]);
         }
     }
-    std::size_t n_all_undecided = 0;
-    for (std::size_t start = 0; start < keys.size(); start += group_keys / 2 + 1) {
-        const std::size_t n = std::min(1 + start % group_keys, keys.size() - start);
-        std::uint64_t hashes[2][group_keys];
-        std::uint32_t found[2][group_keys] = {};
-        std::uint32_t undecided[2][group_keys] = {};
-        std::size_t n_undecided[2];
-        int side = 0;
-        for (const GroupProbes* probes : {&portable, wide}) {
-            probes->hash(index, keys.data() + start, n, hashes[side]);
-            n_undecided[side] = probes->probe(index, keys.data() + start, hashes[side], n,
-                                              found[side], undecided[side]);
-            ++side;
+    const auto is_elsewhere = [&](std::uint64_t key) {
+        const Bucket& home = index.home_bucket(index.hash(key));
+        return home.match(key) == 0 && index.find(key) != no_row;
+    };
+    check(std::count_if(keys.begin(), keys.end(), is_elsewhere) > 100, "keys overflow");
+    for (const std::uint32_t width : {1U, 9U, 15U, 16U, 17U, 31U, 32U, 64U, 70U}) {
+        RowSlabs slabs(width);
+        slabs.ensure(20'000);
+        for (std::uint32_t row = 0; row < 20'000; ++row) {
+            std::fill_n(slabs.at(row), width, static_cast<float>(row + 1));
         }
-        check(std::equal(hashes[0], hashes[0] + n, hashes[1]), "equal hashes");
-        check(std::equal(found[0], found[0] + n, found[1]), "equal rows");
-        check(n_undecided[0] == n_undecided[1], "equally many undecided");
-        check(std::equal(undecided[0], undecided[0] + n_undecided[0], undecided[1]),
-              "the same undecided");
-        n_all_undecided += n_undecided[0];
+        const std::size_t n = keys.size() - width;
+        std::vector<float> out[2];
+        std::vector<std::uint32_t> rows[2];
+        for (const bool is_wide : {false, true}) {
+            const GroupLoops& loops = is_wide ? *wide : portable_loops();
+            out[is_wide].assign(n * width + 1, -7.0f);
+            gather(index, slabs, std::span(keys).first(n), width, out[is_wide].data(), loops);
+            for_each_row(
+                index, std::span(keys).first(n), fetch_nothing,
+                [&](std::size_t, std::uint32_t row) { rows[is_wide].push_back(row); }, loops);
+        }
+        check(out[0] == out[1] && out[0].back() == -7.0f, "equal rows and nothing beside them");
+        check(rows[0] == rows[1], "equally found");
+        for (std::size_t i = 0; i < n; ++i) {
+            const std::uint32_t row = index.find(keys[i]);
+            check(out[0][i * width] == static_cast<float>(row == no_row ? 0 : row + 1) &&
+                      rows[0][i] == row,
+                  "the row of the id");
+        }
     }
-    check(n_all_undecided > 100, "overflows were among them");
+}
+
+void growth_under_a_pipeline_does_not_disturb_it() {
+    Index index(5);
+    std::vector<std::uint64_t> ids(50'000);
+    for (std::size_t i = 0; i < ids.size(); ++i) {
+        ids[i] = i / 2 * 0x9e3779b97f4a7c15ULL;
+    }
+    for_each_row(index, ids, fetch_nothing, [&](std::size_t i, std::uint32_t row) {
+        if (row == no_row && index.find(ids[i]) == no_row) {
+            index.insert(ids[i], static_cast<std::uint32_t>(i));
+        }
+    });
+    for (std::size_t i = 0; i < ids.size(); ++i) {
+        check(index.find(ids[i]) == i / 2 * 2, "every id at its first entry");
+    }
 }
 
 void pipeline_visits_every_entry_in_order_at_every_length() {
@@ -223,7 +247,8 @@ int main() {
     siphash_equals_the_published_vector();
     keys_of_one_bucket_stay_exact_through_growth_and_removal();
     index_mirrors_a_plain_map();
-    wide_probes_equal_portable_ones();
+    wide_loops_equal_portable_ones();
+    growth_under_a_pipeline_does_not_disturb_it();
     pipeline_visits_every_entry_in_order_at_every_length();
     live_map_mirrors_a_plain_map();
     live_batches_stay_within_their_arrays();

@@ -92,6 +92,7 @@ void readers_of_a_training_table_run_beside_its_writer() {
     config.optimizer.eps = 1e-8;
     config.ttl_s = 5;
     Table table(config, 0);
+    table.set_threads(3);
     std::atomic<bool> is_done{false};
     const auto read = [&] {
         const auto keys = first_keys(2000);

@@ -1,0 +1,1 @@
+"""Real servers for development and tests: started on free ports, stopped by process id."""
