@@ -219,11 +219,7 @@ class Table:
     def version(self) -> int:
         """Version stamped on changes made from now on."""
     def advance(self) -> int:
-        """Close the current version and return it; later changes carry version + 1.
-
-        Raises:
-            StoreError: it is 2^31 - 1, the last there is: a closing a second lasts 68 years.
-        """
+        """Close the current version and return it; later changes carry version + 1."""
     def delta(self, since: int) -> tuple[U64, F32, U64]:
         """Changes with version > since: keys, their rows, tombstones; ascending, disjoint."""
     def trim_tombstones(self, through: int) -> int: ...
@@ -257,9 +253,8 @@ class Table:
         `table_version`, and `clock_s` and the rows' last times.
 
         Raises:
-            StoreError: `table_version` is above 2^31 - 1, a row's version is 0 or beyond the
-                table's, and nothing has changed; or the budget has no room for an id, and the rows
-                before it are in.
+            StoreError: a row's version is 0 or beyond the table's, and nothing has changed; or the
+                budget has no room for an id, and the rows before it are in.
         """
     def keys(self) -> U64:
         """All admitted ids, ascending."""
