@@ -267,6 +267,12 @@ def test_reserved_rows_fit_the_budget_that_was_asked() -> None:
     admit(table, ids_of(1))
 
 
+def test_row_of_16_weights_and_one_accumulator_takes_a_line_and_44_bytes() -> None:
+    table = make("rowwise_adagrad", dim=16, initial_rows=1 << 18)
+    # 16 and 12 of metadata and 16 of the index, which reserves what its parts may fill unevenly.
+    assert 64 + 28 + 16 <= table.statistics()["bytes"] / (1 << 18) <= 64 + 28 + 18
+
+
 def test_rows_put_into_a_full_budget_are_refused_and_those_before_are_whole() -> None:
     source = make(dim=64, ttl_s=9)
     admit(source, np.arange(40_000, dtype=np.uint64), now_s=50)

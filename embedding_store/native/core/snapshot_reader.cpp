@@ -126,7 +126,7 @@ class SnapshotReader {
                         sizeof(SnapshotHeader) + body_bytes(header, row_floats) + checksum_bytes,
                 "snapshot is damaged: its counts do not add up to its length");
         require(header.row_high_water < no_row && header.table_version > 0 &&
-                    header.clock_s <= ~std::uint32_t{0} &&
+                    header.table_version <= max_version && header.clock_s <= ~std::uint32_t{0} &&
                     cursor_fits(header.row_cursor, header.row_high_water) &&
                     cursor_fits(header.evict_cursor, header.row_high_water),
                 "snapshot is damaged: version, clock or a cursor is out of range");
@@ -191,10 +191,10 @@ class SnapshotReader {
                     "snapshot is damaged: a row's version lies beyond the table's");
             refuse_twice(table.index_.find(keys[i]) == no_row, keys[i]);
             table.index_.insert(keys[i], row);
-            check_aged(table, values.data());
-            std::memcpy(table.slabs_.at(row), values.data(), row_floats * sizeof(float));
+            check_aged(table, values.data() + table.config_.width());
+            table.set_floats(row, values.data());
             table.metadata_.key(row) = keys[i];
-            table.metadata_.version(row) = versions[i];
+            table.metadata_.set_version(row, versions[i]);
             table.metadata_.last_seen_s(row) = last_seen_s[i];
             table.metadata_.born_s(row) = born_s[i];
             table.metadata_.frequency(row) = frequencies[i];
@@ -233,10 +233,10 @@ class SnapshotReader {
         }
     }
 
-    static void check_aged(const Table& table, const float* row) {
+    static void check_aged(const Table& table, const float* state) {
         for (const SliceParameters& slice : table.slices_) {
             require(slice.half_life_s == 0 ||
-                        std::bit_cast<std::uint32_t>(row[slice.state + slice.n_accumulators()]) <=
+                        std::bit_cast<std::uint32_t>(state[slice.state + slice.n_accumulators()]) <=
                             table.counters_.clock_s,
                     "snapshot is damaged: a row's accumulators were aged after the table's clock");
         }

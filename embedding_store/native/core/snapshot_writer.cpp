@@ -107,11 +107,15 @@ class SnapshotWriter {
             cursor.put(table_.numbers_.free_at(i));
         }
         each_row([&](std::uint32_t row) { cursor.put(metadata.key(row)); });
-        each_row([&](std::uint32_t row) { cursor.put(metadata.version(row)); });
+        each_row([&](std::uint32_t row) { cursor.put(std::uint64_t{metadata.version(row)}); });
         each_row([&](std::uint32_t row) { cursor.put(metadata.last_seen_s(row)); });
         each_row([&](std::uint32_t row) { cursor.put(metadata.born_s(row)); });
         each_row([&](std::uint32_t row) { cursor.put(metadata.frequency(row)); });
-        each_row([&](std::uint32_t row) { cursor.put(table_.slabs_.at(row), row_floats); });
+        std::vector<float> floats(row_floats);
+        each_row([&](std::uint32_t row) {
+            table_.get_floats(row, floats.data());
+            cursor.put(floats.data(), floats.size());
+        });
     }
 
     void write_pending(Cursor& cursor, const std::vector<PendingCounts::Entry>& waiting) const {

@@ -195,6 +195,11 @@ class Table {
     std::uint64_t passed(std::uint64_t id, std::uint32_t count, std::uint64_t enough);
     std::uint32_t give_birth(std::uint64_t id, std::uint32_t now_s);
     void remove_row(std::uint64_t id);
+    // A row's floats are its weights, then its state, which may stand apart.
+    const float* state(std::uint32_t row) const;
+    float* state(std::uint32_t row);
+    void get_floats(std::uint32_t row, float* to) const;
+    void set_floats(std::uint32_t row, const float* from);
     void move_clock(std::uint32_t now_s);
     bool extend_room();
     void fit_to_room();
@@ -210,6 +215,7 @@ class Table {
     Tally tally_;  // before all that it counts
     TableConfig config_;
     std::vector<SliceParameters> slices_;
+    std::uint32_t n_state_;
     mutable FairSharedMutex mutex_;
     Index index_;
     Numbers numbers_;
