@@ -193,6 +193,22 @@ def test_a_restored_table_takes_its_room_from_the_budget_it_is_given() -> None:
     assert Table.restore(table.snapshot()).statistics()["budget_bytes"] == 0
 
 
+def test_a_table_without_a_budget_is_restored_into_one_that_holds_it() -> None:
+    table = make(min_count=2)
+    admit(table, np.repeat(np.arange(110_000, dtype=np.uint64), 2))
+    table.erase(np.arange(50_000, dtype=np.uint64))
+    admit(table, np.arange(1 << 32, (1 << 32) + 100_000, dtype=np.uint64))
+    budget = Budget(256 * MIB)
+    restored = Table.restore(table.snapshot(), budget=budget)
+    counts = ("rows", "tombstones", "pending")
+    before, after = table.statistics(), restored.statistics()
+    assert [after[name] for name in counts] == [before[name] for name in counts]
+    assert after["peak_bytes"] <= after["budget_bytes"] == budget.used_bytes
+    Table.restore(table.snapshot(), budget=Budget(after["budget_bytes"]))
+    with pytest.raises(StoreError, match="the budget has room"):
+        Table.restore(table.snapshot(), Budget(4 * MIB))
+
+
 def test_without_room_for_tombstones_rows_wait_for_a_trim() -> None:
     table = make(max_bytes=5 * MIB, ttl_s=10)
     max_rows = table.statistics()["max_rows"]
@@ -249,6 +265,12 @@ def test_reserved_rows_fit_the_budget_that_was_asked() -> None:
     assert table.statistics()["capacity"] >= 60_000
     assert table.statistics()["peak_bytes"] <= 16 * MIB
     admit(table, ids_of(1))
+
+
+def test_row_of_16_weights_and_one_accumulator_takes_a_line_and_44_bytes() -> None:
+    table = make("rowwise_adagrad", dim=16, initial_rows=1 << 18)
+    # 16 and 12 of metadata and 16 of the index, which reserves what its parts may fill unevenly.
+    assert 64 + 28 + 16 <= table.statistics()["bytes"] / (1 << 18) <= 64 + 28 + 18
 
 
 def test_rows_put_into_a_full_budget_are_refused_and_those_before_are_whole() -> None:

@@ -1,8 +1,9 @@
 """Deltas: nothing lost, nothing twice, and base + deltas = the table."""
 
 import numpy as np
+import pytest
 
-from embedding_store import ServingTable, Table
+from embedding_store import ServingTable, StoreError, Table
 from tests.store.helpers import F32, U64, admit, ids_of, make
 
 
@@ -11,6 +12,24 @@ def test_advance_closes_the_version_it_returns() -> None:
     assert table.version == 1
     assert table.advance() == 1
     assert table.version == 2
+
+
+def test_versions_end_at_31_bits_and_say_so() -> None:
+    table = make()
+    admit(table, ids_of(1))
+    first = table.advance()
+    rows = table.rows_from(0, 1)[1:]
+    put = (*rows[:2], None, *rows[3:])
+    with pytest.raises(StoreError, match="table_version is 2147483648; it must be at most"):
+        table.put_rows(*put, table_version=2**31)
+    assert table.version == first + 1
+    table.put_rows(*put, table_version=2**31 - 1)
+    with pytest.raises(StoreError, match="version is 2147483647, the last there is"):
+        table.advance()
+    assert table.version == 2**31 - 1
+    assert table.rows_from(0, 1)[3].tolist() == [2**31 - 1]
+    assert table.delta(2**31 - 2)[0].tolist() == [1]
+    assert Table.restore(table.snapshot()).snapshot() == table.snapshot()
 
 
 def test_delta_holds_only_what_changed_since() -> None:

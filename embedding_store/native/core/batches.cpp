@@ -26,8 +26,7 @@ void Table::count(Ids ids, std::uint32_t now_s, std::uint32_t* rows, Counter&& c
         }
     };
     const auto touched = [&](std::uint32_t row) {
-        return std::array{Lines{&metadata_.last_seen_s(row), sizeof(std::uint32_t)},
-                          Lines{&metadata_.frequency(row), sizeof(std::uint32_t)}};
+        return std::array{Lines{&metadata_.record(row), sizeof(Metadata::Record)}};
     };
     if (workers_->n_shares() == 1) {
         auto count_of = counter();

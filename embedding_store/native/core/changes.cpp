@@ -1,6 +1,7 @@
 // What leaves a table and what changed in it: expiry, erasure, deltas, tombstones.
 #include <algorithm>
 #include <cstring>
+#include <string>
 #include <utility>
 
 #include "table.hpp"
@@ -48,11 +49,7 @@ void Table::remove_row(std::uint64_t id) {
 
 void Table::wipe(std::uint32_t row) {
     std::memset(slabs_.at(row), 0, std::size_t{slabs_.stride()} * sizeof(float));
-    metadata_.key(row) = 0;
-    metadata_.version(row) = 0;
-    metadata_.last_seen_s(row) = 0;
-    metadata_.born_s(row) = 0;
-    metadata_.frequency(row) = 0;
+    metadata_.clear(row);
 }
 
 std::uint64_t Table::erase(Ids ids) {
@@ -80,6 +77,9 @@ std::uint64_t Table::version() const {
 
 std::uint64_t Table::advance() {
     const std::lock_guard lock(mutex_);
+    require(counters_.version < max_version,
+            "the table's version is " + std::to_string(max_version) +
+                ", the last there is; write its rows to a new table: rows_from, put_rows");
     return counters_.version++;
 }
 

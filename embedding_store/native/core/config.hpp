@@ -38,7 +38,7 @@ struct Policy {
     std::optional<std::uint32_t> count_half_life_s = {};
 };
 
-// Columns of a row that one optimizer moves, and which of the row's floats its state begins at.
+// Columns of a row that one optimizer moves, and which float of the row's state is its first.
 struct Slice {
     OptimizerConfig optimizer;
     std::uint32_t column;
@@ -67,10 +67,10 @@ struct TableConfig {
         const bool is_split = first_order_optimizer.has_value() ||
                               (first_order && optimizer.kind == OptimizerKind::rowwise_adagrad);
         if (!is_split) {
-            return {{optimizer, 0, width(), width()}};
+            return {{optimizer, 0, width(), 0}};
         }
         std::vector<Slice> slices;
-        std::uint32_t state = width();
+        std::uint32_t state = 0;
         if (dim > 0) {
             slices.push_back({optimizer, 0, dim, state});
             state += optimizer.n_state(dim);
@@ -83,11 +83,15 @@ struct TableConfig {
         return slices;
     }
 
-    // Floats of optimizer state behind the weights.
+    // Floats of optimizer state.
     std::uint32_t n_state() const {
         const Slice last = slices().back();
-        return last.state + last.optimizer.n_state(last.n_columns) - width();
+        return last.state + last.optimizer.n_state(last.n_columns);
     }
+
+    // Of them, those that stand behind the weights: a single float has its place in the row's
+    // metadata, so that 16 weights of row-wise Adagrad fill one cache line and not two.
+    std::uint32_t n_state_behind() const { return n_state() == 1 ? 0 : n_state(); }
 };
 
 // An integer that came as Python's int or a file's field, brought to 32 bits or refused by name.

@@ -24,14 +24,14 @@ double sum_of_squares(const float* values, std::size_t n) {
 }
 
 // Without the integer in a float's place that may end a slice's state.
-double state_norm(const TableConfig& config, const float* row) {
+double state_norm(const TableConfig& config, const float* state) {
     double sum = 0;
     for (const Slice& slice : config.slices()) {
         const OptimizerConfig& own = slice.optimizer;
         const bool has_integer = own.kind == OptimizerKind::adam ||
                                  own.n_state(1) > OptimizerConfig{.kind = own.kind}.n_state(1);
         const std::uint32_t n = own.n_state(slice.n_columns) - (has_integer ? 1U : 0U);
-        sum += sum_of_squares(row + slice.state, n);
+        sum += sum_of_squares(state + slice.state, n);
     }
     return std::sqrt(sum);
 }
@@ -53,7 +53,7 @@ Inspection Table::inspect(std::uint64_t id) const {
         found.frequency = metadata_.frequency(row);
         found.version = metadata_.version(row);
         found.weight_norm = std::sqrt(sum_of_squares(slabs_.at(row), config_.width()));
-        found.state_norm = state_norm(config_, slabs_.at(row));
+        found.state_norm = state_norm(config_, state(row));
     } else if (const auto known = pending_.find(id, static_cast<std::uint32_t>(counters_.clock_s));
                known.count > 0) {
         found.state = Inspection::State::pending;
@@ -71,7 +71,7 @@ Inspection Table::inspect(std::uint64_t id) const {
 
 Rows Table::rows_from(std::uint32_t start, std::uint64_t max_rows) const {
     const std::shared_lock lock(mutex_);
-    const std::uint32_t n_floats = config_.width() + config_.n_state();
+    const std::uint32_t n_floats = config_.width() + n_state_;
     Rows rows;
     rows.next = start;
     for (; rows.next < numbers_.high_water() && rows.keys.size() < max_rows; ++rows.next) {
@@ -80,7 +80,8 @@ Rows Table::rows_from(std::uint32_t start, std::uint64_t max_rows) const {
             continue;
         }
         rows.keys.push_back(metadata_.key(row));
-        rows.values.insert(rows.values.end(), slabs_.at(row), slabs_.at(row) + n_floats);
+        rows.values.resize(rows.values.size() + n_floats);
+        get_floats(row, rows.values.data() + rows.values.size() - n_floats);
         rows.versions.push_back(metadata_.version(row));
         rows.last_seen_s.push_back(metadata_.last_seen_s(row));
         rows.born_s.push_back(metadata_.born_s(row));
@@ -92,6 +93,9 @@ Rows Table::rows_from(std::uint32_t start, std::uint64_t max_rows) const {
 void Table::put_rows(const RowsView& rows) {
     const std::lock_guard lock(mutex_);
     room_.try_again();
+    require(rows.table_version <= max_version,
+            "table_version is " + std::to_string(rows.table_version) + "; it must be at most " +
+                std::to_string(max_version));
     const std::uint64_t version = std::max(counters_.version, rows.table_version);
     for (const std::uint64_t own : rows.versions) {
         require(own > 0 && own <= version, "a row's version is " + std::to_string(own) +
@@ -101,7 +105,7 @@ void Table::put_rows(const RowsView& rows) {
     counters_.version = version;
     move_clock(std::accumulate(rows.last_seen_s.begin(), rows.last_seen_s.end(), rows.clock_s,
                                [](auto a, auto b) { return std::max(a, b); }));
-    const std::uint32_t n_floats = config_.width() + config_.n_state();
+    const std::uint32_t n_floats = config_.width() + n_state_;
     for (std::size_t i = 0; i < rows.keys.size(); ++i) {
         std::uint32_t row = index_.find(rows.keys[i]);
         if (row == no_row) {
@@ -115,9 +119,8 @@ void Table::put_rows(const RowsView& rows) {
             pending_.erase(rows.keys[i]);
         }
         keep_rows({&row, 1});
-        metadata_.mark_changed(row);
-        std::memcpy(slabs_.at(row), rows.values + i * n_floats, n_floats * sizeof(float));
-        metadata_.version(row) = rows.versions.empty() ? version : rows.versions[i];
+        set_floats(row, rows.values + i * n_floats);
+        metadata_.set_version(row, rows.versions.empty() ? version : rows.versions[i]);
         metadata_.last_seen_s(row) = rows.last_seen_s[i];
         metadata_.born_s(row) = rows.born_s[i];
         metadata_.frequency(row) = rows.frequency[i];

@@ -12,7 +12,7 @@
 
 namespace freshrank {
 
-// One slice: its place in a row, and its optimizer's values as floats, rounded once.
+// One slice: its place in weights and state, and its optimizer's values as floats, rounded once.
 struct SliceParameters {
     explicit SliceParameters(const Slice& slice)
         : kind(slice.optimizer.kind),
@@ -64,8 +64,8 @@ inline float ftrl_sum(const SliceParameters& p, float root, float weight) {
     return weight == 0 ? 0.0f : std::copysign(beyond + p.lr * p.l1, -weight);
 }
 
-inline void initialise_state(const SliceParameters& p, float* row) {
-    float* state = row + p.state;
+inline void initialise_state(const SliceParameters& p, const float* weights, float* state) {
+    state += p.state;
     std::fill_n(state, p.n_state, 0.0f);
     if (p.kind == OptimizerKind::adagrad || p.kind == OptimizerKind::rowwise_adagrad) {
         std::fill_n(state, p.n_accumulators(), p.initial_accumulator);
@@ -73,22 +73,22 @@ inline void initialise_state(const SliceParameters& p, float* row) {
         std::fill_n(state, p.n_columns, p.initial_accumulator);
         const float root = std::sqrt(p.initial_accumulator);
         for (std::uint32_t i = 0; i < p.n_columns; ++i) {
-            state[p.n_columns + i] = ftrl_sum(p, root, row[p.column + i]);
+            state[p.n_columns + i] = ftrl_sum(p, root, weights[p.column + i]);
         }
     }
 }
 
-// Writes [weights | state] of a newborn row: nothing of an earlier tenant survives.
+// Writes weights and state of a newborn row: nothing of an earlier tenant survives.
 inline void initialise_row(const TableConfig& config, std::span<const SliceParameters> slices,
-                           std::uint64_t id, float* row) {
+                           std::uint64_t id, float* weights, float* state) {
     for (std::uint32_t column = 0; column < config.dim; ++column) {
-        row[column] = initial_weight(config, id, column);
+        weights[column] = initial_weight(config, id, column);
     }
     if (config.first_order) {
-        row[config.dim] = 0.0f;
+        weights[config.dim] = 0.0f;
     }
     for (const SliceParameters& slice : slices) {
-        initialise_state(slice, row);
+        initialise_state(slice, weights, state);
     }
 }
 
@@ -224,19 +224,22 @@ inline void step<OptimizerKind::ftrl>(const SliceParameters& p, std::uint32_t n,
 // The slice's whole step; clipping changes its part of `gradient`. Inlined into the loop over rows,
 // where it costs an eighth less than called.
 template <OptimizerKind kind>
-[[gnu::always_inline]] inline void step_slice(const SliceParameters& p, float* row, float* gradient,
+[[gnu::always_inline]] inline void step_slice(const SliceParameters& p, float* weights,
+                                              float* state, float* gradient,
                                               std::uint32_t clock_s) {
+    weights += p.column;
+    state += p.state;
     float* slope = gradient + p.column;
     if (p.is_limited) {
         clip(p, slope);
     }
     if (p.half_life_s > 0) {
-        age(p, row + p.state, clock_s);
+        age(p, state, clock_s);
     }
     if (p.n_columns == 1) {  // compiled without the loop, which would take longer than the step
-        step<kind>(p, 1, row + p.column, row + p.state, slope);
+        step<kind>(p, 1, weights, state, slope);
     } else {
-        step<kind>(p, p.n_columns, row + p.column, row + p.state, slope);
+        step<kind>(p, p.n_columns, weights, state, slope);
     }
 }
 

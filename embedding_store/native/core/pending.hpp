@@ -83,6 +83,7 @@ class PendingCounts {
     void sweep(std::uint64_t n_entries);
 
     std::uint64_t size() const { return n_counted_; }
+    std::uint64_t max_size() const { return max_entries_; }
 
     // For snapshots: what stays informed of changes; and back, false where the entry cannot be.
     void watch(PendingView* view) { view_ = view; }

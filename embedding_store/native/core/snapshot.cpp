@@ -15,7 +15,6 @@ namespace freshrank {
 namespace {
 
 constexpr std::uint32_t piece_records = 1U << 14;  // of sections other than rows: 64 KiB to 1 MiB
-constexpr std::uint64_t changed_bit = 1ULL << 63;  // of an image's version: since the base
 
 template <class T>
 void append(Snapshot::Bytes& bytes, const T* values, std::size_t n) {
@@ -175,35 +174,32 @@ void Snapshot::keep_rows(std::span<const std::uint32_t> rows) {
     for (std::size_t i = 0; i < rows.size(); ++i) {
         if (i + ahead < rows.size() && state_->rows.is_wanted(rows[i + ahead])) {
             prefetch(table_->slabs_.lines(rows[i + ahead], state_->row_floats));
-            prefetch({&table_->metadata_.version(rows[i + ahead]), 1});
+            prefetch({&table_->metadata_.record(rows[i + ahead]), 1});
+            prefetch({&table_->metadata_.key(rows[i + ahead]), 1});
+            prefetch({&table_->metadata_.born_s(rows[i + ahead]), 1});
         }
         keep_row(rows[i]);
     }
 }
 
-namespace {
-
 // What a row holds; of a number that is free, that it is.
-void write_row(const Metadata& metadata, const RowSlabs& slabs, std::uint32_t row,
-               std::uint32_t row_floats, std::uint8_t* to) {
-    RowRecord record{.row = row,
-                     .last_seen_s = metadata.last_seen_s(row),
-                     .born_s = metadata.born_s(row),
-                     .frequency = metadata.frequency(row),
-                     .key = metadata.key(row),
-                     .version = metadata.version(row)};
-    if (record.version != 0) {
-        std::memcpy(to + sizeof record, slabs.at(row), row_floats * sizeof(float));
-        record.version |= metadata.is_changed(row) ? changed_bit : 0;
-    }
+void Snapshot::write_row(std::uint32_t row, std::uint8_t* to) const {
+    const Metadata& metadata = table_->metadata_;
+    const RowRecord record{.row = row,
+                           .last_seen_s = metadata.last_seen_s(row),
+                           .born_s = metadata.born_s(row),
+                           .frequency = metadata.frequency(row),
+                           .key = metadata.key(row),
+                           .version = metadata.record(row).version_word};
     std::memcpy(to, &record, sizeof record);
+    if (record.version != 0) {
+        table_->get_floats(row, reinterpret_cast<float*>(to + sizeof record));
+    }
 }
-
-}  // namespace
 
 void Snapshot::keep_row(std::uint32_t row) {
     if (std::uint8_t* image = state_->rows.place_for(row)) {
-        write_row(table_->metadata_, table_->slabs_, row, state_->row_floats, image);
+        write_row(row, image);
     }
 }
 
@@ -324,7 +320,7 @@ std::uint8_t* Snapshot::put_block(std::uint8_t* to) {
         if (image != nullptr) {
             std::memcpy(to, image, state_->row_bytes);
         } else if (is_whole || metadata.is_changed(row)) {
-            write_row(metadata, table_->slabs_, row, state_->row_floats, to);
+            write_row(row, to);
             metadata.clear_changed(row);
         } else {
             return;
@@ -332,7 +328,7 @@ std::uint8_t* Snapshot::put_block(std::uint8_t* to) {
         RowRecord record;
         std::memcpy(&record, to, sizeof record);
         const bool is_changed = (record.version & changed_bit) != 0;
-        record.version &= ~changed_bit;
+        record.version &= max_version;
         std::memcpy(to, &record, sizeof record);
         if (record.version != 0 && (is_whole || is_changed)) {
             to += state_->row_bytes;

@@ -59,6 +59,7 @@ class Snapshot {
     bool put_sketch(Bytes& chunk);
     bool put_rows(Bytes& chunk);
     bool put_checksum(Bytes& chunk);
+    void write_row(std::uint32_t row, std::uint8_t* to) const;
     std::uint8_t* put_block(std::uint8_t* to);
     template <class T>
     bool put_piece(Bytes& chunk, std::vector<T>& records);

@@ -1,5 +1,6 @@
 // Builds a table from a whole snapshot and the increments that follow it. Nothing in them is
 // trusted: every number is checked, and memory follows what was read, not what was promised.
+#include <algorithm>
 #include <bit>
 #include <cstring>
 #include <string>
@@ -47,7 +48,7 @@ void check_counts(const SnapshotHeader& header) {
         return cursor < high_water || cursor == 0;
     };
     require(header.n_row_free <= header.row_high_water && header.n_free_kept <= header.n_row_free &&
-                header.row_high_water < no_row && header.table_version > 0 &&
+                header.row_high_water < no_row && header.table_version > 0 && header.table_version <= max_version &&
                 header.clock_s <= ~std::uint32_t{0} &&
                 cursor_fits(header.row_cursor, header.row_high_water) &&
                 cursor_fits(header.evict_cursor, header.row_high_water),
@@ -173,8 +174,15 @@ class SnapshotReader {
         table_.pending_.advance(header_.clock_s);
     }
 
+    // As much as the table had; and what it holds, if it had no budget and has one now.
     void find_room() {
-        while (table_.room_.rows() < header_.room_rows && table_.extend_room()) {
+        const auto has_room = [&] {
+            return table_.room_.rows() >=
+                       std::max<std::uint64_t>(header_.room_rows, header_.row_high_water) &&
+                   table_.room_.tombstones() >= header_.n_tombstones &&
+                   table_.pending_.max_size() >= header_.n_pending;
+        };
+        while (!has_room() && table_.extend_room()) {
         }
         require(header_.row_high_water <= table_.room_.rows() &&
                     header_.n_tombstones <= table_.room_.tombstones(),
@@ -250,7 +258,7 @@ class SnapshotReader {
     void put(const RowRecord& record, const float* values) {
         require(record.version > 0 && record.version <= header_.table_version,
                 "snapshot is damaged: a row's version lies beyond the table's");
-        check_aged(values);
+        check_aged(values + table_.config_.width());
         table_.slabs_.ensure(record.row);
         table_.metadata_.ensure(record.row);
         // Of an increment: a key that has moved here leaves its old number to another row.
@@ -263,19 +271,19 @@ class SnapshotReader {
             table_.index_.insert(record.key, record.row);
         }
         Metadata& metadata = table_.metadata_;
-        std::memcpy(table_.slabs_.at(record.row), values, row_floats_ * sizeof(float));
+        table_.set_floats(record.row, values);
         metadata.key(record.row) = record.key;
-        metadata.version(record.row) = record.version;
+        metadata.set_version(record.row, record.version);
         metadata.last_seen_s(record.row) = record.last_seen_s;
         metadata.born_s(record.row) = record.born_s;
         metadata.frequency(record.row) = record.frequency;
         metadata.clear_changed(record.row);
     }
 
-    void check_aged(const float* row) const {
+    void check_aged(const float* state) const {
         for (const SliceParameters& slice : table_.slices_) {
             require(slice.half_life_s == 0 ||
-                        std::bit_cast<std::uint32_t>(row[slice.state + slice.n_accumulators()]) <=
+                        std::bit_cast<std::uint32_t>(state[slice.state + slice.n_accumulators()]) <=
                             header_.clock_s,
                     "snapshot is damaged: a row's accumulators were aged after the table's clock");
         }

@@ -135,16 +135,16 @@ void Table::step_sums(Sums& sums) {
     const SliceParameters first = slices_.front();
     const SliceParameters last = slices_.back();
     with_kind(first.kind, [&]<OptimizerKind kind>() {
-        const auto step_first = [=](float* row, float* gradient) {
-            step_slice<kind>(first, row, gradient, clock_s);
+        const auto step_first = [=](float* weights, float* state, float* gradient) {
+            step_slice<kind>(first, weights, state, gradient, clock_s);
         };
         if (slices_.size() == 1) {
             return step_all(sums, step_first);
         }
         with_kind(last.kind, [&]<OptimizerKind other>() {
-            step_all(sums, [=](float* row, float* gradient) {
-                step_first(row, gradient);
-                step_slice<other>(last, row, gradient, clock_s);
+            step_all(sums, [=](float* weights, float* state, float* gradient) {
+                step_first(weights, state, gradient);
+                step_slice<other>(last, weights, state, gradient, clock_s);
             });
         });
     });
@@ -154,16 +154,15 @@ template <class StepRow>
 void Table::step_all(Sums& sums, StepRow step_row) {
     const auto rows = sums.rows.keys();
     const std::uint32_t width = config_.width();
-    const std::uint32_t n_floats = width + config_.n_state();
+    const std::uint32_t n_floats = width + config_.n_state_behind();
     constexpr std::size_t ahead = 16;  // a large batch has pushed its first rows out of the cache
     for (std::size_t n = 0; n < rows.size(); ++n) {
         if (n + ahead < rows.size()) {
             prefetch(slabs_.lines(rows[n + ahead], n_floats));
-            prefetch({&metadata_.version(rows[n + ahead]), sizeof(std::uint64_t)});
+            prefetch({&metadata_.record(rows[n + ahead]), sizeof(Metadata::Record)});
         }
-        step_row(slabs_.at(rows[n]), sums.values.data() + n * width);
-        metadata_.version(rows[n]) = counters_.version;
-        metadata_.mark_changed(rows[n]);
+        step_row(slabs_.at(rows[n]), state(rows[n]), sums.values.data() + n * width);
+        metadata_.set_version(rows[n], counters_.version);
     }
 }
 

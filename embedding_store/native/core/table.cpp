@@ -1,6 +1,7 @@
 #include "table.hpp"
 
 #include <algorithm>
+#include <utility>
 
 #include "pipeline.hpp"
 #include "snapshot.hpp"
@@ -29,9 +30,10 @@ std::uint32_t add_saturating(std::uint32_t a, std::uint32_t b) {
 Table::Table(const TableConfig& config, std::uint64_t initial_rows, std::shared_ptr<Budget> budget)
     : config_(checked(config)),
       slices_(parameters_of(config_)),
+      n_state_(config_.n_state()),
       index_(random_secret(), &tally_),
       numbers_(&tally_),
-      slabs_(config_.width() + config_.n_state(), &tally_),
+      slabs_(config_.width() + config_.n_state_behind(), &tally_),
       metadata_(&tally_),
       pending_(empty_pending()),
       tombstones_(random_secret(), &tally_),
@@ -105,12 +107,12 @@ unsigned Table::n_threads() const {
 }
 
 void Table::touch(std::uint32_t row, std::uint32_t count, std::uint32_t now_s) {
-    metadata_.mark_changed(row);
-    std::uint32_t& last_seen_s = metadata_.last_seen_s(row);
-    std::uint32_t& frequency = metadata_.frequency(row);
-    frequency = add_saturating(
-        decayed(frequency, last_seen_s, now_s, config_.limits.count_half_life_s), count);
-    last_seen_s = std::max(last_seen_s, now_s);
+    Metadata::Record& record = metadata_.record(row);
+    record.frequency = add_saturating(
+        decayed(record.frequency, record.last_seen_s, now_s, config_.limits.count_half_life_s),
+        count);
+    record.last_seen_s = std::max(record.last_seen_s, now_s);
+    record.version_word |= changed_bit;
 }
 
 // How many of `count` occurrences the dice let through, stopping at `enough`.
@@ -162,16 +164,33 @@ std::uint32_t Table::give_birth(std::uint64_t id, std::uint32_t now_s) {
     metadata_.ensure(row);
     keep_rows({&row, 1});
     index_.insert(id, row);
-    initialise_row(config_, slices_, id, slabs_.at(row));
+    initialise_row(config_, slices_, id, slabs_.at(row), state(row));
     metadata_.key(row) = id;
-    metadata_.version(row) = counters_.version;
-    metadata_.mark_changed(row);
+    metadata_.set_version(row, counters_.version);
     metadata_.last_seen_s(row) = now_s;
     metadata_.born_s(row) = now_s;
     // The row's own version is at least the tombstone's: a delta that needed one carries the other.
     tombstones_.erase(id);
     ++counters_.n_admitted;
     return row;
+}
+
+const float* Table::state(std::uint32_t row) const {
+    return n_state_ == 1 ? &metadata_.state(row) : slabs_.at(row) + config_.width();
+}
+
+float* Table::state(std::uint32_t row) {
+    return const_cast<float*>(std::as_const(*this).state(row));
+}
+
+void Table::get_floats(std::uint32_t row, float* to) const {
+    to = std::copy_n(slabs_.at(row), config_.width(), to);
+    std::copy_n(state(row), n_state_, to);
+}
+
+void Table::set_floats(std::uint32_t row, const float* from) {
+    std::copy_n(from, config_.width(), slabs_.at(row));
+    std::copy_n(from + config_.width(), n_state_, state(row));
 }
 
 void Table::contains(Ids ids, std::uint8_t* out) const {

@@ -212,6 +212,11 @@ class Table {
     void wipe(std::uint32_t row);
     void forget_all_but_rows();
     PendingCounts empty_pending();
+    // A row's floats are its weights, then its state, which may stand apart.
+    const float* state(std::uint32_t row) const;
+    float* state(std::uint32_t row);
+    void get_floats(std::uint32_t row, float* to) const;
+    void set_floats(std::uint32_t row, const float* from);
     void move_clock(std::uint32_t now_s);
     bool extend_room();
     void fit_to_room();
@@ -227,6 +232,7 @@ class Table {
     Tally tally_;  // before all that it counts
     TableConfig config_;
     std::vector<SliceParameters> slices_;
+    std::uint32_t n_state_;
     mutable FairSharedMutex mutex_;
     Index index_;
     Numbers numbers_;
