@@ -46,6 +46,7 @@ from freshrank.feature_settings import (
 from freshrank.feature_settings import (
     SeenFeature as SeenFeature,
 )
+from freshrank.log_settings import LogSettings as LogSettings
 from freshrank.replay_settings import ReplaySettings
 from freshrank.store_settings import (
     InitSettings as InitSettings,
@@ -143,15 +144,6 @@ class TrainerSettings(Part):
     batching: Literal["adaptive", "fixed"] = "adaptive"
     batch_max: Annotated[int, Field(ge=1, le=65_536)] = 512
     seed: Annotated[int, Field(ge=0, lt=1 << 63)] = 1
-
-
-class LogSettings(Part):
-    """The event log."""
-
-    kind: Literal["local"] = "local"
-    partitions: Annotated[int, Field(ge=1, le=64)] = 1
-    fsync: Literal["always", "batch", "never"] = "batch"
-    retention: Age | None = timedelta(days=7)
 
 
 class ArchiveSettings(Part):

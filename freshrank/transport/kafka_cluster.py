@@ -60,6 +60,11 @@ _MEANINGS: Final[tuple[tuple[tuple[type[Exception], ...], str, str], ...]] = (
         "make the topics: freshrank topics create",
     ),
     (
+        (kafka.errors.InvalidReplicationFactorError,),
+        "log-replication",
+        "it has fewer brokers than that: set log.replication",
+    ),
+    (
         (kafka.errors.MessageSizeTooLargeError, kafka.errors.RecordListTooLargeError),
         "record-too-large",
         "let the topic's max.message.bytes be 1 MiB or more",

@@ -1,9 +1,7 @@
 """The log on Kafka passes the checks of all logs, and keeps what only it promises."""
 
-import gc
 import signal
 import threading
-import warnings
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from typing import Final
@@ -48,15 +46,6 @@ def paused(server: Server) -> Iterator[None]:
         yield
     finally:
         server.process.send_signal(signal.SIGCONT)
-
-
-@pytest.fixture
-def leaky_client() -> Iterator[None]:
-    """kafka-python forgets to close the socket of a connection that fails; its collector does."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "unclosed <socket", ResourceWarning)
-        yield
-        gc.collect()
 
 
 def refusal(log: KafkaLog, records: list[NewRecord]) -> str:
