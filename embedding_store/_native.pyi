@@ -361,6 +361,12 @@ class ServingTable:
         Returns:
             `float32[n, width]`, and of how many of each bag's ids there was a row, `uint32[n]`.
         """
+    def check(self, keys: U64, rows: F32) -> None:
+        """Refuse what `upsert` would, and change nothing.
+
+        Raises:
+            StoreError: a value that `dtype` cannot hold, by id and column.
+        """
     def upsert(self, keys: U64, rows: F32) -> None:
         """Put rows in; of two with one key the later stays.
 

@@ -29,6 +29,8 @@ dev_app = typer.Typer(
     help="Run a real server for development, from a checkout.", no_args_is_help=True
 )
 app.add_typer(dev_app, name="dev")
+topics_app = typer.Typer(help="Make the topics, look into them.", no_args_is_help=True)
+app.add_typer(topics_app, name="topics")
 
 ConfigPath = Annotated[
     Path,
@@ -267,6 +269,41 @@ def replay(
         archive=ArchiveOptions(first_hour, last_hour, checkpoint, save, allow_gaps),
     )
     run(file, config, options, environ=os.environ)
+
+
+@topics_app.command("create")
+def topics_create(config: ConfigPath = DEFAULT_CONFIG, as_json: Json = False) -> None:
+    """Make the topics that Kafka lacks; exit code 1 if one that is there is not as configured."""
+    from freshrank.commands.topics import create
+
+    create(config, environ=os.environ, as_json=as_json)
+
+
+@topics_app.command("tail")
+def topics_tail(
+    topic: Annotated[str, typer.Argument(help="Such as actions, or freshrank.examples.dlq.")],
+    config: ConfigPath = DEFAULT_CONFIG,
+    partition: Annotated[
+        int | None, typer.Option(min=0, help="This one only; all by default.")
+    ] = None,
+    last: Annotated[int, typer.Option("-n", min=0, help="So many last offsets of each.")] = 10,
+    offset: Annotated[int | None, typer.Option(min=0, help="From this offset on instead.")] = None,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Wait for more.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Print the records at the end of a topic, decoded; works beside the process that writes."""
+    from freshrank.commands.topics import tail
+
+    tail(
+        config,
+        topic,
+        partition=partition,
+        last=last,
+        offset=offset,
+        follow=follow,
+        as_json=as_json,
+        environ=os.environ,
+    )
 
 
 @dev_app.command("kafka")

@@ -29,8 +29,9 @@ from freshrank.transport.base import (
     Record,
     TopicPartition,
 )
+from freshrank.transport.checks import check_append, check_partition, check_topic
 from freshrank.transport.consumer_groups import ConsumerGroups
-from freshrank.transport.local_checks import check_append, check_meta, take_lock
+from freshrank.transport.local_checks import check_meta, take_lock
 from freshrank.transport.partition_reader import PartitionReader
 from freshrank.transport.partition_writer import Fsync, PartitionWriter, WriteSettings, Written
 from freshrank.transport.partitioner import partition_of_key
@@ -97,10 +98,7 @@ class LocalLog:
 
     def n_partitions(self, topic: str) -> int:
         """Partitions of `topic`."""
-        if topic not in TOPICS:
-            raise TransportError(
-                f"unknown topic {topic!r}; it is one of {', '.join(TOPICS)}", code="unknown-topic"
-            )
+        check_topic(topic)
         return 1 if topic in SINGLE_PARTITION_TOPICS else self._n_partitions
 
     def partition_of(self, topic: str, key: bytes) -> int:
@@ -230,11 +228,7 @@ class LocalLog:
         n_partitions = self.n_partitions(topic)
         if self._is_closed:
             raise TransportError(f"the log in {self._directory} is closed", code="log-closed")
-        if not 0 <= partition < n_partitions:
-            raise TransportError(
-                f"{topic} has no partition {partition}, only 0 to {n_partitions - 1}",
-                code="unknown-partition",
-            )
+        check_partition(topic, partition, n_partitions)
         return self._readers[TopicPartition(topic, partition)]
 
     def _writer(self, topic: str, partition: int) -> PartitionWriter:

@@ -1,16 +1,13 @@
 """What the local log refuses before it touches a record."""
 
 import secrets
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
 import msgspec
 
 from freshrank.errors import TransportError
-from freshrank.transport.base import RECORD_BYTES_MAX, NewRecord
 from freshrank.transport.files import disk_errors, make_directory, replace_file, try_lock
-from freshrank.transport.records import KEY_BYTES_MAX, PRODUCER_BYTES_MAX
 
 _FORMAT: Final = 1
 # Four thousand partitions of one topic are more than one machine has files for.
@@ -98,37 +95,3 @@ def _write_meta(path: Path, n_partitions: int) -> str:
     identity = secrets.token_hex(8)
     replace_file(path, msgspec.json.encode(_Meta(_FORMAT, n_partitions, identity)))
     return identity
-
-
-def check_append(
-    topic: str,
-    records: Sequence[NewRecord],
-    partition: int | None,
-    producer: str | None,
-    first_sequence: int | None,
-) -> None:
-    """Refuse an append that breaks the rules of `EventLog.append`.
-
-    Raises:
-        TransportError: code `bad-append` or `record-too-large`.
-    """
-    if producer is not None or first_sequence is not None:
-        if producer is None or partition is None or first_sequence is None:
-            raise TransportError(
-                "an idempotent append needs producer, first_sequence and partition together",
-                code="bad-append",
-            )
-        if first_sequence < 0 or not 0 < len(producer.encode()) <= PRODUCER_BYTES_MAX:
-            raise TransportError(
-                f"producer {producer!r} with first_sequence {first_sequence}: the name has 1 to "
-                f"{PRODUCER_BYTES_MAX} bytes, a sequence counts from 0",
-                code="bad-append",
-            )
-    for index, record in enumerate(records):
-        if len(record.value) >= RECORD_BYTES_MAX or len(record.key) > KEY_BYTES_MAX:
-            raise TransportError(
-                f"record {index} for {topic}: its value has {len(record.value)} bytes and must "
-                f"stay below {RECORD_BYTES_MAX}, its key {len(record.key)} of at most "
-                f"{KEY_BYTES_MAX}; split it under the same key",
-                code="record-too-large",
-            )

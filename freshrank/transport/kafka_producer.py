@@ -1,0 +1,65 @@
+"""kafka-python's producer, with an end to everything it waits for.
+
+Its own `commit_transaction` waits for ever for a broker that stands still, and its `close` gives up
+before it has ended its thread when a batch is left over.
+"""
+
+import contextlib
+from collections.abc import Mapping
+from typing import Any, Final
+
+import kafka.errors
+from kafka import KafkaProducer
+
+from freshrank.transport.kafka_cluster import Cluster
+
+# Of small records; a larger record is a batch of its own.
+_BATCH_BYTES: Final = 256 << 10
+# A sender that is told to end at once looks up within milliseconds.
+_END_S: Final = 1.0
+
+
+class Producer(KafkaProducer):  # type: ignore[misc]  # kafka-python has no types
+    """An idempotent producer that waits for all replicas in sync, and for nothing for ever."""
+
+    def send_offsets_to_transaction(self, offsets: Mapping[Any, Any], group_metadata: str) -> None:
+        """Put a group's offsets into the transaction."""
+        self._settle(self._transaction_manager.send_offsets_to_transaction(offsets, group_metadata))
+
+    def commit_transaction(self) -> None:
+        """Commit, or raise within `max_block_ms`; nobody knows then whether it is committed."""
+        self._settle(self._transaction_manager.begin_commit())
+
+    def end(self, timeout_s: float) -> None:
+        """Close; what is not delivered after so long fails."""
+        with contextlib.suppress(kafka.errors.KafkaError):
+            self.close(timeout=timeout_s)
+        if self._sender.is_alive():
+            self._sender.force_close()
+            self._sender.join(_END_S)
+
+    def _settle(self, result: Any) -> None:
+        self._sender.wakeup()
+        timeout_ms = self.config["max_block_ms"]
+        if not result.wait(timeout_ms):
+            raise kafka.errors.KafkaTimeoutError(f"no answer in {timeout_ms} ms")
+
+
+def producer(cluster: Cluster, compression: str | None, **options: Any) -> Producer:
+    """A producer for the cluster; further options are those of kafka-python.
+
+    Raises:
+        TransportError: the cluster cannot be reached.
+    """
+    common = {
+        "acks": "all",
+        "enable_idempotence": True,
+        "compression_type": compression,
+        "delivery_timeout_ms": cluster.timeout_ms,
+        "request_timeout_ms": cluster.timeout_ms // 2,
+        "max_block_ms": cluster.timeout_ms,
+        "batch_size": _BATCH_BYTES,
+        "allow_auto_create_topics": False,
+        "metrics_enabled": False,
+    }
+    return cluster.made(Producer, common | options)

@@ -1,0 +1,129 @@
+"""Records and input offsets that enter Kafka together or not at all."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from kafka.structs import OffsetAndMetadata
+
+from freshrank.errors import TransportError
+from freshrank.transport.base import NewRecord, TopicPartition
+from freshrank.transport.checks import check_append
+from freshrank.transport.kafka_cluster import Cluster
+from freshrank.transport.kafka_producer import Producer, producer
+
+# The cluster aborts what a dead process left open after so long; until then readers of those
+# partitions see nothing behind it.
+TRANSACTION_TIMEOUT_MS: Final = 10_000
+# A commit is several requests that are tried again until the one before has settled; with the
+# client's own 100 ms its p99 is 215 ms, with this 27 ms.
+_RETRY_BACKOFF_MS: Final = 5
+
+
+class Transactions:
+    """The one writer under a transactional id; a later one fences it for good.
+
+    Opening it settles what an earlier one left open, so the group's committed offsets, asked for
+    afterwards, are those of its last whole transaction. For one thread at a time.
+
+    Args:
+        cluster: Where to.
+        transactional_id: Stable name of this role and partition.
+        compression: As of `KafkaLog`.
+
+    Raises:
+        TransportError: the cluster cannot be reached, or does not settle the earlier transaction.
+    """
+
+    def __init__(
+        self, cluster: Cluster, transactional_id: str, *, compression: str | None = "lz4"
+    ) -> None:
+        self._cluster = cluster
+        self._id = transactional_id
+        self._compression = compression
+        self._is_fenced = False
+        self._producer: Producer | None = None
+        self._open()
+
+    def commit(
+        self,
+        records: Mapping[TopicPartition, Sequence[NewRecord]],
+        *,
+        group: str,
+        offsets: Mapping[TopicPartition, int],
+    ) -> dict[TopicPartition, list[int]]:
+        """Append the records and commit the group's next input offsets, in one transaction.
+
+        Returns:
+            The records' offsets. Between two transactions the log has offsets without a record.
+
+        Raises:
+            TransportError: code `fenced` when another writer has taken over: end the process. After
+                any other error nobody knows whether it is committed: go on from the group's
+                committed offsets, which say so.
+        """
+        for place, new in records.items():
+            check_append(place.topic, new, place.partition, None, None)
+        if self._is_fenced:
+            raise self._fenced()
+        try:
+            with self._cluster.errors(f"commit a transaction of {self._id}"):
+                return self._commit(self._open(), records, group, offsets)
+        except BaseException as error:
+            self.close()
+            self._is_fenced = isinstance(error, TransportError) and error.code == "fenced"
+            raise
+
+    def close(self) -> None:
+        """End the client. What it left open is aborted by its successor, or by time."""
+        open_one, self._producer = self._producer, None
+        if open_one is not None:
+            open_one.end(0.0)
+
+    def _open(self) -> Producer:
+        if self._producer is None:
+            fresh = producer(
+                self._cluster,
+                self._compression,
+                transactional_id=self._cluster.name(self._id),
+                transaction_timeout_ms=TRANSACTION_TIMEOUT_MS,
+                retry_backoff_ms=_RETRY_BACKOFF_MS,
+            )
+            with self._cluster.errors(f"begin transactions of {self._id}"):
+                try:
+                    fresh.init_transactions()
+                except BaseException:
+                    fresh.end(0.0)
+                    raise
+            self._producer = fresh
+        return self._producer
+
+    def _commit(
+        self,
+        to: Producer,
+        records: Mapping[TopicPartition, Sequence[NewRecord]],
+        group: str,
+        offsets: Mapping[TopicPartition, int],
+    ) -> dict[TopicPartition, list[int]]:
+        to.begin_transaction()
+        futures: dict[TopicPartition, list[Any]] = {}
+        for place, new in records.items():
+            name = self._cluster.name(place.topic)
+            futures[place] = [
+                to.send(name, key=one.key, value=one.value, partition=place.partition)
+                for one in new
+            ]
+        if offsets:
+            named = {
+                self._cluster.place(place): OffsetAndMetadata(offset, "", -1)
+                for place, offset in offsets.items()
+            }
+            to.send_offsets_to_transaction(named, self._cluster.name(group))
+        to.commit_transaction()
+        # Committed means delivered; a future that failed nevertheless must not pass in silence.
+        return {place: [one.get(0).offset for one in some] for place, some in futures.items()}
+
+    def _fenced(self) -> TransportError:
+        return TransportError(
+            f"{self._cluster} has another writer for {self._id}: end this process",
+            code="fenced",
+        )

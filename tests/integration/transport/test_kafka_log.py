@@ -1,0 +1,217 @@
+"""The log on Kafka passes the checks of all logs, and keeps what only it promises."""
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from typing import Final
+
+import pytest
+from kafka import KafkaConsumer
+
+from freshrank.dev.servers import Server
+from freshrank.errors import TransportError
+from freshrank.transport import kafka_topics
+from freshrank.transport.base import ACTIONS, ENTITIES, EXAMPLES, NewRecord, TopicPartition
+from freshrank.transport.kafka import KafkaLog
+from freshrank.transport.kafka_cluster import Cluster
+from freshrank.transport.kafka_writer import Room
+from tests.integration.transport.conftest import NewCluster
+from tests.integration.transport.log_checks import (
+    DEADLINE_S,
+    LOG_CHECKS,
+    N_PARTITIONS,
+    Check,
+    new_records,
+    read_all,
+    values,
+)
+
+PLACE: Final = TopicPartition(ACTIONS, 0)
+
+
+@pytest.mark.parametrize(
+    "check", LOG_CHECKS, ids=lambda check: check.__name__.removeprefix("check_")
+)
+def test_kafka_log_passes(check: Check, new_cluster: NewCluster) -> None:
+    cluster = new_cluster(N_PARTITIONS)
+    check(lambda: KafkaLog(cluster, n_partitions=N_PARTITIONS))
+
+
+@contextmanager
+def paused(server: Server) -> Iterator[None]:
+    """The broker stands still, as a machine does that swaps."""
+    server.process.send_signal(signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        server.process.send_signal(signal.SIGCONT)
+
+
+def refusal(log: KafkaLog, records: list[NewRecord]) -> str:
+    with pytest.raises(TransportError) as refused:
+        log.append(ACTIONS, records, partition=0)
+    return refused.value.code
+
+
+def test_a_broker_that_stands_still_refuses_what_exceeds_the_bound_and_loses_nothing(
+    new_cluster: NewCluster, kafka_server: Server, leaky_client: None
+) -> None:
+    with closing(KafkaLog(new_cluster(1), in_flight_bytes_max=100_000)) as log:
+        log.append(ACTIONS, new_records(0, 1))
+        waiting = threading.Thread(target=log.append, args=(ACTIONS, new_records(1, 50)))
+        with paused(kafka_server):
+            waiting.start()
+            while not log.statistics()["in_flight_bytes"]:
+                pass
+            assert refusal(log, [NewRecord(b"", bytes(60_000))]) == "log-busy"
+            assert 50_000 <= log.statistics()["in_flight_bytes"] <= 100_000
+        waiting.join(DEADLINE_S)
+        assert log.append(ACTIONS, new_records(51, 1)) == [(0, 51)]
+        assert values(read_all(log, ACTIONS, 0)) == [b"value-%d" % i for i in range(52)]
+        assert log.statistics()["in_flight_bytes"] == 0
+
+
+def test_a_broker_that_stands_still_for_too_long_is_given_up_and_found_again(
+    new_cluster: NewCluster, kafka_server: Server, leaky_client: None
+) -> None:
+    cluster = new_cluster(1)
+    impatient = Cluster(cluster.brokers, cluster.prefix, timeout_ms=1_000)
+    with closing(KafkaLog(impatient)) as log:
+        log.append(ACTIONS, new_records(0, 1))
+        with paused(kafka_server):
+            assert refusal(log, new_records(1, 1)) == "broker-timeout"
+            assert log.statistics()["in_flight_bytes"] == 0
+        # Whether the refused record is in the log is open; those that were taken are, in order.
+        taken = [log.append(ACTIONS, new_records(i, 1))[0][1] for i in (2, 3)]
+        assert [log.read(ACTIONS, 0, at, n_max=1)[0].value for at in taken] == [
+            b"value-2",
+            b"value-3",
+        ]
+        got = values(read_all(log, ACTIONS, 0))
+        assert [one for one in got if one != b"value-1"] == [b"value-0", b"value-2", b"value-3"]
+        assert got.count(b"value-1") <= 1
+
+
+def test_a_cluster_that_nobody_answers_for_is_named(leaky_client: None) -> None:
+    with pytest.raises(TransportError, match=r"Kafka at 127\.0\.0\.1:1: .* is it running"):
+        KafkaLog(Cluster(("127.0.0.1:1",), timeout_ms=500))
+
+
+def test_missing_topics_are_named_with_the_command_that_makes_them(kafka_server: Server) -> None:
+    with pytest.raises(
+        TransportError, match=r"nobody\.freshrank\.actions.*topics create"
+    ) as missing:
+        KafkaLog(Cluster((kafka_server.address,), "nobody."))
+    assert missing.value.code == "unknown-topic"
+
+
+def test_topics_of_unequal_partitions_are_refused(new_cluster: NewCluster) -> None:
+    cluster = new_cluster(2)
+    with pytest.raises(TransportError, match="actions 2") as all_of_them:
+        KafkaLog(cluster, n_partitions=4)
+    with cluster.admin() as admin:
+        admin.create_partitions({cluster.name(ENTITIES): 3})
+        while len(kafka_topics.described(admin, cluster)[ENTITIES]["partitions"]) < 3:
+            pass
+    with pytest.raises(TransportError, match="entities 3:") as one_of_them:
+        KafkaLog(cluster, n_partitions=2)
+    assert all_of_them.value.code == one_of_them.value.code == "log-partitions"
+
+
+def test_a_topic_made_anew_gives_the_log_another_identity(new_cluster: NewCluster) -> None:
+    cluster = new_cluster(1)
+    name = cluster.name(EXAMPLES)
+    with closing(KafkaLog(cluster)) as log, cluster.admin() as admin:
+        before = log.identity
+        admin.delete_topics([name])
+        admin.create_topics({name: {"num_partitions": 1, "replication_factor": 1}})
+        admin.wait_for_topics([name])
+    with closing(KafkaLog(cluster)) as log:
+        assert log.identity != before
+
+
+def test_what_retention_removed_under_a_reader_is_refused(new_cluster: NewCluster) -> None:
+    cluster = new_cluster(1)
+    with closing(KafkaLog(cluster)) as log, cluster.admin() as admin:
+        log.append(ACTIONS, new_records(0, 3))
+        assert len(log.read(ACTIONS, 0, 0)) == 3
+        log.append(ACTIONS, new_records(3, 3))
+        admin.delete_records({cluster.place(PLACE): 5})
+    with closing(KafkaLog(cluster)) as log:
+        assert log.start_offset(ACTIONS, 0) == 5
+        with pytest.raises(TransportError, match="begins at offset 5, 2 was removed") as removed:
+            log.read(ACTIONS, 0, 2)
+        assert removed.value.code == "offset-removed"
+        assert values(log.read(ACTIONS, 0, 5)) == [b"value-5"]
+
+
+def test_readers_far_apart_in_one_partition_both_get_everything(new_cluster: NewCluster) -> None:
+    value = bytes(400_000)
+    with closing(KafkaLog(new_cluster(1))) as log:
+        for i in range(30):  # 12 MB: three times what is held ahead of readers
+            log.append(ACTIONS, [NewRecord(b"%d" % i, value)])
+        got: dict[int, list[bytes]] = {}
+
+        def read(first: int) -> None:
+            got[first] = []
+            for offset in range(first, 30):
+                got[first] += [record.key for record in log.read(ACTIONS, 0, offset, n_max=1)]
+
+        readers = [threading.Thread(target=read, args=(first,)) for first in (0, 10, 20)]
+        for reader in readers:
+            reader.start()
+        for reader in readers:
+            reader.join(2 * DEADLINE_S)
+        assert got == {first: [b"%d" % i for i in range(first, 30)] for first in (0, 10, 20)}
+
+
+def test_a_consumer_that_stands_still_is_replaced(
+    new_cluster: NewCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[KafkaConsumer] = []
+    make = Cluster.consumer
+
+    def consumer(cluster: Cluster) -> KafkaConsumer:
+        made.append(make(cluster))
+        return made[-1]
+
+    monkeypatch.setattr(Cluster, "consumer", consumer)
+    with closing(KafkaLog(new_cluster(1), stall_s=0.3)) as log:
+        log.append(ACTIONS, new_records(0, 1))
+        assert len(log.read(ACTIONS, 0, 0)) == 1
+        # Deaf, as kafka-python's consumers were: it polls, and nothing comes.
+        is_deaf = threading.Event()
+
+        def hear_nothing(**_: object) -> dict[object, object]:
+            is_deaf.set()
+            return {}
+
+        monkeypatch.setattr(made[0], "poll", hear_nothing)
+        assert is_deaf.wait(DEADLINE_S)
+        log.append(ACTIONS, new_records(1, 1))
+        assert values(log.read(ACTIONS, 0, 1)) == [b"value-1"]
+        assert log.statistics()["stalls"] == 1
+
+
+def test_appending_with_sequences_is_refused(new_cluster: NewCluster) -> None:
+    with closing(KafkaLog(new_cluster(1))) as log:
+        for ask in (
+            lambda: log.append(
+                ACTIONS, new_records(0, 1), partition=0, producer="a", first_sequence=0
+            ),
+            lambda: log.last_sequence(ACTIONS, 0, "a"),
+        ):
+            with pytest.raises(TransportError, match="in a transaction") as refused:
+                ask()
+            assert refused.value.code == "bad-append"
+
+
+def test_a_room_lets_one_in_that_is_larger_than_itself_and_none_beside_it() -> None:
+    room = Room(10)
+    assert room.take(100, wait_s=0)
+    assert not room.take(1, wait_s=0)
+    room.give(100)
+    assert room.take(6, wait_s=0)
+    assert room.take(4, wait_s=0)
+    assert not room.take(1, wait_s=0.01)

@@ -1,0 +1,144 @@
+"""Records and input offsets are there together or not at all, whoever dies or is replaced."""
+
+from collections.abc import Iterator
+from contextlib import closing
+from typing import Final
+
+import pytest
+
+from freshrank.errors import TransportError
+from freshrank.transport.base import (
+    ACTIONS,
+    EXAMPLES,
+    RECORD_BYTES_MAX,
+    NewRecord,
+    TopicPartition,
+)
+from freshrank.transport.kafka import KafkaLog
+from freshrank.transport.kafka_cluster import Cluster
+from freshrank.transport.kafka_transactions import Transactions
+from tests.integration.transport.conftest import NewCluster
+from tests.integration.transport.log_checks import new_records, read_all, values
+
+INPUT: Final = TopicPartition(ACTIONS, 0)
+OUTPUT: Final = TopicPartition(EXAMPLES, 0)
+
+
+@pytest.fixture
+def cluster(new_cluster: NewCluster) -> Cluster:
+    return new_cluster(1)
+
+
+@pytest.fixture
+def log(cluster: Cluster) -> Iterator[KafkaLog]:
+    with closing(KafkaLog(cluster)) as log:
+        yield log
+
+
+def commit(transactions: Transactions, first: int, n_records: int) -> list[int]:
+    """So many records that follow from the input before `first + n_records`."""
+    return transactions.commit(
+        {OUTPUT: new_records(first, n_records)},
+        group="joiner",
+        offsets={INPUT: first + n_records},
+    )[OUTPUT]
+
+
+def leave_open(transactions: Transactions, cluster: Cluster, first: int) -> None:
+    """Do what a process has done that dies before it commits."""
+    producer = transactions._open()
+    producer.begin_transaction()
+    record = new_records(first, 1)[0]
+    name = cluster.name(OUTPUT.topic)
+    producer.send(name, key=record.key, value=record.value, partition=0).get(10)
+
+
+def test_records_and_offsets_enter_together(cluster: Cluster, log: KafkaLog) -> None:
+    with closing(Transactions(cluster, "joiner-0")) as transactions:
+        assert commit(transactions, 0, 3) == [0, 1, 2]
+        assert commit(transactions, 3, 2) == [4, 5]  # offset 3 is the mark of the first commit
+    assert values(read_all(log, EXAMPLES, 0)) == [b"value-%d" % i for i in range(5)]
+    assert log.committed("joiner") == {INPUT: 5}
+
+
+def test_the_mark_at_the_end_is_nothing_to_read(cluster: Cluster, log: KafkaLog) -> None:
+    with closing(Transactions(cluster, "joiner-0")) as transactions:
+        commit(transactions, 0, 3)
+        assert log.end_offset(EXAMPLES, 0) == 4
+        assert len(log.read(EXAMPLES, 0, 0)) == 3
+        assert log.read(EXAMPLES, 0, 3) == []
+        assert not log.wait({OUTPUT: 3}, timeout_s=0.05)
+        assert log.lag({OUTPUT: 3}) == {OUTPUT: 0}
+        commit(transactions, 3, 1)
+        assert log.lag({OUTPUT: 3}) == {OUTPUT: 3}
+        assert values(log.read(EXAMPLES, 0, 3)) == [b"value-3"]
+
+
+def test_what_is_not_committed_is_not_seen_and_ends_with_its_successor(
+    cluster: Cluster, log: KafkaLog
+) -> None:
+    dead = Transactions(cluster, "joiner-0")
+    commit(dead, 0, 2)
+    leave_open(dead, cluster, 2)
+    assert log.end_offset(EXAMPLES, 0) == 3
+    assert values(read_all(log, EXAMPLES, 0)) == [b"value-0", b"value-1"]
+    with closing(Transactions(cluster, "joiner-0")) as successor:
+        assert log.committed("joiner") == {INPUT: 2}
+        commit(successor, 2, 2)
+    assert log.end_offset(EXAMPLES, 0) == 8  # two marks, the aborted record and its mark
+    assert values(read_all(log, EXAMPLES, 0)) == [b"value-%d" % i for i in range(4)]
+    dead.close()
+
+
+def test_one_that_was_replaced_is_fenced_for_good(cluster: Cluster, log: KafkaLog) -> None:
+    with (
+        closing(Transactions(cluster, "joiner-0")) as zombie,
+        closing(Transactions(cluster, "joiner-0")) as successor,
+    ):
+        for _ in range(2):
+            with pytest.raises(TransportError) as refused:
+                commit(zombie, 0, 1)
+            assert refused.value.code == "fenced"
+        commit(successor, 5, 1)
+    assert values(read_all(log, EXAMPLES, 0)) == [b"value-5"]
+    assert log.committed("joiner") == {INPUT: 6}
+
+
+def test_two_ids_do_not_disturb_each_other(cluster: Cluster, log: KafkaLog) -> None:
+    with (
+        closing(Transactions(cluster, "joiner-0")) as one,
+        closing(Transactions(cluster, "joiner-1")) as other,
+    ):
+        commit(one, 0, 1)
+        commit(other, 1, 1)
+        commit(one, 2, 1)
+    assert values(read_all(log, EXAMPLES, 0)) == [b"value-0", b"value-1", b"value-2"]
+
+
+def test_a_record_that_is_too_large_leaves_the_writer_usable(
+    cluster: Cluster, log: KafkaLog
+) -> None:
+    too_large = [*new_records(0, 1), NewRecord(b"", bytes(RECORD_BYTES_MAX))]
+    with closing(Transactions(cluster, "joiner-0")) as transactions:
+        with pytest.raises(TransportError) as refused:
+            transactions.commit({OUTPUT: too_large}, group="joiner", offsets={INPUT: 9})
+        assert refused.value.code == "record-too-large"
+        commit(transactions, 0, 1)
+    assert values(read_all(log, EXAMPLES, 0)) == [b"value-0"]
+    assert log.committed("joiner") == {INPUT: 1}
+
+
+def test_a_commit_that_the_cluster_refuses_is_aborted_whole(
+    cluster: Cluster, log: KafkaLog
+) -> None:
+    nowhere = TopicPartition(EXAMPLES, 7)
+    with closing(Transactions(cluster, "joiner-0")) as transactions:
+        with pytest.raises(TransportError):
+            transactions.commit(
+                {OUTPUT: new_records(0, 1), nowhere: new_records(1, 1)},
+                group="joiner",
+                offsets={INPUT: 9},
+            )
+        commit(transactions, 0, 1)
+    assert values(read_all(log, EXAMPLES, 0)) == [b"value-0"]
+    assert log.committed("joiner") == {INPUT: 1}
