@@ -206,7 +206,7 @@ def test_a_table_without_a_budget_is_restored_into_one_that_holds_it() -> None:
     assert after["peak_bytes"] <= after["budget_bytes"] == budget.used_bytes
     Table.restore(table.snapshot(), budget=Budget(after["budget_bytes"]))
     with pytest.raises(StoreError, match="the budget has room"):
-        Table.restore(table.snapshot(), Budget(4 * MIB))
+        Table.restore(table.snapshot(), budget=Budget(4 * MIB))
 
 
 def test_without_room_for_tombstones_rows_wait_for_a_trim() -> None:

@@ -48,8 +48,8 @@ void check_counts(const SnapshotHeader& header) {
         return cursor < high_water || cursor == 0;
     };
     require(header.n_row_free <= header.row_high_water && header.n_free_kept <= header.n_row_free &&
-                header.row_high_water < no_row && header.table_version > 0 && header.table_version <= max_version &&
-                header.clock_s <= ~std::uint32_t{0} &&
+                header.row_high_water < no_row && header.table_version > 0 &&
+                header.table_version <= max_version && header.clock_s <= ~std::uint32_t{0} &&
                 cursor_fits(header.row_cursor, header.row_high_water) &&
                 cursor_fits(header.evict_cursor, header.row_high_water),
             "snapshot is damaged: counts, version, clock or a cursor is out of range");
