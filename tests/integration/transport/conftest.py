@@ -39,6 +39,6 @@ def new_cluster(kafka_server: Server) -> Iterator[NewCluster]:
 def leaky_client() -> Iterator[None]:
     """kafka-python forgets to close the socket of a connection that fails; its collector does."""
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "unclosed <socket", ResourceWarning)
+        warnings.filterwarnings("ignore", "unclosed <(socket|ssl)", ResourceWarning)
         yield
         gc.collect()
