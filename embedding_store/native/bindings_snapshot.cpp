@@ -36,7 +36,7 @@ class Chunks {
             file_ = builtins.attr("open")(from, "rb", 0);
             const nb::object read =
                 nb::cpp_function([file = file_] { return file.attr("read")(file_chunk_bytes); });
-            chunks_ = builtins.attr("iter")(read, nb::bytes());
+            chunks_ = builtins.attr("iter")(read, nb::bytes("", 0));
         } else {
             chunks_ = nb::iter(from);
         }
