@@ -1,5 +1,7 @@
 """The native core: exact, expirable embedding tables. All batch calls release the GIL."""
 
+from collections.abc import Iterable
+from os import PathLike
 from typing import Final, Literal, TypedDict
 
 import numpy as np
@@ -13,6 +15,9 @@ F32 = npt.NDArray[np.float32]
 I64 = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
 U8 = npt.NDArray[np.uint8]
+
+# A snapshot whole, in a file, or in chunks.
+SnapshotData = bytes | bytearray | memoryview | str | PathLike[str] | Iterable[bytes]
 
 FORMAT_VERSION: Final[int]
 
@@ -60,6 +65,36 @@ class Inspection(TypedDict):
     version: int  # of the last change
     weight_norm: float
     state_norm: float  # of the optimizer's state
+
+class Snapshot:
+    """A table as it was when this began, `bytes` chunk by chunk, while the table goes on.
+
+    A chunk is about 256 KiB, or one row, or up to 1 MiB of pending counts; reading one holds up
+    other calls of the table for the time it takes to copy it. Until the end, memory holds what
+    changes meanwhile, each row once, and 16 bytes for each pending count and tombstone: it is
+    `snapshot_bytes` of the table's statistics, and no part of its budget.
+
+    A table has one at a time. One that is not read to its end (an exception, `close`, or nobody
+    holds it any more) frees its memory, and the next must be a whole one.
+
+    Example:
+        with table.begin_snapshot() as snapshot:
+            for chunk in snapshot:
+                file.write(chunk)
+    """
+
+    def __enter__(self) -> Snapshot: ...
+    def __exit__(self, *exception: object) -> None: ...
+    def __iter__(self) -> Snapshot: ...
+    def __next__(self) -> bytes: ...
+    def close(self) -> None: ...
+    @property
+    def id(self) -> int:
+        """What an increment names as `since`: the snapshot's checksum.
+
+        Raises:
+            StoreError: it was not read to its end.
+        """
 
 class Table:
     """One training table: 64-bit id -> row [weights | optimizer state].
@@ -224,10 +259,38 @@ class Table:
         """Changes with version > since: keys, their rows, tombstones; ascending, disjoint."""
     def trim_tombstones(self, through: int) -> int: ...
     def snapshot(self) -> bytes:
-        """The whole table, format v1: rows, state, counts, clocks, cursor, tombstones, checksum."""
+        """The whole table, format v1: `begin_snapshot` read to its end. Equal tables, equal bytes.
+
+        Raises:
+            StoreError: a snapshot of this table is being taken.
+        """
+    def begin_snapshot(self, since: int | None = None) -> Snapshot:
+        """The table as it is now, to be read while it goes on: see `Snapshot`.
+
+        Args:
+            since: Write an increment: the rows that changed since that snapshot, by its `id`, and
+                all else in full. It must be the last of this table that was read to its end, or
+                the last that this table was restored from.
+
+        Raises:
+            StoreError: a snapshot of this table is being taken, or `since` is not its last one.
+        """
     @staticmethod
-    def restore(data: bytes, budget: Budget | None = None) -> Table:
-        """Rebuild from `snapshot()`; every later call behaves bit for bit like the original."""
+    def restore(
+        data: SnapshotData, *increments: SnapshotData, budget: Budget | None = None
+    ) -> Table:
+        """Rebuild from a snapshot; every later call behaves bit for bit like the original.
+
+        Args:
+            data: A whole one: bytes, a path, or its chunks.
+            increments: What follows it, in order.
+            budget: Where the table takes its room.
+
+        Raises:
+            OSError: a file cannot be read.
+            StoreError: truncated, damaged, of another version, not a chain, or too large for the
+                budget.
+        """
     def inspect(self, id: int) -> Inspection: ...
     def rows_from(self, start: int, max_rows: int) -> tuple[int, U64, F32, U64, U32, U32, U32]:
         """Read up to `max_rows` rows in the order of row numbers, with all that is theirs.
@@ -266,7 +329,8 @@ class Table:
         sketch_admitted (of these, on an estimated count: fewer than 2.4 % of the ids estimated
         come too early), filtered (occurrences of ids that stayed without a row), expired, erased,
         evicted. Of a budget: budget_bytes taken, max_rows they have room for; peak_bytes, the most
-        that was ever held, never exceeds them.
+        that was ever held, never exceeds them. snapshot_bytes, of a snapshot that is being taken,
+        come on top.
         """
     def __len__(self) -> int: ...
 

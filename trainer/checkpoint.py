@@ -211,7 +211,9 @@ def _tables(
     path: Path, snapshots: Mapping[str, bytes], budgets: Mapping[str, Budget]
 ) -> dict[str, Table]:
     try:
-        return {name: Table.restore(data, budgets.get(name)) for name, data in snapshots.items()}
+        return {
+            name: Table.restore(data, budget=budgets.get(name)) for name, data in snapshots.items()
+        }
     except StoreError as error:
         # Damaged, or too large for its budget: without limits only damage is refused.
         needed = {name: _needed_bytes(data) for name, data in snapshots.items()}
@@ -227,7 +229,7 @@ def _tables(
 
 
 def _needed_bytes(snapshot: bytes) -> int:
-    return Table.restore(snapshot, Budget(1 << 62)).statistics()["budget_bytes"]
+    return Table.restore(snapshot, budget=Budget(1 << 62)).statistics()["budget_bytes"]
 
 
 def _verified(path: Path, entry: dict[str, Any]) -> bytes:

@@ -124,6 +124,7 @@ nb::dict statistics(const Table& table) {
     result["peak_bytes"] = values.peak_bytes;
     result["budget_bytes"] = values.budget_bytes;
     result["max_rows"] = values.max_rows;
+    result["snapshot_bytes"] = values.snapshot_bytes;
     return result;
 }
 
@@ -199,24 +200,7 @@ void bind_changes(nb::class_<Table>& type) {
                 const nb::gil_scoped_release release;
                 return table.trim_tombstones(version);
             },
-            "through"_a)
-        .def("snapshot",
-             [](const Table& table) {
-                 std::vector<std::uint8_t> bytes;
-                 {
-                     const nb::gil_scoped_release release;
-                     bytes = table.snapshot();
-                 }
-                 return nb::bytes(bytes.data(), bytes.size());
-             })
-        .def_static(
-            "restore",
-            [](const nb::bytes& data, std::shared_ptr<Budget> budget) {
-                const std::span bytes(static_cast<const std::uint8_t*>(data.data()), data.size());
-                const nb::gil_scoped_release release;
-                return Table::restore(bytes, std::move(budget));
-            },
-            "data"_a, "budget"_a = nb::none());
+            "through"_a);
 }
 
 }  // namespace
@@ -229,6 +213,7 @@ void bind_table(nb::module_& m) {
     bind_questions(type);
     bind_changes(type);
     bind_rows(type);
+    bind_snapshots(m, type);
 }
 
 }  // namespace freshrank

@@ -17,6 +17,7 @@ unsigned Table::owner_of(std::uint64_t id) const {
 // `find_newborn` gives them the row.
 template <class Counter>
 void Table::count(Ids ids, std::uint32_t now_s, std::uint32_t* rows, Counter&& counter) {
+    keep(ids);
     const auto touch_known = [&](auto& count_of, std::size_t i) {
         if (rows[i] != no_row) {
             if (const std::uint32_t n = count_of(i); n != 0) {

@@ -74,6 +74,7 @@ std::uint64_t Table::apply(Ids ids, const float* gradients) {
     if (!std::ranges::equal(looked_up_.ids, ids)) {
         find_again(ids);
     }
+    keep_rows(looked_up_.rows);
     const std::uint32_t width = config_.width();
     return step_by_share(ids.size(), [&](Sums& sums, auto is_own) {
         for (std::size_t i = 0; i < ids.size(); ++i) {
@@ -87,6 +88,7 @@ std::uint64_t Table::apply(Ids ids, const float* gradients) {
 std::uint64_t Table::apply_pooled(const IdBags& bags, const float* gradients) {
     const std::lock_guard lock(mutex_);
     find_again(bags.ids);
+    keep_rows(looked_up_.rows);
     const std::uint32_t width = config_.width();
     return step_by_share(bags.ids.size(), [&](Sums& sums, auto is_own) {
         for_each_part(
@@ -109,6 +111,7 @@ std::uint64_t Table::learn(std::size_t n_rows, std::size_t n_slots, const float*
                 " slots to learn from: each read can be learned once, and not after rows left; "
                 "call read with the batch first");
     reading_.is_open = false;
+    keep_rows(reading_.rows);
     const std::uint32_t width = config_.width();
     return step_by_share(reading_.rows.size(), [&](Sums& sums, auto is_own) {
         const std::uint32_t* row = reading_.rows.data();
