@@ -107,16 +107,16 @@ class Table:
         self,
         *,
         dim: int,
-        first_order: bool,
+        first_order: bool = False,  # one more column, which starts at 0: a weight of its own
         optimizer: Optimizer,
         first_order_optimizer: Optimizer | None = None,  # None: `optimizer` moves that column too
-        init_scale: float,  # weights start uniform in (-scale, scale), by (seed, slot, id) alone
-        seed: int,
-        slot: int,
-        min_count: int,  # the id gets its row at its min_count-th occurrence
-        probability: float,  # < 1: each occurrence of an absent id admits with this probability
-        ttl_s: int,  # 0: never expires
-        initial_rows: int,
+        init_scale: float = 0.01,  # weights start uniform in (-scale, scale), by seed, slot and id
+        seed: int = 0,
+        slot: int = 0,
+        min_count: int = 1,  # the id gets its row at its min_count-th occurrence
+        probability: float = 1.0,  # < 1: so many of an absent id's occurrences count
+        ttl_s: int = 0,  # 0: never expires
+        initial_rows: int = 0,
         max_bytes: int = 0,  # of everything, growth included; 0: no limit
         pending_bytes: int = 0,  # of ids that wait for a row: exact within, estimated beyond
         min_rows: int = 0,  # expiry stops at as few
@@ -348,7 +348,7 @@ class ServingTable:
     of one instant, no row is ever half-written, and a large base delays a reader by one slice.
     """
 
-    def __init__(self, *, width: int, initial_rows: int, dtype: str = "float32") -> None: ...
+    def __init__(self, *, width: int, initial_rows: int = 0, dtype: str = "float32") -> None: ...
     @property
     def width(self) -> int: ...
     @property

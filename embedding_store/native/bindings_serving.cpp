@@ -70,7 +70,7 @@ void bind_serving_table(nb::module_& m) {
                     ServingTable(in_range("width", width, 1, max_dim + 1),
                                  not_negative("initial_rows", initial_rows), row_type_named(dtype));
             },
-            nb::kw_only(), "width"_a, "initial_rows"_a, "dtype"_a = "float32")
+            nb::kw_only(), "width"_a, "initial_rows"_a = 0, "dtype"_a = "float32")
         .def_prop_ro("width", &ServingTable::width)
         .def_prop_ro("dtype", [](const ServingTable& table) { return name_of(table.type()); })
         .def(

@@ -129,11 +129,11 @@ nb::dict statistics(const Table& table) {
 }
 
 void bind_parameters(nb::class_<Table>& type) {
-    type.def("__init__", &construct, nb::kw_only(), "dim"_a, "first_order"_a, "optimizer"_a,
-             "first_order_optimizer"_a = nb::none(), "init_scale"_a, "seed"_a, "slot"_a,
-             "min_count"_a, "probability"_a, "ttl_s"_a, "initial_rows"_a, "max_bytes"_a = 0,
-             "pending_bytes"_a = 0, "min_rows"_a = 0, "count_half_life_s"_a = 0,
-             "budget"_a = nb::none())
+    type.def("__init__", &construct, nb::kw_only(), "dim"_a, "first_order"_a = false, "optimizer"_a,
+             "first_order_optimizer"_a = nb::none(), "init_scale"_a = 0.01, "seed"_a = 0,
+             "slot"_a = 0, "min_count"_a = 1, "probability"_a = 1.0, "ttl_s"_a = 0,
+             "initial_rows"_a = 0, "max_bytes"_a = 0, "pending_bytes"_a = 0, "min_rows"_a = 0,
+             "count_half_life_s"_a = 0, "budget"_a = nb::none())
         .def_prop_ro("width", [](const Table& table) { return table.config().width(); })
         .def_prop_ro("dim", [](const Table& table) { return table.config().dim; })
         .def_prop_rw(

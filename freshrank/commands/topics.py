@@ -1,8 +1,8 @@
-"""`freshrank topics`: make those of a log on Kafka, look into those of any log."""
+"""`freshrank topics`: make those of a log on Kafka, look into any log, replay a recorded one."""
 
 import contextlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,9 +16,11 @@ from freshrank.clock import SystemClock
 from freshrank.commands.serving import stopped_by_signal
 from freshrank.errors import DataError
 from freshrank.logs import cluster, open_log, topic_plan
-from freshrank.transport.base import EXAMPLES, EventLog, Record, TopicPartition
+from freshrank.transport.base import EXAMPLES, EventLog, NewRecord, Record, TopicPartition
+from freshrank.transport.local import LocalLog
 
 _READ_RECORDS_MAX: Final = 1_000
+_REPLAY_BYTES_MAX: Final = 8 << 20  # a quarter of what may be under way to Kafka
 _LOOK_S: Final = 0.5
 _PREFIX: Final = "freshrank."
 
@@ -66,7 +68,7 @@ def tail(
         TransportError: no such topic or partition, or the log cannot be read.
     """
     settings = config.load(path, environ=environ)
-    topic = topic if topic.startswith(_PREFIX) else _PREFIX + topic
+    topic = _full(topic)
     with (
         stopped_by_signal() as stop,
         contextlib.closing(open_log(settings, SystemClock(), writable=False)) as log,
@@ -83,6 +85,64 @@ def tail(
             if not follow:
                 return
             log.wait(positions, timeout_s=_LOOK_S)
+
+
+def replay(
+    source: Path,
+    path: Path,
+    topics: Sequence[str],
+    *,
+    environ: Mapping[str, str],
+    as_json: bool,
+) -> None:
+    """Append what a local log recorded to the log of the configuration, as it stands.
+
+    Args:
+        source: Directory of the local log.
+        path: The configuration.
+        topics: Which; in this order, each partition into the one of the same number.
+        environ: Environment variables that override the configuration.
+        as_json: Print one object instead of text.
+
+    Raises:
+        ConfigError: the configuration is wrong.
+        TransportError: there is no such log or topic, the partitions differ, or the other log
+            does not take the records: it has those of the topics before, and some of this one.
+    """
+    settings = config.load(path, environ=environ)
+    clock = SystemClock()
+    n_partitions = settings.log.partitions
+    recorded = LocalLog(source, clock=clock, n_partitions=n_partitions, writable=False)
+    with (
+        contextlib.closing(recorded),
+        contextlib.closing(open_log(settings, clock)) as log,
+    ):
+        n_records = {
+            topic: sum(
+                _copy(recorded, log, TopicPartition(topic, partition))
+                for partition in range(log.n_partitions(topic))
+            )
+            for topic in map(_full, topics)
+        }
+    if as_json:
+        typer.echo(json.dumps({"records": n_records}))
+    else:
+        for topic, n in n_records.items():
+            typer.echo(f"{topic}: {n:,} records")
+
+
+def _copy(source: EventLog, target: EventLog, place: TopicPartition) -> int:
+    n_records, offset = 0, source.start_offset(*place)
+    while records := source.read(*place, offset, bytes_max=_REPLAY_BYTES_MAX):
+        new = [NewRecord(record.key, record.value) for record in records]
+        target.append(place.topic, new, partition=place.partition)
+        n_records += len(new)
+        offset = records[-1].offset + 1
+    return n_records
+
+
+def _full(topic: str) -> str:
+    return topic if topic.startswith(_PREFIX) else _PREFIX + topic
 
 
 def _read(log: EventLog, positions: dict[TopicPartition, int]) -> Iterator[Record]:

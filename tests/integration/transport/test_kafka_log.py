@@ -16,7 +16,6 @@ from freshrank.transport.base import ACTIONS, ENTITIES, EXAMPLES, NewRecord, Top
 from freshrank.transport.kafka import KafkaLog
 from freshrank.transport.kafka_cluster import Cluster
 from freshrank.transport.kafka_writer import Room
-from tests.integration.transport.conftest import NewCluster
 from tests.integration.transport.log_checks import (
     DEADLINE_S,
     LOG_CHECKS,
@@ -26,6 +25,7 @@ from tests.integration.transport.log_checks import (
     read_all,
     values,
 )
+from tests.servers import NewCluster
 
 PLACE: Final = TopicPartition(ACTIONS, 0)
 

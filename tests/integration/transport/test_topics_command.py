@@ -15,8 +15,18 @@ from freshrank.clock import ManualClock, SystemClock
 from freshrank.dev.servers import Server
 from freshrank.logs import open_log
 from freshrank.messages import Action, encode
-from freshrank.transport.base import ACTIONS, TOPICS, NewRecord
+from freshrank.transport.base import (
+    ACTIONS,
+    ENTITIES,
+    EXAMPLES,
+    IMPRESSIONS,
+    TOPICS,
+    NewRecord,
+    Record,
+)
 from freshrank.transport.kafka_cluster import Cluster
+from freshrank.transport.local import LocalLog
+from tests.integration.transport.log_checks import new_records, read_all
 
 FEATURES = """\
 features: [{name: user_id, type: id, scope: user}, {name: item_id, type: id, scope: item}]
@@ -141,6 +151,38 @@ def test_the_last_records_are_shown_decoded(
     unknown = run("tail", "clicks", "-c", path)
     assert unknown.returncode == 3
     assert "unknown topic 'freshrank.clicks'" in unknown.stderr
+
+
+def test_a_recorded_log_replays_on_kafka_byte_for_byte(
+    write: Callable[[str], Path], run: Run, tmp_path: Path
+) -> None:
+    path = write(KAFKA + ", partitions: 3")
+    recorded = LocalLog(tmp_path / "recorded", clock=SystemClock(), n_partitions=3)
+    run("create", "-c", path)
+    with closing(recorded):
+        for topic in (ACTIONS, IMPRESSIONS):
+            recorded.append(topic, new_records(0, 1_500))
+            recorded.append(topic, [NewRecord(b"", b"a tick")], partition=2)
+        recorded.append(EXAMPLES, new_records(0, 1))
+        (said,) = lines(run("replay", tmp_path / "recorded", "-c", path, "--json"))
+        assert said["records"] == {ENTITIES: 0, IMPRESSIONS: 1_501, ACTIONS: 1_501}
+        with closing(open_log(config.load(path, environ={}), SystemClock())) as log:
+            assert log.end_offset(EXAMPLES, 0) == 0  # those are the joiner's to write
+            for topic in (ACTIONS, IMPRESSIONS):
+                for partition in range(3):
+                    replayed = read_all(log, topic, partition)
+                    original = read_all(recorded, topic, partition)
+                    assert pairs(replayed) == pairs(original)
+                    assert {log.partition_of(topic, one.key) for one in replayed if one.key} == {
+                        partition
+                    }
+    differs = run("replay", tmp_path / "recorded", "-c", write(KAFKA + ", partitions: 2"))
+    assert differs.returncode == 3
+    assert "has 3 partitions, not 2" in differs.stderr
+
+
+def pairs(records: list[Record]) -> list[tuple[int, bytes, bytes]]:
+    return [(one.offset, one.key, one.value) for one in records]
 
 
 def test_a_log_on_kafka_opens_as_configured(write: Callable[[str], Path], run: Run) -> None:
