@@ -1,5 +1,6 @@
-"""Programs of the C++ core, built once for all the tests that run them."""
+"""Programs of the C++ core under sanitizers, which share one build per preset."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -8,12 +9,7 @@ from tests.store.native import built
 
 
 @pytest.fixture(scope="session")
-def sanitized(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Folders of programs by preset, each built where it is first asked for."""
-
-    class Builds(dict[str, Path]):
-        def __missing__(self, preset: str) -> Path:
-            self[preset] = built(preset, tmp_path_factory.mktemp(preset))
-            return self[preset]
-
-    return Builds()
+def sanitized(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], Path]:
+    """Builds a program by its name and preset."""
+    folder = tmp_path_factory.mktemp("core")
+    return lambda name, preset: built(name, preset, folder / preset)

@@ -3,7 +3,6 @@
 import os
 import shutil
 import subprocess
-from functools import cache
 from pathlib import Path
 
 import pytest
@@ -19,17 +18,17 @@ SANITIZED = os.environ | {
 }
 
 
-@cache
-def built(preset: str, folder: Path, compiler: str | None = None) -> Path:
-    """Build all programs of a preset in a folder, once; skips where a tool is missing."""
+def built(name: str, preset: str, folder: Path, compiler: str | None = None) -> Path:
+    """Build a program of a preset, in a folder for all of it; skips where a tool is missing."""
     compiler = compiler or os.environ.get("CXX", "c++")
     for tool in ("cmake", "ninja", compiler.split()[0]):
         if not shutil.which(tool):
             pytest.skip(f"needs {tool} on the path")
     environment = os.environ | {"CXX": compiler}
     run(["cmake", "--preset", preset, "-B", str(folder)], BUILD_DEADLINE_S, environment)
-    run(["cmake", "--build", str(folder), "--parallel", "2"], BUILD_DEADLINE_S, environment)
-    return folder
+    build = ["cmake", "--build", str(folder), "--target", name, "--parallel", "2"]
+    run(build, BUILD_DEADLINE_S, environment)
+    return folder / name
 
 
 def run(

@@ -5,7 +5,7 @@ import re
 import shutil
 import struct
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from tests.store.native import NATIVE, RUN_DEADLINE_S, SANITIZED, built, run
 from tests.store.test_golden import GOLDEN
 from tests.store.test_snapshot import churn
 
+Build = Callable[[str, str], Path]
 SEED = os.environ.get("FRESHRANK_SEED", "7")
 # One input a line, in hex: what libFuzzer found to be different, and whatever has failed once.
 CALLS = NATIVE / "fuzz" / "operations.txt"
@@ -68,7 +69,7 @@ def write_all(inputs: Iterator[bytes], folder: Path) -> Path:
 
 @pytest.mark.timeout(900)
 def test_decode_of_any_file_is_refused_or_gives_a_table_that_works(
-    sanitized: dict[str, Path], tmp_path: Path
+    sanitized: Build, tmp_path: Path
 ) -> None:
     inputs = write_all(decode_inputs(), tmp_path / "inputs")
     fuzz("decode", inputs, 10_000, sanitized, tmp_path)
@@ -76,22 +77,20 @@ def test_decode_of_any_file_is_refused_or_gives_a_table_that_works(
 
 @pytest.mark.timeout(900)
 def test_operations_in_any_order_leave_a_table_as_its_rules_say(
-    sanitized: dict[str, Path], tmp_path: Path
+    sanitized: Build, tmp_path: Path
 ) -> None:
     inputs = write_all(operations_inputs(), tmp_path / "inputs")
     fuzz("operations", inputs, 300, sanitized, tmp_path)
 
 
-def fuzz(
-    harness: str, inputs: Path, n_mutations: int, sanitized: dict[str, Path], tmp_path: Path
-) -> None:
+def fuzz(harness: str, inputs: Path, n_mutations: int, sanitized: Build, tmp_path: Path) -> None:
     """Mutations that follow from the seed; under `make prove` libFuzzer's own."""
     seconds = scale(f"fuzz-{harness}", 0)
     if seconds > 0:
         with_libfuzzer(harness, inputs, seconds)
         return
-    program = str(sanitized["asan"] / f"replay_{harness}")
-    run([program, str(inputs), str(n_mutations), SEED, str(tmp_path / "last")])
+    program = sanitized(f"replay_{harness}", "asan")
+    run([str(program), str(inputs), str(n_mutations), SEED, str(tmp_path / "last")])
 
 
 def with_libfuzzer(harness: str, inputs: Path, seconds: int) -> None:
@@ -100,7 +99,7 @@ def with_libfuzzer(harness: str, inputs: Path, seconds: int) -> None:
     if clang is None:
         pytest.fail("libFuzzer comes with Clang 15 or newer: apt-get install clang-16")
     builds = NATIVE.parents[1] / "build"
-    program = built("fuzz", builds / "core-fuzz", clang) / f"fuzz_{harness}"
+    program = built(f"fuzz_{harness}", "fuzz", builds / "core-fuzz", clang)
     failed = builds / "fuzz-failed"
     failed.mkdir(parents=True, exist_ok=True)
     command = [

@@ -1,5 +1,6 @@
 """The core's own tests, without Python, under sanitizers."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -24,9 +25,10 @@ N_RUNS = scale("sanitizers", 1)
     ],
 )
 def test_core_is_clean_under_sanitizers(
-    sanitized: dict[str, Path], preset: str, test: str, printed: str
+    sanitized: Callable[[str, str], Path], preset: str, test: str, printed: str
 ) -> None:
+    program = sanitized(test, preset)
     for _ in range(N_RUNS):
-        assert run([str(sanitized[preset] / test)]).strip() == printed
+        assert run([str(program)]).strip() == printed
     sanitizers = {"asan": "AddressSanitizer, UndefinedBehaviorSanitizer", "tsan": "ThreadSanitizer"}
     record(f"{test} is clean under {sanitizers[preset]}", runs=N_RUNS, reports=0)
