@@ -83,11 +83,12 @@ def test_chosen_keys_cost_at_most_three_times_what_random_keys_cost() -> None:
     np.testing.assert_array_equal(hashed(keys_of_hashes(numbers, 0), 0), numbers)
     random = np.unique(np.random.default_rng(1).integers(0, 2**64, N_KEYS, np.uint64))
     expected_s = cpu_s(np.random.default_rng(2).permutation(random))
-    for kind, keys_of in KINDS.items():
-        ratio = cpu_s(keys_of(numbers)) / expected_s
-        record(
-            f"chosen keys cost at most 3 times what random keys cost: {kind}",
-            keys=f"{N_KEYS:,}",
-            times=round(ratio, 2),
-        )
-        assert ratio < 3, kind
+    times = {kind: cpu_s(keys_of(numbers)) / expected_s for kind, keys_of in KINDS.items()}
+    worst = max(times, key=times.__getitem__)
+    record(
+        "keys chosen to hurt cost at most 3 times what random keys cost to insert and find",
+        keys=f"{N_KEYS:,} of {len(KINDS)} kinds",
+        times=", ".join(f"{n:.2f}" for n in sorted(times.values())),
+        worst=worst,
+    )
+    assert times[worst] < 3
