@@ -60,7 +60,7 @@ $(VENV)/ready: pyproject.toml $(CORE)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "installing into $(VENV): 2 to 4 minutes and 6 GB, most of it PyTorch"
 	@$(BIN)/python -m pip install -q $(PIP_ARGS) --upgrade pip
-	@$(BIN)/python -m pip install -q $(PIP_ARGS) -e '.[train,baselines,kafka,dev]'
+	@$(BIN)/python -m pip install -q $(PIP_ARGS) -e '.[train,baselines,kafka,redis,dev]'
 	@touch $@
 
 clean:

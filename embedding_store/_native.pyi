@@ -1,5 +1,7 @@
 """The native core: exact, expirable embedding tables. All batch calls release the GIL."""
 
+from collections.abc import Iterable
+from os import PathLike
 from typing import Final, Literal, TypedDict
 
 import numpy as np
@@ -13,6 +15,9 @@ F32 = npt.NDArray[np.float32]
 I64 = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
 U8 = npt.NDArray[np.uint8]
+
+# A snapshot whole, in a file, or in chunks.
+SnapshotData = bytes | bytearray | memoryview | str | PathLike[str] | Iterable[bytes]
 
 FORMAT_VERSION: Final[int]
 
@@ -61,6 +66,36 @@ class Inspection(TypedDict):
     weight_norm: float
     state_norm: float  # of the optimizer's state
 
+class Snapshot:
+    """A table as it was when this began, `bytes` chunk by chunk, while the table goes on.
+
+    A chunk is about 256 KiB, or one row, or up to 1 MiB of pending counts; reading one holds up
+    other calls of the table for the time it takes to copy it. Until the end, memory holds what
+    changes meanwhile, each row once, and 16 bytes for each pending count and tombstone: it is
+    `snapshot_bytes` of the table's statistics, and no part of its budget.
+
+    A table has one at a time. One that is not read to its end (an exception, `close`, or nobody
+    holds it any more) frees its memory, and the next must be a whole one.
+
+    Example:
+        with table.begin_snapshot() as snapshot:
+            for chunk in snapshot:
+                file.write(chunk)
+    """
+
+    def __enter__(self) -> Snapshot: ...
+    def __exit__(self, *exception: object) -> None: ...
+    def __iter__(self) -> Snapshot: ...
+    def __next__(self) -> bytes: ...
+    def close(self) -> None: ...
+    @property
+    def id(self) -> int:
+        """What an increment names as `since`: the snapshot's checksum.
+
+        Raises:
+            StoreError: it was not read to its end.
+        """
+
 class Table:
     """One training table: 64-bit id -> row [weights | optimizer state].
 
@@ -72,16 +107,16 @@ class Table:
         self,
         *,
         dim: int,
-        first_order: bool,
+        first_order: bool = False,  # one more column, which starts at 0: a weight of its own
         optimizer: Optimizer,
         first_order_optimizer: Optimizer | None = None,  # None: `optimizer` moves that column too
-        init_scale: float,  # weights start uniform in (-scale, scale), by (seed, slot, id) alone
-        seed: int,
-        slot: int,
-        min_count: int,  # the id gets its row at its min_count-th occurrence
-        probability: float,  # < 1: each occurrence of an absent id admits with this probability
-        ttl_s: int,  # 0: never expires
-        initial_rows: int,
+        init_scale: float = 0.01,  # weights start uniform in (-scale, scale), by seed, slot and id
+        seed: int = 0,
+        slot: int = 0,
+        min_count: int = 1,  # the id gets its row at its min_count-th occurrence
+        probability: float = 1.0,  # < 1: so many of an absent id's occurrences count
+        ttl_s: int = 0,  # 0: never expires
+        initial_rows: int = 0,
         max_bytes: int = 0,  # of everything, growth included; 0: no limit
         pending_bytes: int = 0,  # of ids that wait for a row: exact within, estimated beyond
         min_rows: int = 0,  # expiry stops at as few
@@ -219,15 +254,47 @@ class Table:
     def version(self) -> int:
         """Version stamped on changes made from now on."""
     def advance(self) -> int:
-        """Close the current version and return it; later changes carry version + 1."""
+        """Close the current version and return it; later changes carry version + 1.
+
+        Raises:
+            StoreError: it is 2^31 - 1, the last there is: one a second lasts 68 years.
+        """
     def delta(self, since: int) -> tuple[U64, F32, U64]:
         """Changes with version > since: keys, their rows, tombstones; ascending, disjoint."""
     def trim_tombstones(self, through: int) -> int: ...
     def snapshot(self) -> bytes:
-        """The whole table, format v1: rows, state, counts, clocks, cursor, tombstones, checksum."""
+        """The whole table, format v1: `begin_snapshot` read to its end. Equal tables, equal bytes.
+
+        Raises:
+            StoreError: a snapshot of this table is being taken.
+        """
+    def begin_snapshot(self, since: int | None = None) -> Snapshot:
+        """The table as it is now, to be read while it goes on: see `Snapshot`.
+
+        Args:
+            since: Write an increment: the rows that changed since that snapshot, by its `id`, and
+                all else in full. It must be the last of this table that was read to its end, or
+                the last that this table was restored from.
+
+        Raises:
+            StoreError: a snapshot of this table is being taken, or `since` is not its last one.
+        """
     @staticmethod
-    def restore(data: bytes, budget: Budget | None = None) -> Table:
-        """Rebuild from `snapshot()`; every later call behaves bit for bit like the original."""
+    def restore(
+        data: SnapshotData, *increments: SnapshotData, budget: Budget | None = None
+    ) -> Table:
+        """Rebuild from a snapshot; every later call behaves bit for bit like the original.
+
+        Args:
+            data: A whole one: bytes, a path, or its chunks.
+            increments: What follows it, in order.
+            budget: Where the table takes its room.
+
+        Raises:
+            OSError: a file cannot be read.
+            StoreError: truncated, damaged, of another version, not a chain, or too large for the
+                budget.
+        """
     def inspect(self, id: int) -> Inspection: ...
     def rows_from(self, start: int, max_rows: int) -> tuple[int, U64, F32, U64, U32, U32, U32]:
         """Read up to `max_rows` rows in the order of row numbers, with all that is theirs.
@@ -266,7 +333,8 @@ class Table:
         sketch_admitted (of these, on an estimated count: fewer than 2.4 % of the ids estimated
         come too early), filtered (occurrences of ids that stayed without a row), expired, erased,
         evicted. Of a budget: budget_bytes taken, max_rows they have room for; peak_bytes, the most
-        that was ever held, never exceeds them.
+        that was ever held, never exceeds them. snapshot_bytes, of a snapshot that is being taken,
+        come on top.
         """
     def __len__(self) -> int: ...
 
@@ -284,7 +352,7 @@ class ServingTable:
     of one instant, no row is ever half-written, and a large base delays a reader by one slice.
     """
 
-    def __init__(self, *, width: int, initial_rows: int, dtype: str = "float32") -> None: ...
+    def __init__(self, *, width: int, initial_rows: int = 0, dtype: str = "float32") -> None: ...
     @property
     def width(self) -> int: ...
     @property
@@ -296,6 +364,12 @@ class ServingTable:
 
         Returns:
             `float32[n, width]`, and of how many of each bag's ids there was a row, `uint32[n]`.
+        """
+    def check(self, keys: U64, rows: F32) -> None:
+        """Refuse what `upsert` would, and change nothing.
+
+        Raises:
+            StoreError: a value that `dtype` cannot hold, by id and column.
         """
     def upsert(self, keys: U64, rows: F32) -> None:
         """Put rows in; of two with one key the later stays.

@@ -15,6 +15,14 @@ from typing import Annotated
 import typer
 
 from freshrank import __version__
+from freshrank.cli_groups import (
+    DEFAULT_CONFIG,
+    ConfigPath,
+    Json,
+    config_app,
+    dev_app,
+    topics_app,
+)
 from freshrank.errors import ConfigError, Error, TransportError
 
 app = typer.Typer(
@@ -23,24 +31,9 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-config_app = typer.Typer(help="Check, show or describe the configuration.", no_args_is_help=True)
 app.add_typer(config_app, name="config")
-dev_app = typer.Typer(
-    help="Run a real server for development, from a checkout.", no_args_is_help=True
-)
+app.add_typer(topics_app, name="topics")
 app.add_typer(dev_app, name="dev")
-
-ConfigPath = Annotated[
-    Path,
-    typer.Option("--config", "-c", envvar="FRESHRANK_CONFIG", help="The configuration file."),
-]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
-DevDir = Annotated[
-    Path | None, typer.Option("--data-dir", help="Keep the data here, and go on with it.")
-]
-DevPort = Annotated[int, typer.Option("--port", min=0, max=65_535, help="0: any free one.")]
-
-DEFAULT_CONFIG = Path("freshrank.yaml")
 
 
 def _version(is_asked: bool) -> None:
@@ -57,39 +50,6 @@ def _root(
     ] = False,
 ) -> None:
     pass
-
-
-@config_app.command("check")
-def config_check(config: ConfigPath = DEFAULT_CONFIG, as_json: Json = False) -> None:
-    """List every mistake of the configuration as file:line:column; exit code 2 if there is one."""
-    from freshrank.commands.config import check
-
-    check(config, environ=os.environ, as_json=as_json)
-
-
-@config_app.command("show")
-def config_show(
-    config: ConfigPath = DEFAULT_CONFIG,
-    demo: Annotated[
-        bool, typer.Option("--demo", help="The commented configuration of the demo instead.")
-    ] = False,
-    as_json: Json = False,
-) -> None:
-    """Print every setting with its value, overrides applied, secrets masked."""
-    from freshrank.commands.config import show, show_demo
-
-    if demo:
-        show_demo()
-    else:
-        show(config, environ=os.environ, as_json=as_json)
-
-
-@config_app.command("schema")
-def config_schema() -> None:
-    """Print the JSON Schema of the configuration, for editors."""
-    from freshrank.commands.config import schema
-
-    schema()
 
 
 @app.command()
@@ -267,22 +227,6 @@ def replay(
         archive=ArchiveOptions(first_hour, last_hour, checkpoint, save, allow_gaps),
     )
     run(file, config, options, environ=os.environ)
-
-
-@dev_app.command("kafka")
-def dev_kafka(data_dir: DevDir = None, port: DevPort = 0, as_json: Json = False) -> None:
-    """Run a Kafka broker of one node until stopped; needs Java, and Maven the first time."""
-    from freshrank.commands.dev import run
-
-    run("kafka", data_dir=data_dir, port=port, as_json=as_json)
-
-
-@dev_app.command("redis")
-def dev_redis(data_dir: DevDir = None, port: DevPort = 0, as_json: Json = False) -> None:
-    """Run a Redis server until stopped."""
-    from freshrank.commands.dev import run
-
-    run("redis", data_dir=data_dir, port=port, as_json=as_json)
 
 
 def main() -> None:

@@ -27,10 +27,10 @@ from freshrank.clock import Clock, SystemClock
 from freshrank.errors import ConfigError, Error, TransportError
 from freshrank.feature_state import LocalFeatureState
 from freshrank.features import FeatureEncoder
+from freshrank.logs import open_log
 from freshrank.progress import Progress
 from freshrank.settings import Settings
 from freshrank.transport.directory import DirectoryChannel
-from freshrank.transport.local import LocalLog
 from service.app import Service, ServiceParts, create_app
 
 if TYPE_CHECKING:
@@ -143,6 +143,11 @@ class Embedded:
             raise ConfigError(
                 f"learning needs {', '.join(doctor.TRAIN_MODULES)}: {doctor.TRAIN_MEND}, "
                 "or serve without learning: --no-learn"
+            )
+        if learn and settings.log.kind != "local":
+            raise ConfigError(
+                f"log.kind is {settings.log.kind}: joining needs a local log as yet; serve such a "
+                "log without learning: --no-learn"
             )
         clock = clock or SystemClock()
         directory = settings.service.data_dir
@@ -281,15 +286,3 @@ class Embedded:
     def statistics(self) -> dict[str, float]:
         """The trainer's gauges."""
         return {} if self.trainer is None else self.trainer.statistics()
-
-
-def open_log(settings: Settings, clock: Clock) -> LocalLog:
-    """The event log the configuration names."""
-    retention = settings.log.retention
-    return LocalLog(
-        settings.service.data_dir / "log",
-        clock=clock,
-        n_partitions=settings.log.partitions,
-        fsync=settings.log.fsync,
-        retention_ms=None if retention is None else int(retention.total_seconds() * 1_000),
-    )

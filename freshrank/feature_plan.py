@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -38,6 +37,7 @@ from freshrank.settings import (
     RecentFeature,
     Settings,
 )
+from freshrank.units import whole_seconds
 
 RESERVED: Final = ("user_id", "item_id")
 
@@ -121,21 +121,27 @@ def tables(settings: Settings) -> Iterator[TableSpec]:
     without = DenseFeature | RecentFeature | LiveFeature
     embedded = [f for f in settings.features if not isinstance(f, without)]
     for index, feature in enumerate(embedded):
-        # Part of a second rounds up: 0 would mean that rows never expire.
-        ttl_s = 0 if feature.expire is None else math.ceil(feature.expire.total_seconds())
+        admission = feature.admission
         yield TableSpec(
             name=feature.name,
             index=index,
             dim=feature.dim if settings.model.kind == "deepfm" else 0,
-            min_count=feature.admission.min_count,
-            probability=feature.admission.probability,
-            ttl_s=ttl_s,
+            min_count=admission.min_count,
+            probability=admission.probability,
+            ttl_s=whole_seconds(feature.expire),
+            min_rows=feature.min_rows,
+            count_half_life_s=whole_seconds(admission.count_half_life),
+            pending_bytes=admission.pending_bytes or 0,
+            max_bytes=feature.max_bytes or 0,
         )
 
 
 # What may change while a model lives: who gets a row and for how long, how hard a task pulls and
 # which share of negatives is kept say nothing about what a row means.
-_POLICY: Final = {"features": ("admission", "expire"), "tasks": ("weight", "negative")}
+_POLICY: Final = {
+    "features": ("admission", "expire", "min_rows", "max_bytes"),
+    "tasks": ("weight", "negative"),
+}
 
 
 def schema_hash(document: dict[str, Any]) -> str:

@@ -11,7 +11,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
-from freshrank.units import Age, Dim, Name, Part, Period, Ratio
+from freshrank.units import Age, Bytes, Dim, HalfLife, Name, Part, Period, Ratio
 
 
 def _ascending(boundaries: list[float]) -> list[float]:
@@ -25,6 +25,11 @@ class Admission(Part):
 
     min_count: Annotated[int, Field(ge=1, le=65_536)] = 1
     probability: Ratio = 1.0
+    # Event time in which occurrences halve, so that seldom ones never add up. None: they stay.
+    count_half_life: HalfLife | None = None
+    # For counts of ids that wait for a row: exact within, estimated beyond. None: no limit, or an
+    # eighth of the rows' where these have one.
+    pending_bytes: Annotated[Bytes, Field(ge=1 << 16)] | None = None
 
 
 class _Embedded(Part):
@@ -32,6 +37,8 @@ class _Embedded(Part):
     dim: Dim = 16
     admission: Admission = Admission()
     expire: Age | None = None
+    min_rows: Annotated[int, Field(ge=0, lt=1 << 32)] = 0  # expiry stops at as few
+    max_bytes: Bytes | None = None  # of the table, within `store.max_bytes`
 
 
 class IdFeature(_Embedded):

@@ -15,12 +15,10 @@ import numpy as np
 
 from embedding_store import hash_strings
 from freshrank._live import Rings, Series
-from freshrank.encoding import text_ids, uint64_ids
 from freshrank.errors import SchemaError
-from freshrank.feature_series import series_of
-from freshrank.feature_types import U64
 from freshrank.feature_updates import Did, FeatureUpdates, StateAnswer, StateQuery
-from freshrank.settings import IdFeature, RecentFeature, Settings
+from freshrank.settings import Settings
+from freshrank.state_layout import StateLayout
 from freshrank.transport.files import make_directory, replace_file
 
 __all__ = [
@@ -80,19 +78,13 @@ class LocalFeatureState:
     """
 
     def __init__(self, settings: Settings, path: Path | None = None) -> None:
-        features = settings.features
         self._path = path
-        self._salt = settings.salt
-        self._is_uint64 = {f.name: f.key == "uint64" for f in features if isinstance(f, IdFeature)}
-        specs = {spec.name: spec for feature in features for spec in series_of(feature)}
+        self._layout = layout = StateLayout(settings)
         self.series = {
-            name: Series(kind=spec.kind, span_ms=spec.span_ms) for name, spec in specs.items()
+            name: Series(kind=spec.kind, span_ms=spec.span_ms)
+            for name, spec in layout.series.items()
         }
-        lengths: dict[str, int] = {}
-        for feature in features:
-            if isinstance(feature, RecentFeature):
-                lengths[feature.event] = max(feature.max_len, lengths.get(feature.event, 1))
-        self.rings = {event: Rings(n_max=n) for event, n in lengths.items()}
+        self.rings = {event: Rings(n_max=n) for event, n in layout.ring_lengths.items()}
         self._texts: dict[int, str] = {}  # of items with string ids
         self._n_texts_max = _TEXTS_MIN
         self._lock = threading.Lock()  # of the writers
@@ -116,7 +108,7 @@ class LocalFeatureState:
         }
         recent: dict[str, list[str]] = {}
         if query.user is not None and self.rings:
-            user, at = self._tokens("user_id", [query.user]), np.array([query.before_ms])
+            user, at = self._layout.tokens("user_id", [query.user]), np.array([query.before_ms])
             for event, rings in self.rings.items():
                 recent[event] = list(self._items(rings.read(user, at)[0].tolist()))
         return StateAnswer(values, recent)
@@ -207,13 +199,13 @@ class LocalFeatureState:
             by_event.setdefault(event, []).append((user, one))
         for event in by_event.keys() & self.rings.keys():
             users, done = zip(*by_event[event], strict=True)
-            items = self._tokens("item_id", [one.item for one in done])
-            if not self._is_uint64.get("item_id"):
+            items = self._layout.tokens("item_id", [one.item for one in done])
+            if self._layout.has_text_items:
                 self._texts |= zip(items.tolist(), (one.item for one in done), strict=True)
             self.rings[event].add(
-                self._tokens("user_id", users),
+                self._layout.tokens("user_id", users),
                 np.array([one.ts_ms for one in done], np.int64),
-                hash_strings([one.event_id for one in done], self._salt),
+                hash_strings([one.event_id for one in done], self._layout.salt),
                 items,
             )
             self._n_unsaved += len(done)
@@ -222,14 +214,8 @@ class LocalFeatureState:
             self._texts = {token: text for token, text in self._texts.items() if token in kept}
             self._n_texts_max = max(_TEXTS_MIN, 2 * len(self._texts))
 
-    def _tokens(self, name: str, identities: Sequence[str]) -> U64:
-        """The ids that the slot `name` has for canonical ids."""
-        if self._is_uint64.get(name):
-            return uint64_ids(identities)
-        return text_ids(identities, self._salt)
-
     def _items(self, tokens: Sequence[int]) -> Iterator[str]:
-        if self._is_uint64.get("item_id"):
+        if not self._layout.has_text_items:
             return map(str, tokens)
         texts = self._texts  # a writer may put shorter ones in their place
         return (texts[token] for token in tokens if token in texts)

@@ -114,6 +114,10 @@ class TableSpec:
         min_count: Occurrences until an id has a row.
         probability: Chance of admission per occurrence.
         ttl_s: Seconds of event time after which an unseen row goes; 0 for never.
+        min_rows: Expiry stops at as few.
+        count_half_life_s: Seconds of event time in which occurrences halve; 0 for never.
+        pending_bytes: For counts of ids without a row; 0 for no limit.
+        max_bytes: Of the whole table; 0 for no limit of its own.
     """
 
     name: str
@@ -122,6 +126,10 @@ class TableSpec:
     min_count: int
     probability: float
     ttl_s: int
+    min_rows: int
+    count_half_life_s: int
+    pending_bytes: int
+    max_bytes: int
 
 
 @dataclass(frozen=True, slots=True)

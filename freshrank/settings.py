@@ -6,7 +6,7 @@ legal.
 
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -46,8 +46,21 @@ from freshrank.feature_settings import (
 from freshrank.feature_settings import (
     SeenFeature as SeenFeature,
 )
+from freshrank.log_settings import LogSettings as LogSettings
 from freshrank.replay_settings import ReplaySettings
-from freshrank.units import Age, Bytes, Duration, FilePath, HalfLife, Name, Part, Period, Ratio
+from freshrank.store_settings import (
+    InitSettings as InitSettings,
+)
+from freshrank.store_settings import (
+    RowOptimizer as RowOptimizer,
+)
+from freshrank.store_settings import (
+    SparseOptimizer as SparseOptimizer,
+)
+from freshrank.store_settings import (
+    StoreSettings as StoreSettings,
+)
+from freshrank.units import Age, Bytes, Duration, FilePath, Name, Part, Period, Ratio
 
 Width = Annotated[int, Field(ge=1, le=4_096)]
 
@@ -59,67 +72,6 @@ class ServiceSettings(Part):
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65_535)] = 8000
     data_dir: FilePath = Path("data")
-
-
-class InitSettings(Part):
-    """New rows start uniform in (-scale, scale); the first-order weight starts at 0."""
-
-    scale: Annotated[float, Field(ge=0, le=1)] = 0.01
-
-
-class StoreSettings(Part):
-    """The embedding tables."""
-
-    initial_rows: Annotated[int, Field(ge=1)] = 100_000
-    init: InitSettings = InitSettings()
-
-
-Positive = Annotated[float, Field(gt=0)]
-NotNegative = Annotated[float, Field(ge=0)]
-# What only some optimizers have; another one that ignored it would do what nobody asked for.
-_KINDS_WITH: Final = {
-    "l1": ("ftrl",),
-    "beta": ("ftrl",),
-    "weight_decay": ("sgd", "adagrad", "rowwise_adagrad", "adam"),
-    "accumulator_half_life": ("adagrad", "rowwise_adagrad"),
-}
-
-
-class RowOptimizer(Part):
-    """How embedding rows move (embedding_store/FORMAT.md, Rows)."""
-
-    kind: Literal["sgd", "adagrad", "rowwise_adagrad", "adam", "ftrl"] = "adagrad"
-    lr: Positive = 0.05
-    l1: NotNegative = 0.0
-    l2: NotNegative = 0.0
-    weight_decay: NotNegative = 0.0
-    beta: Positive = 1.0
-    # Of Adagrad: the divisor of a row's first step is its square root. 0 makes that step lr * sign.
-    initial_accumulator: NotNegative = 0.1
-    # Event time in which what was gathered above the start halves. None: rows slow down for ever.
-    accumulator_half_life: HalfLife | None = None
-    # Limits of an id's gradient in a batch; each value's holds before the norm's.
-    clip_norm: Positive | None = None
-    clip_value: Positive | None = None
-
-    @model_validator(mode="after")
-    def _fields_of_its_kind(self) -> Self:
-        for name, kinds in _KINDS_WITH.items():
-            is_set = getattr(self, name) != type(self).model_fields[name].default
-            if is_set and self.kind not in kinds:
-                raise ValueError(f"{name} is of {', '.join(kinds)}; kind is {self.kind}")
-        if self.lr * self.weight_decay > 1:
-            raise ValueError(
-                f"weight_decay times lr is the share of a weight that a step takes away: at most "
-                f"1, got {self.weight_decay} x {self.lr}"
-            )
-        return self
-
-
-class SparseOptimizer(RowOptimizer):
-    """The optimizer of embedding rows, applied by the store; one apart for first-order weights."""
-
-    first_order: RowOptimizer | None = None
 
 
 class DenseOptimizer(Part):
@@ -194,15 +146,6 @@ class TrainerSettings(Part):
     seed: Annotated[int, Field(ge=0, lt=1 << 63)] = 1
 
 
-class LogSettings(Part):
-    """The event log."""
-
-    kind: Literal["local"] = "local"
-    partitions: Annotated[int, Field(ge=1, le=64)] = 1
-    fsync: Literal["always", "batch", "never"] = "batch"
-    retention: Age | None = timedelta(days=7)
-
-
 class ArchiveSettings(Part):
     """Where the joiner keeps examples as Parquet by hour, and for how long."""
 
@@ -227,8 +170,10 @@ class CheckpointSettings(Part):
 
 
 class ServingSettings(Part):
-    """When an answer calls itself stale."""
+    """How the service keeps rows, and when an answer calls itself stale."""
 
+    # Of a served weight: 4, 2 or 1 bytes (embedding_store.ServingTable says how exact each is).
+    dtype: Literal["float32", "float16", "int8"] = "float32"
     max_staleness: Duration = timedelta(minutes=5)
 
 

@@ -1,5 +1,6 @@
 """The scalars of `freshrank.yaml`: durations, sizes, names; and the base of every section."""
 
+import math
 import re
 from collections.abc import Callable
 from datetime import timedelta
@@ -54,6 +55,16 @@ def duration_text(duration: timedelta) -> str:
         if microseconds % size == 0:
             return f"{microseconds // size}{unit}"
     return f"{microseconds / 1_000}ms"
+
+
+def whole_seconds(duration: timedelta | None) -> int:
+    """The duration in seconds as the store takes them, where 0 means never: a part rounds up.
+
+    Example:
+        >>> whole_seconds(timedelta(milliseconds=1)), whole_seconds(None)
+        (1, 0)
+    """
+    return 0 if duration is None else math.ceil(duration.total_seconds())
 
 
 def _at_least(minimum: timedelta) -> Callable[[timedelta], timedelta]:

@@ -14,7 +14,7 @@ from typing import Final, Self
 import numpy as np
 import numpy.typing as npt
 
-from embedding_store import ServingTable
+from embedding_store import ServingTable, StoreError
 from freshrank.errors import ConfigError, SyncError
 from freshrank.features import FeatureEncoder
 from freshrank.frames import Frame, FrameInfo, TableRows
@@ -73,6 +73,7 @@ class ModelShape:
         width: W: floats per row, the first-order weight included.
         n_dense: K.
         n_tasks: T.
+        dtype: Of rows as they are served; a frame's are float32.
     """
 
     schema_hash: str
@@ -81,9 +82,10 @@ class ModelShape:
     width: int
     n_dense: int
     n_tasks: int
+    dtype: str = "float32"
 
     @classmethod
-    def of(cls, encoder: FeatureEncoder, *, n_tasks: int) -> Self:
+    def of(cls, encoder: FeatureEncoder, *, n_tasks: int, dtype: str = "float32") -> Self:
         """The shape that a configuration asks for; all its tables are equally wide.
 
         Raises:
@@ -99,6 +101,7 @@ class ModelShape:
             width=widths.pop(),
             n_dense=len(encoder.dense_names),
             n_tasks=n_tasks,
+            dtype=dtype,
         )
 
     def open_net(self, onnx: bytes) -> DenseNet:
@@ -136,7 +139,8 @@ class Model:
     """One lineage of parameters: a base, and the deltas applied to it since.
 
     Raises:
-        SyncError: `frame` is no base of this shape, or its dense net cannot be used.
+        SyncError: `frame` is no base of this shape, its dense net cannot be used, or a row has a
+            value that the dtype cannot hold (code `overflow`).
     """
 
     def __init__(self, frame: Frame, shape: ModelShape) -> None:
@@ -150,14 +154,16 @@ class Model:
             net=shape.open_net(frame.dense),
             dense_published_at_ms=frame.info.published_at_ms,
         )
-        self.tables: dict[str, ServingTable] = {}
-        for name in shape.tables:
-            rows = frame.tables.get(name)
-            n_rows = len(rows.keys) if rows else 0
-            table = ServingTable(width=shape.width, initial_rows=max(n_rows, 1))
-            if rows and n_rows:
-                table.upsert(rows.keys, rows.rows)
-            self.tables[name] = table
+        n_rows = {name: len(rows.keys) for name, rows in frame.tables.items()}
+        self.tables = {
+            name: ServingTable(
+                width=shape.width, initial_rows=n_rows.get(name, 0), dtype=shape.dtype
+            )
+            for name in shape.tables
+        }
+        self._check_rows(frame)
+        for name, rows in frame.tables.items():
+            self.tables[name].upsert(rows.keys, rows.rows)
 
     @property
     def current(self) -> Current:
@@ -188,8 +194,8 @@ class Model:
             Why the dense net was refused, or None.
 
         Raises:
-            SyncError: not the next frame of this lineage (code `gap`), or one that `ModelShape`
-                refuses; nothing has changed then.
+            SyncError: not the next frame of this lineage (code `gap`), one that `ModelShape`
+                refuses, or a value that the dtype cannot hold (`overflow`); nothing has changed.
         """
         old = self._current
         expected = (old.info.epoch, old.info.seq + 1)
@@ -200,12 +206,25 @@ class Model:
                 code="gap",
             )
         self._shape.check(frame)
+        self._check_rows(frame)
         new, refusal = self._advanced(old, frame)
         for name, changed in frame.tables.items():
             self._apply_rows(self.tables[name], changed)
         with self._lock:
             self._current = new
         return refusal
+
+    def _check_rows(self, frame: Frame) -> None:
+        """All tables before the first row enters: half a frame must never be served."""
+        for name, changed in frame.tables.items():
+            try:
+                self.tables[name].check(changed.keys, changed.rows)
+            except StoreError as error:
+                raise SyncError(
+                    f"frame {frame.info.version}, table {name!r}: {error} (serving.dtype), or "
+                    "lower the learning rate",
+                    code="overflow",
+                ) from error
 
     def _advanced(self, old: Current, frame: Frame) -> tuple[Current, str | None]:
         kept = replace(frame.info, dense_version=old.info.dense_version)

@@ -52,7 +52,9 @@ class Replica(Follower):
         self._clock = clock
         self._metrics = metrics
         self._changed = changed
-        self._shape = ModelShape.of(encoder, n_tasks=len(settings.tasks))
+        self._shape = ModelShape.of(
+            encoder, n_tasks=len(settings.tasks), dtype=settings.serving.dtype
+        )
         self._model: Model | None = None
         self._stuck_at: Head | None = None
         self._is_unheard = False  # the last request for a base failed

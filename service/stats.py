@@ -33,7 +33,7 @@ def stats(service: Service) -> dict[str, Any]:
         "ingest": totals,
         "rows": loop.get("rows", _rows(model)),
         "filtered": loop.get("filtered"),
-        "tables": _tables(model),
+        "tables": _tables(model, loop),
         "statistics": loop,
         "accounting": parts.loop.accounting() if parts.loop else {},
         "trainer": {"present": parts.loop is not None, "paused": is_paused(service)},
@@ -110,13 +110,27 @@ def _rows(model: Model | None) -> int | None:
     return sum(map(len, model.tables.values())) if model else None
 
 
-def _tables(model: Model | None) -> list[dict[str, Any]]:
+def _tables(model: Model | None, loop: Mapping[str, float]) -> list[dict[str, Any]]:
+    """Of each table its copy here, and under `trainer` the one that learns, where it is known."""
     if model is None:
         return []
     return [
-        {"name": name, "rows": len(table), "bytes": table.nbytes}
+        {
+            "name": name,
+            "rows": len(table),
+            "bytes": table.nbytes,
+            "trainer": _below(f"tables.{name}.", loop) or None,
+        }
         for name, table in model.tables.items()
     ]
+
+
+def _below(prefix: str, gauges: Mapping[str, float]) -> dict[str, float]:
+    return {
+        name.removeprefix(prefix): value
+        for name, value in gauges.items()
+        if name.startswith(prefix)
+    }
 
 
 def _sample(service: Service, scope: str, n: int) -> list[dict[str, Any]]:

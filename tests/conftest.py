@@ -11,6 +11,8 @@ import pytest
 from hypothesis import settings
 
 from tests.servers import kafka_server as kafka_server
+from tests.servers import leaky_client as leaky_client
+from tests.servers import new_cluster as new_cluster
 from tests.servers import redis_server as redis_server
 
 # Examples have no deadline: a busy machine would fail a test that is right.

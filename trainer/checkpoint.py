@@ -28,8 +28,8 @@ import numpy.typing as npt
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from embedding_store import StoreError, Table
-from freshrank.errors import Error, SchemaError
+from embedding_store import Budget, StoreError, Table
+from freshrank.errors import ConfigError, Error, SchemaError
 from freshrank.transport.files import make_directory, sync_directory
 
 logger = logging.getLogger(__name__)
@@ -38,6 +38,7 @@ FORMAT_VERSION: Final = 1
 _NAME: Final = re.compile(r"checkpoint-(\d{12})")
 _MANIFEST: Final = "MANIFEST.json"
 _TEMPORARY_SUFFIX: Final = ".tmp"
+_NO_BUDGETS: Final[Mapping[str, Budget]] = {}
 
 Arrays = dict[str, npt.NDArray[Any]]
 
@@ -129,10 +130,14 @@ class CheckpointStore:
         self._trim()
         return path
 
-    def load(self) -> Checkpoint | None:
+    def load(self, budgets: Mapping[str, Budget] = _NO_BUDGETS) -> Checkpoint | None:
         """The newest one that is whole; None when there never was one.
 
+        Args:
+            budgets: Of the tables that have one, by name.
+
         Raises:
+            ConfigError: its tables do not fit their budgets.
             Error: there are checkpoints and none of them is whole (code `checkpoint-damaged`).
             SchemaError: the newest is of a newer format.
         """
@@ -141,7 +146,7 @@ class CheckpointStore:
         paths = self.paths()
         for path in reversed(paths):
             try:
-                checkpoint = read(path)
+                checkpoint = read(path, budgets)
             except DamagedCheckpoint as error:
                 logger.error("checkpoint=refused path=%s error=%s", path, error)
                 self._refused.add(path)
@@ -163,10 +168,15 @@ class CheckpointStore:
             shutil.rmtree(path, ignore_errors=True)
 
 
-def read(path: Path) -> Checkpoint:
+def read(path: Path, budgets: Mapping[str, Budget] = _NO_BUDGETS) -> Checkpoint:
     """Read and verify one checkpoint.
 
+    Args:
+        path: Its directory.
+        budgets: Of the tables that have one, by name.
+
     Raises:
+        ConfigError: its tables do not fit their budgets.
         DamagedCheckpoint: a file is missing, has another size or digest, or its reader refuses it.
         SchemaError: it is of a newer format.
     """
@@ -183,14 +193,43 @@ def read(path: Path) -> Checkpoint:
             state=state,
             dense=load(files["dense.safetensors"]),
             windows=load(files["windows.safetensors"]),
-            tables={
-                name.removeprefix("table-").removesuffix(".bin"): Table.restore(data)
-                for name, data in files.items()
-                if name.startswith("table-")
-            },
+            tables=_tables(
+                path,
+                {
+                    name.removeprefix("table-").removesuffix(".bin"): data
+                    for name, data in files.items()
+                    if name.startswith("table-")
+                },
+                budgets,
+            ),
         )
     except _UNREADABLE as error:
         raise DamagedCheckpoint(f"{path}: {type(error).__name__}: {error}") from error
+
+
+def _tables(
+    path: Path, snapshots: Mapping[str, bytes], budgets: Mapping[str, Budget]
+) -> dict[str, Table]:
+    try:
+        return {
+            name: Table.restore(data, budget=budgets.get(name)) for name, data in snapshots.items()
+        }
+    except StoreError as error:
+        # Damaged, or too large for its budget: without limits only damage is refused.
+        needed = {name: _needed_bytes(data) for name, data in snapshots.items()}
+        shares = [
+            f"{name} {n_bytes} of {budgets[name].max_bytes}"
+            for name, n_bytes in needed.items()
+            if name in budgets
+        ]
+        raise ConfigError(
+            f"{path}: its tables need {sum(needed.values())} bytes ({', '.join(shares)}): "
+            "raise store.max_bytes or the features' max_bytes, or leave them out"
+        ) from error
+
+
+def _needed_bytes(snapshot: bytes) -> int:
+    return Table.restore(snapshot, budget=Budget(1 << 62)).statistics()["budget_bytes"]
 
 
 def _verified(path: Path, entry: dict[str, Any]) -> bytes:

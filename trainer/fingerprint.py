@@ -1,7 +1,7 @@
 """One short text for all parameters, so that two runs can be compared by eye."""
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import numpy as np
 import numpy.typing as npt
@@ -12,8 +12,10 @@ from trainer.learner import Learner
 Bytes = npt.NDArray[np.uint8]
 
 # Format v1 of a table, embedding_store/FORMAT.md: where the header has clock, counts and what the
-# budget has done, where the sections begin, and how many bytes of checksum follow them.
-_CLOCK_AT, _COUNTS_AT, _BUDGET_AT, _HEADER_BYTES, _CHECKSUM_BYTES = 272, 328, 392, 432, 8
+# budget has done, and where it ends; bytes of a tombstone, of a waiting id, of a line of the sketch
+# and of a row without its floats.
+_CLOCK_AT, _COUNTS_AT, _BUDGET_AT, _LINES_AT, _HEADER_BYTES = 272, 328, 392, 424, 440
+_TOMBSTONE_BYTES, _WAITING_BYTES, _LINE_BYTES, _ROW_BYTES = 16, 16, 64, 32
 
 
 def fingerprint(learner: Learner) -> str:
@@ -38,27 +40,28 @@ def fingerprint(learner: Learner) -> str:
 
 
 def _columns(table: Table) -> Iterator[Bytes]:
-    """Ids, times, occurrences, weights and state of rows; ids, counts and times of waiting ids."""
+    """Rows by ascending id, without number and version; ids that wait; the sketch; counters."""
     data = np.frombuffer(table.snapshot(), np.uint8)
-    n_used, n_free = data[_COUNTS_AT : _COUNTS_AT + 8].view("<u4").tolist()
+    n_free = data[_COUNTS_AT + 4 : _COUNTS_AT + 8].view("<u4").item()
     n_waiting, n_tombstones = data[_COUNTS_AT + 8 : _COUNTS_AT + 24].view("<u8").tolist()
-    n_rows, n_lines = n_used - n_free, data[_HEADER_BYTES - 8 : _HEADER_BYTES].view("<u8").item()
+    n_lines = data[_LINES_AT : _LINES_AT + 8].view("<u8").item()
     yield data[_CLOCK_AT:_COUNTS_AT]  # draws, totals and the sweep's cursors too
-    yield data[_BUDGET_AT:_HEADER_BYTES]
-    begin = _HEADER_BYTES + 4 * n_free
-    sketch_end = len(data) - _CHECKSUM_BYTES - 16 * n_tombstones
-    end = sketch_end - 64 * n_lines - 16 * n_waiting
-    value_bytes = (end - begin) // n_rows - 28 if n_rows else 0
-    keys, _, *rest = _split(data[begin:], n_rows, (8, 8, 4, 4, 4, value_bytes))
-    order = np.argsort(keys.view("<u8").ravel())
-    yield from (column[order] for column in (keys, *rest))
-    yield data[end:sketch_end]  # ids that wait, in ascending order already
+    yield data[_BUDGET_AT : _LINES_AT + 8]
+    waiting_at = _HEADER_BYTES + 4 * n_free + _TOMBSTONE_BYTES * n_tombstones
+    rows_at = waiting_at + _WAITING_BYTES * n_waiting + _LINE_BYTES * n_lines
+    yield data[waiting_at:rows_at]
+    row_floats = table.rows_from(0, 0)[2].shape[1]
+    rows = _rows(data[rows_at:], _ROW_BYTES + 4 * row_floats)
+    rows = rows[np.argsort(np.ascontiguousarray(rows[:, 16:24]).view("<u8").ravel())]
+    yield np.concatenate([rows[:, 4:24], rows[:, _ROW_BYTES:]], axis=1)
 
 
-def _split(data: Bytes, n: int, sizes: Sequence[int]) -> list[Bytes]:
-    """Columns that stand one after the other, as `uint8[n, size]` each."""
-    ends = n * np.cumsum(sizes)
-    parts = np.split(data[: ends[-1]], ends[:-1])
-    return [
-        np.ascontiguousarray(part).reshape(n, size) for part, size in zip(parts, sizes, strict=True)
-    ]
+def _rows(data: Bytes, row_bytes: int) -> Bytes:
+    """Rows of all blocks, `uint8[n, row_bytes]`."""
+    blocks = [np.empty((0, row_bytes), np.uint8)]
+    at = 0
+    while n_rows := int.from_bytes(data[at : at + 8].tobytes(), "little"):
+        end = at + 8 + n_rows * row_bytes
+        blocks.append(data[at + 8 : end].reshape(n_rows, row_bytes))
+        at = end
+    return np.concatenate(blocks)

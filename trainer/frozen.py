@@ -23,14 +23,15 @@ class FrozenModel:
     Args:
         learner: Copied as it is now, and at every `refresh`.
         encoder: Slots in model order.
+        dtype: Of rows as a service keeps them.
     """
 
-    def __init__(self, learner: Learner, encoder: FeatureEncoder) -> None:
+    def __init__(self, learner: Learner, encoder: FeatureEncoder, dtype: str) -> None:
         self._learner = learner
         self._slots = encoder.slots
         self._net = deepcopy(learner.net).requires_grad_(False)
         self._tables = {
-            name: ServingTable(width=table.width, initial_rows=len(table))
+            name: ServingTable(width=table.width, initial_rows=len(table), dtype=dtype)
             for name, table in learner.sparse.tables.items()
         }
         self._marks = dict.fromkeys(self._tables, 0)

@@ -1,17 +1,23 @@
 """The trainer's gauges, computed by its own thread and read by any."""
 
+from typing import Final
+
 from freshrank.clock import Clock
 from trainer.evaluation import Evaluation
 from trainer.learner import Learner
 from trainer.state import TrainerState
+
+# What says whether a table is short of room: `Table.statistics` has their meaning.
+TABLE_COUNTS: Final = ("rows", "bytes", "budget_bytes", "threshold", "evicted")
 
 
 class Gauges:
     """A snapshot of gauges, at most a second old while examples arrive.
 
     `<task>.<metric>` as in `Evaluation.report`; `auc` of the first log-loss task that has one, of
-    served scores if there are any; `rows`, `pending` and `filtered` over all tables;
-    `examples_per_second`, `paused`, `epoch`, `seq`, `dense_version`.
+    served scores if there are any; `rows`, `pending` and `filtered` over all tables, and of each
+    `tables.<table>.<count>` those of `TABLE_COUNTS`; `examples_per_second`, `paused`, `epoch`,
+    `seq`, `dense_version`.
 
     Args:
         clock: Its monotonic part.
@@ -50,10 +56,13 @@ class Gauges:
         n_new = state.counts["rows_learned"] - self._rows_learned
         elapsed_s = now_s - self._at_s
         metrics = self._evaluation.report()
-        tables = [table.statistics() for table in self._learner.sparse.tables.values()]
+        tables = {name: t.statistics() for name, t in self._learner.sparse.tables.items()}
         values = {
-            name: float(sum(t[name] for t in tables)) for name in ("rows", "pending", "filtered")
+            count: float(sum(table[count] for table in tables.values()))
+            for count in ("rows", "pending", "filtered")
         }
+        for name, table in tables.items():
+            values |= {f"tables.{name}.{count}": float(table[count]) for count in TABLE_COUNTS}
         values["examples_per_second"] = n_new / elapsed_s if elapsed_s > 0 else 0.0
         values["paused"] = float(state.is_paused)
         values["epoch"] = float(state.epoch)

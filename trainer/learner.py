@@ -16,7 +16,8 @@ from trainer.adam import DenseAdam
 from trainer.losses import Loss, loss_and_gradient, served
 from trainer.models import Net, build_net
 from trainer.passes import Passes
-from trainer.tables import SparseTables, create_tables
+from trainer.table_settings import create_budgets, create_tables
+from trainer.tables import SparseTables
 
 logger = logging.getLogger(__name__)
 
@@ -58,7 +59,9 @@ class Learner:
     def __init__(self, settings: Settings, encoder: FeatureEncoder) -> None:
         # One compute thread per process: two collapse on a busy two-core machine.
         torch.set_num_threads(1)
-        self.sparse = SparseTables(encoder.slots, create_tables(settings, encoder))
+        budgets = create_budgets(settings, encoder)
+        tables = create_tables(settings, encoder, budgets)
+        self.sparse = SparseTables(encoder.slots, tables, budgets)
         self.losses: list[Loss] = [task.loss for task in settings.tasks]
         self.net: Net = build_net(
             settings.model.kind,

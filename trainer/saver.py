@@ -17,7 +17,7 @@ from trainer.evaluation import Evaluation
 from trainer.learner import Learner
 from trainer.queue import Position
 from trainer.state import TrainerState
-from trainer.tables import adopt
+from trainer.table_settings import adopt
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +43,7 @@ class Saver:
 
     Raises:
         SchemaError: the checkpoint was written for another configuration.
+        ConfigError: its tables do not fit their budget.
         Error: there are checkpoints, and none can be read (code `checkpoint-damaged`).
     """
 
@@ -65,7 +66,8 @@ class Saver:
         self._learner = learner
         self._evaluation = evaluation
         self._clock = clock
-        checkpoint = self._store.load()
+        budgets = learner.sparse.vacate() if self._store.paths() else {}
+        checkpoint = self._store.load(budgets)
         self.is_fresh = checkpoint is None
         starts = {
             p: Position(log.start_offset(EXAMPLES, p), 0) for p in range(log.n_partitions(EXAMPLES))

@@ -1,17 +1,14 @@
 """The embedding tables as the trainer uses them: ids -> pooled rows, and gradients back."""
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
-from embedding_store import Optimizer, StoreError, Table
-from freshrank.errors import ConfigError, SchemaError
+from embedding_store import Budget, Table
 from freshrank.examples import ExampleBatch
-from freshrank.features import Encoded, FeatureEncoder, Slot, TableSpec
-from freshrank.settings import RowOptimizer, Settings, SparseOptimizer
+from freshrank.features import Encoded, Slot
 
 F32 = npt.NDArray[np.float32]
 U64 = npt.NDArray[np.uint64]
@@ -25,90 +22,20 @@ ITEM_SLOT: Final = "item_id"
 SWEEP_ROWS_MAX: Final = 4_096
 
 
-def create_tables(settings: Settings, encoder: FeatureEncoder) -> dict[str, Table]:
-    """Empty tables, by name.
-
-    Raises:
-        ConfigError: vectors of several lengths, which the factorisation machine cannot multiply.
-    """
-    dims = {spec.name: spec.dim for spec in encoder.tables}
-    if len(set(dims.values())) > 1:
-        raise ConfigError(f"all tables of a {settings.model.kind} need the same dim, got {dims}")
-    return {spec.name: _create(settings, spec) for spec in encoder.tables}
-
-
-def _create(settings: Settings, spec: TableSpec) -> Table:
-    optimizer, first_order = _optimizers(settings.optimizer.sparse)
-    return Table(
-        dim=spec.dim,
-        first_order=True,
-        optimizer=optimizer,
-        first_order_optimizer=first_order,
-        init_scale=settings.store.init.scale,
-        seed=settings.trainer.seed,
-        slot=spec.index,
-        min_count=spec.min_count,
-        probability=spec.probability,
-        ttl_s=spec.ttl_s,
-        initial_rows=settings.store.initial_rows,
-    )
-
-
-def _optimizers(sparse: SparseOptimizer) -> tuple[Optimizer, Optimizer | None]:
-    """Of the vector and of the first-order weight, None where the first is of both."""
-    own = sparse.first_order
-    return _optimizer(sparse), None if own is None else _optimizer(own)
-
-
-def _optimizer(row: RowOptimizer) -> Optimizer:
-    half_life = row.accumulator_half_life
-    return Optimizer(
-        row.kind,
-        lr=row.lr,
-        l1=row.l1,
-        l2=row.l2,
-        weight_decay=row.weight_decay,
-        beta=row.beta,
-        initial_accumulator=row.initial_accumulator,
-        accumulator_half_life_s=0 if half_life is None else math.ceil(half_life.total_seconds()),
-        clip_norm=row.clip_norm or 0.0,
-        clip_value=row.clip_value or 0.0,
-    )
-
-
-def adopt(tables: Mapping[str, Table], settings: Settings, encoder: FeatureEncoder) -> None:
-    """Let restored tables go on under today's rates, thresholds and times to live.
-
-    Raises:
-        SchemaError: a table's rows hold the state of another optimizer.
-    """
-    optimizer, first_order = _optimizers(settings.optimizer.sparse)
-    for spec in encoder.tables:
-        try:
-            tables[spec.name].configure(
-                optimizer=optimizer,
-                first_order_optimizer=first_order,
-                min_count=spec.min_count,
-                probability=spec.probability,
-                ttl_s=spec.ttl_s,
-            )
-        except StoreError as error:
-            raise SchemaError(
-                f"the checkpoint's table {spec.name} does not go with optimizer.sparse: {error}. "
-                "Set it back, or learn anew in another data directory"
-            ) from error
-
-
 class SparseTables:
     """All tables behind the slots of one configuration.
 
     Args:
         slots: In model order.
         tables: By name, all of the same width.
+        budgets: Of the tables that have one, by name.
     """
 
-    def __init__(self, slots: Sequence[Slot], tables: Mapping[str, Table]) -> None:
+    def __init__(
+        self, slots: Sequence[Slot], tables: Mapping[str, Table], budgets: Mapping[str, Budget]
+    ) -> None:
         self._slots = list(slots)
+        self._budgets = budgets
         self.tables = dict(tables)
         self.width = next(iter(self.tables.values())).width
         self._slots_of = {
@@ -116,6 +43,14 @@ class SparseTables:
             for name in self.tables
         }
         self._item_table = next((s.table for s in self._slots if s.name == ITEM_SLOT), None)
+
+    def vacate(self) -> Mapping[str, Budget]:
+        """Drop the tables, as those of a checkpoint come instead; returns the budgets for them.
+
+        Both at a time would not fit into a budget that either fits into.
+        """
+        self.tables.clear()
+        return self._budgets
 
     def read(self, batch: ExampleBatch, now_s: int) -> F32:
         """Count occurrences, admit what reaches its threshold, and pool the rows of every slot.

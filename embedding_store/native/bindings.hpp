@@ -12,6 +12,7 @@ void bind_budget(nanobind::module_& m);
 void bind_hashes(nanobind::module_& m);
 void bind_rows(nanobind::class_<Table>& type);
 void bind_serving_table(nanobind::module_& m);
+void bind_snapshots(nanobind::module_& m, nanobind::class_<Table>& type);
 void bind_table(nanobind::module_& m);
 
 }  // namespace freshrank

@@ -33,6 +33,17 @@ nb::dict statistics(const ServingTable& table) {
     return result;
 }
 
+// Keys and a row for each, handed to a method of the core without the interpreter lock.
+auto with_rows(auto method) {
+    return [method](ServingTable& table, const AnyArray& keys, const AnyArray& rows) {
+        const IdsInput keys_input("keys", keys);
+        const Input<float> input("rows", rows, 2);
+        check_rows("rows", input, keys_input.size(), table.width());
+        const nb::gil_scoped_release release;
+        (table.*method)(keys_input.span(), input.data());
+    };
+}
+
 nb::tuple lookup_pooled(const ServingTable& table, const AnyArray& ids, const AnyArray& offsets,
                         const std::string& mode, std::int64_t first_n) {
     const IdBagsInput input(ids, offsets, mode, first_n);
@@ -59,7 +70,7 @@ void bind_serving_table(nb::module_& m) {
                     ServingTable(in_range("width", width, 1, max_dim + 1),
                                  not_negative("initial_rows", initial_rows), row_type_named(dtype));
             },
-            nb::kw_only(), "width"_a, "initial_rows"_a, "dtype"_a = "float32")
+            nb::kw_only(), "width"_a, "initial_rows"_a = 0, "dtype"_a = "float32")
         .def_prop_ro("width", &ServingTable::width)
         .def_prop_ro("dtype", [](const ServingTable& table) { return name_of(table.type()); })
         .def(
@@ -77,16 +88,8 @@ void bind_serving_table(nb::module_& m) {
             },
             "ids"_a, "out"_a = nb::none())
         .def("lookup_pooled", &lookup_pooled, "ids"_a, "offsets"_a, "mode"_a, "first_n"_a = 0)
-        .def(
-            "upsert",
-            [](ServingTable& table, const AnyArray& keys, const AnyArray& rows) {
-                const IdsInput keys_input("keys", keys);
-                const Input<float> input("rows", rows, 2);
-                check_rows("rows", input, keys_input.size(), table.width());
-                const nb::gil_scoped_release release;
-                table.upsert(keys_input.span(), input.data());
-            },
-            "keys"_a, "rows"_a)
+        .def("check", with_rows(&ServingTable::check), "keys"_a, "rows"_a)
+        .def("upsert", with_rows(&ServingTable::upsert), "keys"_a, "rows"_a)
         .def(
             "remove",
             [](ServingTable& table, const AnyArray& keys) {

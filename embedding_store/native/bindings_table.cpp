@@ -124,15 +124,16 @@ nb::dict statistics(const Table& table) {
     result["peak_bytes"] = values.peak_bytes;
     result["budget_bytes"] = values.budget_bytes;
     result["max_rows"] = values.max_rows;
+    result["snapshot_bytes"] = values.snapshot_bytes;
     return result;
 }
 
 void bind_parameters(nb::class_<Table>& type) {
-    type.def("__init__", &construct, nb::kw_only(), "dim"_a, "first_order"_a, "optimizer"_a,
-             "first_order_optimizer"_a = nb::none(), "init_scale"_a, "seed"_a, "slot"_a,
-             "min_count"_a, "probability"_a, "ttl_s"_a, "initial_rows"_a, "max_bytes"_a = 0,
-             "pending_bytes"_a = 0, "min_rows"_a = 0, "count_half_life_s"_a = 0,
-             "budget"_a = nb::none())
+    type.def("__init__", &construct, nb::kw_only(), "dim"_a, "first_order"_a = false, "optimizer"_a,
+             "first_order_optimizer"_a = nb::none(), "init_scale"_a = 0.01, "seed"_a = 0,
+             "slot"_a = 0, "min_count"_a = 1, "probability"_a = 1.0, "ttl_s"_a = 0,
+             "initial_rows"_a = 0, "max_bytes"_a = 0, "pending_bytes"_a = 0, "min_rows"_a = 0,
+             "count_half_life_s"_a = 0, "budget"_a = nb::none())
         .def_prop_ro("width", [](const Table& table) { return table.config().width(); })
         .def_prop_ro("dim", [](const Table& table) { return table.config().dim; })
         .def_prop_rw(
@@ -199,24 +200,7 @@ void bind_changes(nb::class_<Table>& type) {
                 const nb::gil_scoped_release release;
                 return table.trim_tombstones(version);
             },
-            "through"_a)
-        .def("snapshot",
-             [](const Table& table) {
-                 std::vector<std::uint8_t> bytes;
-                 {
-                     const nb::gil_scoped_release release;
-                     bytes = table.snapshot();
-                 }
-                 return nb::bytes(bytes.data(), bytes.size());
-             })
-        .def_static(
-            "restore",
-            [](const nb::bytes& data, std::shared_ptr<Budget> budget) {
-                const std::span bytes(static_cast<const std::uint8_t*>(data.data()), data.size());
-                const nb::gil_scoped_release release;
-                return Table::restore(bytes, std::move(budget));
-            },
-            "data"_a, "budget"_a = nb::none());
+            "through"_a);
 }
 
 }  // namespace
@@ -229,6 +213,7 @@ void bind_table(nb::module_& m) {
     bind_questions(type);
     bind_changes(type);
     bind_rows(type);
+    bind_snapshots(m, type);
 }
 
 }  // namespace freshrank

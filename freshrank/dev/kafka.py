@@ -62,12 +62,13 @@ log.index.size.max.bytes=1048576
 
 
 @contextmanager
-def kafka(directory: Path, *, port: int = 0) -> Iterator[Server]:
+def kafka(directory: Path, *, port: int = 0, extra: str = "") -> Iterator[Server]:
     """A broker while the context lasts.
 
     Args:
         directory: Holds its settings, data and log; one that holds data goes on with it.
         port: Where it listens on 127.0.0.1; 0 takes any free one.
+        extra: Further settings, which win; a template as `_SETTINGS`.
 
     Raises:
         MissingServerError: Java is not installed, or the jars are not here and cannot be had.
@@ -80,7 +81,7 @@ def kafka(directory: Path, *, port: int = 0) -> Iterator[Server]:
     port = port or free_port
     settings = directory / "server.properties"
     settings.write_text(
-        _SETTINGS.format(
+        (_SETTINGS + extra).format(
             host=HOST, port=port, controller_port=controller_port, directory=directory.resolve()
         )
     )

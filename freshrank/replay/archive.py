@@ -119,7 +119,7 @@ class TimeTravel:
         if options.checkpoint is None:
             self.state = TrainerState(encoder.schema_hash, settings.trainer.seed, {}, log)
         else:
-            found = read(_newest(options.checkpoint))
+            found = read(_newest(options.checkpoint), self.learner.sparse.vacate())
             self.state = restore(found, settings, encoder, self.learner, evaluation)
             self._check_position(options.checkpoint)
         for parts in self._archive.lineages().values():

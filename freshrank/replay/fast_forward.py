@@ -101,7 +101,7 @@ class FastForward:
         self.learner = self._trainer.learner
         self._frozen: FrozenModel | None = None
         if sync_every is not None:
-            self._frozen = FrozenModel(self.learner, self.loop.encoder)
+            self._frozen = FrozenModel(self.learner, self.loop.encoder, settings.serving.dtype)
             self._syncs = Schedule(sync_every)
         self._tasks = [task.name for task in settings.tasks]
         self._step_ms = settings.sync.sparse_every // _MILLISECOND

@@ -49,8 +49,10 @@ class _Stale:
     after it, and its rows from that time on are the first to be scored anew.
     """
 
-    def __init__(self, learner: Learner, encoder: FeatureEncoder, every: timedelta) -> None:
-        self._model = FrozenModel(learner, encoder)
+    def __init__(
+        self, learner: Learner, encoder: FeatureEncoder, every: timedelta, dtype: str
+    ) -> None:
+        self._model = FrozenModel(learner, encoder, dtype)
         self._syncs = Schedule(every)
 
     def predict(self, batch: ExampleBatch) -> F32:
@@ -92,7 +94,8 @@ class Online:
         # scored with the same ones whatever is learned in between: so it is learned at once.
         is_fixed = settings.trainer.batching == "fixed"
         self._span_ms = None if is_fixed else settings.sync.sparse_every // _MILLISECOND
-        self._stale = [_Stale(self.learner, encoder, every) for every in sync_every]
+        dtype = settings.serving.dtype
+        self._stale = [_Stale(self.learner, encoder, every, dtype) for every in sync_every]
 
     def predict_then_learn(
         self, chunk: Chunk, encoded: Encoded, pace: Pace | None = None

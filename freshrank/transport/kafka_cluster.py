@@ -1,6 +1,7 @@
 """Where a Kafka cluster is, how its clients are set up, and what its errors mean to us."""
 
 import contextlib
+import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -60,6 +61,11 @@ _MEANINGS: Final[tuple[tuple[tuple[type[Exception], ...], str, str], ...]] = (
         "make the topics: freshrank topics create",
     ),
     (
+        (kafka.errors.InvalidReplicationFactorError,),
+        "log-replication",
+        "it has fewer brokers than that: set log.replication",
+    ),
+    (
         (kafka.errors.MessageSizeTooLargeError, kafka.errors.RecordListTooLargeError),
         "record-too-large",
         "let the topic's max.message.bytes be 1 MiB or more",
@@ -80,9 +86,24 @@ _MEANINGS: Final[tuple[tuple[tuple[type[Exception], ...], str, str], ...]] = (
     (
         (kafka.errors.KafkaTimeoutError, kafka.errors.RequestTimedOutError),
         "broker-timeout",
-        "it does not answer in time; is it running, and not overloaded?",
+        "no answer in time; is it running, not overloaded, and are log.brokers and log.security "
+        "right?",
     ),
 )
+
+
+# Where kafka-python says why it cannot connect; what it raises says only that it gave up.
+_manager_log: Final = logging.getLogger("kafka.net.manager")
+
+
+class _LastWarning(logging.Handler):
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.text = ""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if "connection" in record.getMessage().lower():
+            self.text = record.getMessage()
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,18 +163,21 @@ class Cluster:
         Its constructors start a thread before they connect, and forget it when they fail.
         """
         nets: list[KafkaNetClient] = []
+        last = _LastWarning()
 
         def net(**configs: Any) -> KafkaNetClient:
             nets.append(KafkaNetClient(**configs))
             return nets[-1]
 
-        with self.errors("be reached"):
-            try:
-                return make(**(self.options() | dict(options)), kafka_client=net)
-            except BaseException:
-                for one in nets:
-                    one.close()
-                raise
+        _manager_log.addHandler(last)
+        try:
+            return make(**(self.options() | dict(options)), kafka_client=net)
+        except kafka.errors.KafkaError as error:
+            for one in nets:
+                one.close()
+            raise self.explained(f"be reached: {last.text}", error) from error
+        finally:
+            _manager_log.removeHandler(last)
 
     def name(self, topic: str) -> str:
         """The name that `topic` has in the cluster."""

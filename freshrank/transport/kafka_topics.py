@@ -71,19 +71,25 @@ class Difference:
 
 
 def create(admin: KafkaAdminClient, cluster: Cluster, plan: TopicPlan) -> list[str]:
-    """Make the topics that are missing; one that is there is left as it is. Returns their names."""
-    with cluster.errors("make topics"):
-        there = described(admin, cluster)
-        missing = [topic for topic in TOPICS if topic not in there]
-        wanted = {
-            cluster.name(topic): {
-                "num_partitions": plan.n_partitions_of(topic),
-                "replication_factor": plan.replication,
-                "configs": plan.configs(topic),
-            }
-            for topic in missing
+    """Make the topics that are missing; one that is there is left as it is. Returns their names.
+
+    Raises:
+        TransportError: those that are there have other partitions than planned (`log-partitions`);
+            none is made then.
+    """
+    there = described(admin, cluster)
+    _check_partitions(cluster, there, plan)
+    missing = [topic for topic in TOPICS if topic not in there]
+    wanted = {
+        cluster.name(topic): {
+            "num_partitions": plan.n_partitions_of(topic),
+            "replication_factor": plan.replication,
+            "configs": plan.configs(topic),
         }
-        if wanted:
+        for topic in missing
+    }
+    if wanted:
+        with cluster.errors(f"make {len(wanted)} topics of replication {plan.replication}"):
             with contextlib.suppress(TopicAlreadyExistsError):  # somebody else makes them, too
                 admin.create_topics(wanted)
             admin.wait_for_topics(list(wanted))
@@ -143,7 +149,14 @@ def check(admin: KafkaAdminClient, cluster: Cluster, n_partitions: int) -> str:
             f"{cluster} lacks {names}: make them with `freshrank topics create`",
             code="unknown-topic",
         )
-    plan = TopicPlan(n_partitions)
+    _check_partitions(cluster, there, TopicPlan(n_partitions))
+    ids = "".join(str(there[topic]["topic_id"]) for topic in CONSUMED_TOPICS)
+    return hashlib.sha256(ids.encode()).hexdigest()[:16]
+
+
+def _check_partitions(
+    cluster: Cluster, there: Mapping[str, Mapping[str, Any]], plan: TopicPlan
+) -> None:
     wrong = {
         topic: len(info["partitions"])
         for topic, info in there.items()
@@ -152,11 +165,9 @@ def check(admin: KafkaAdminClient, cluster: Cluster, n_partitions: int) -> str:
     if wrong:
         has = ", ".join(f"{cluster.name(topic)} {n}" for topic, n in wrong.items())
         raise TransportError(
-            f"the configuration says {n_partitions} partitions (one of freshrank.control), "
+            f"the configuration says {plan.n_partitions} partitions (one of freshrank.control), "
             f"{cluster} has {has}: records of one request must meet in one partition of every "
             "topic, so set log.partitions to what the topics have; another number needs new "
             "topics, under another log.prefix",
             code="log-partitions",
         )
-    ids = "".join(str(there[topic]["topic_id"]) for topic in CONSUMED_TOPICS)
-    return hashlib.sha256(ids.encode()).hexdigest()[:16]

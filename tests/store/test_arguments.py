@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from embedding_store import Optimizer, ServingTable, StoreError, hash_strings, mix_ids
+from embedding_store import Optimizer, ServingTable, StoreError, Table, hash_strings, mix_ids
 from tests.store.helpers import admit, ids_of, make, plain
 
 NAN, INF = float("nan"), float("inf")
@@ -61,6 +61,16 @@ def test_unusable_parameter_is_refused_by_name_and_value(name: str, value: Any, 
     with pytest.raises(StoreError, match=name) as refusal:
         make(**{name: value})
     assert shown in str(refusal.value)
+
+
+def test_dim_and_optimizer_are_enough() -> None:
+    table = Table(dim=4, optimizer=Optimizer("sgd", lr=1.0))
+    rows = admit(table, ids_of(7), now_s=1)
+    assert rows.shape == (1, 4)
+    assert 0 < np.abs(rows).max() < 0.01
+    assert table.expire(2**32 - 1, 1) == 0
+    serving = ServingTable(width=table.width)
+    assert (serving.dtype, len(serving)) == ("float32", 0)
 
 
 def test_adaptive_optimizers_need_eps_and_sgd_does_not() -> None:

@@ -186,10 +186,10 @@ def test_a_restored_table_takes_its_room_from_the_budget_it_is_given() -> None:
     table = make(budget=Budget(32 * MIB))
     admit(table, np.arange(60_000, dtype=np.uint64))
     budget = Budget(32 * MIB)
-    restored = Table.restore(table.snapshot(), budget)
+    restored = Table.restore(table.snapshot(), budget=budget)
     assert budget.used_bytes == restored.statistics()["budget_bytes"] > 0
     with pytest.raises(StoreError, match="the budget has room for 32768 rows"):
-        Table.restore(table.snapshot(), Budget(4 * MIB))
+        Table.restore(table.snapshot(), budget=Budget(4 * MIB))
     assert Table.restore(table.snapshot()).statistics()["budget_bytes"] == 0
 
 
@@ -199,14 +199,14 @@ def test_a_table_without_a_budget_is_restored_into_one_that_holds_it() -> None:
     table.erase(np.arange(50_000, dtype=np.uint64))
     admit(table, np.arange(1 << 32, (1 << 32) + 100_000, dtype=np.uint64))
     budget = Budget(256 * MIB)
-    restored = Table.restore(table.snapshot(), budget)
+    restored = Table.restore(table.snapshot(), budget=budget)
     counts = ("rows", "tombstones", "pending")
     before, after = table.statistics(), restored.statistics()
     assert [after[name] for name in counts] == [before[name] for name in counts]
     assert after["peak_bytes"] <= after["budget_bytes"] == budget.used_bytes
-    Table.restore(table.snapshot(), Budget(after["budget_bytes"]))
+    Table.restore(table.snapshot(), budget=Budget(after["budget_bytes"]))
     with pytest.raises(StoreError, match="the budget has room"):
-        Table.restore(table.snapshot(), Budget(4 * MIB))
+        Table.restore(table.snapshot(), budget=Budget(4 * MIB))
 
 
 def test_without_room_for_tombstones_rows_wait_for_a_trim() -> None:

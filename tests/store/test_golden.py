@@ -50,7 +50,7 @@ def test_header_fields_lie_where_the_format_says() -> None:
     data = GOLDEN.read_bytes()
     assert data[:8] == b"FRTABLE\n"
     assert np.frombuffer(data, "<u4", 2, 8).tolist() == [1, 0]
-    assert np.frombuffer(data, "<u8", 1, 16).item() == len(data)
+    assert np.frombuffer(data, "<u8", 1, 16).item() == 0
     assert np.frombuffer(data, "<u4", 4, 24).tolist() == [3, 1, 2, 9]
     assert np.frombuffer(data, "<f8", 2, 40).tolist() == [0.05, 1.0]
     assert np.frombuffer(data, "<u8", 1, 56).item() == 2**64 - 1
@@ -71,12 +71,29 @@ def test_header_fields_lie_where_the_format_says() -> None:
     assert np.frombuffer(data, "<u8", 3, 352).tolist() == [2**23, 2**17, 1]
     assert np.frombuffer(data, "<u4", 2, 376).tolist() == [100, 0]
     # rows of the budget, evicted, admitted by the sketch, wanted; its occurrences, its lines
-    assert np.frombuffer(data, "<u8", 6, 384).tolist() == [65_536, 0, 0, 0, 0, 0]
-    # Row 1 was freed first, then row 2: the free list, then the keys of rows 0, 3 and 4.
-    assert np.frombuffer(data, "<u4", 2, 432).tolist() == [1, 2]
-    assert np.frombuffer(data, "<u8", 3, 440).tolist() == [0, 2**64 - 1, 77]
-    n_floats = 3 * (4 + 3 + 1 + 2)
-    assert len(data) == 432 + 2 * 4 + 3 * 28 + n_floats * 4 + 2 * 16 + 2 * 16 + 8
+    assert np.frombuffer(data, "<u8", 6, 384).tolist() == [32_768, 0, 0, 0, 0, 0]
+    assert np.frombuffer(data, "<u4", 2, 432).tolist() == [0, 0]
+    # Row 1 was freed first, then row 2; the tombstones of both; two pending counts.
+    assert np.frombuffer(data, "<u4", 2, 440).tolist() == [1, 2]
+    assert np.frombuffer(data, "<u8", 4, 448).tolist() == [1, 2, 2**63, 2]
+    assert np.frombuffer(data, "<u8", 1, 480).item() == 5
+    assert np.frombuffer(data, "<u4", 2, 488).tolist() == [1, 140]
+    assert np.frombuffer(data, "<u8", 1, 496).item() == 6
+    # One block of rows 0, 3 and 4, then an empty one.
+    n_floats = 4 + 3 + 1 + 2
+    assert np.frombuffer(data, "<u8", 1, 512).item() == 3
+    record = np.dtype(
+        [("row", "<u4"), ("last_seen_s", "<u4"), ("born_s", "<u4"), ("frequency", "<u4"),
+         ("key", "<u8"), ("version", "<u8"), ("values", "<f4", n_floats)]
+    )  # fmt: skip
+    rows = np.frombuffer(data, record, 3, 520)
+    assert rows["row"].tolist() == [0, 3, 4]
+    assert rows["key"].tolist() == [0, 2**64 - 1, 77]
+    assert rows["last_seen_s"].tolist() == [140, 100, 100]
+    assert rows["born_s"].tolist() == [100, 100, 100]
+    assert rows["frequency"].tolist() == [3, 2, 2]
+    assert rows["version"].tolist() == [2, 2, 1]
+    assert len(data) == 520 + 3 * (32 + 4 * n_floats) + 8 + 8
 
 
 def test_golden_snapshot_with_a_sketch_is_written_and_opened(

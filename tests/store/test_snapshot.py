@@ -89,7 +89,7 @@ def test_every_truncation_is_found(snapshot: bytes) -> None:
     for length in {*range(400), *range(400, len(snapshot), 97), len(snapshot) - 1}:
         with pytest.raises(StoreError, match="truncated"):
             Table.restore(snapshot[:length])
-    with pytest.raises(StoreError, match="truncated or damaged"):
+    with pytest.raises(StoreError, match="damaged"):
         Table.restore(snapshot + b"\0")
 
 

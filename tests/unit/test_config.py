@@ -121,6 +121,31 @@ def test_a_long_line_is_shown_around_the_mistake() -> None:
             "accumulator_half_life is of adagrad, rowwise_adagrad; kind is adam",
         ),
         ("optimizer: {sparse: {weight_decay: 30}}", "8:21: error", "at most 1, got 30.0 x 0.05"),
+        ("optimizer: {sparse: {beta1: 0.8}}", "8:21: error: optimizer.sparse", "beta1 is of adam;"),
+        (
+            "optimizer: {sparse: {kind: ftrl, eps: 1e-6}}",
+            "8:21: error: optimizer.sparse",
+            "eps is of adagrad, rowwise_adagrad, adam; kind is ftrl",
+        ),
+        (
+            "optimizer: {sparse: {kind: sgd, initial_accumulator: 1.0}}",
+            "8:21: error: optimizer.sparse",
+            "initial_accumulator is of adagrad, rowwise_adagrad, ftrl; kind is sgd",
+        ),
+        (
+            "optimizer: {sparse: {kind: adam, beta2: 1}}",
+            "8:41: error: optimizer.sparse.beta2",
+            "less than 1, got 1",
+        ),
+        ("store: {max_bytes: 8GB}", "8:20: error: store.max_bytes", "not a size: '8GB' (write"),
+        ("store: {memory: 8GiB}", "8:9: error: store.memory", "unknown key 'memory'"),
+        ("store: {threads: 0}", "8:18: error: store.threads", "greater than or equal to 1, got 0"),
+        ("store: {threads: 65}", "8:18: error: store.threads", "less than or equal to 64, got 65"),
+        (
+            "serving: {dtype: bfloat16}",
+            "8:18: error: serving.dtype",
+            "expected 'float32', 'float16' or 'int8', got 'bfloat16'; did you mean 'float16'?",
+        ),
         (
             "optimizer: {sparse: {accumulator_half_life: 40000d}}",
             "8:45: error: optimizer.sparse.accumulator_half_life",
@@ -165,6 +190,18 @@ def test_one_mistake_is_one_line(text: str, place: str, said: str) -> None:
         ("{name: x, type: id, scope: user, dim: 0}", "3:43: error: features.0.dim", "got 0"),
         ("{name: x, type: id, scope: user, admission: {min_cuont: 2}}", "3:50", "'min_count'?"),
         ("{name: x, type: id, scope: user, expire: 5ms}", "3:46", "at least 1s, got 5ms"),
+        ("{name: x, type: id, scope: user, min_rows: -1}", "3:48", "or equal to 0, got -1"),
+        ("{name: x, type: id, scope: user, max_bytes: 2G}", "3:49", "not a size: '2G'"),
+        (
+            "{name: x, type: id, scope: user, admission: {pending_bytes: 1KiB}}",
+            "3:65: error: features.0.admission.pending_bytes",
+            "greater than or equal to 65536, got '1KiB'",
+        ),
+        (
+            "{name: x, type: id, scope: user, admission: {count_half_life: 40000d}}",
+            "3:67: error: features.0.admission.count_half_life",
+            "at most 36500d, got 40000d",
+        ),
         ("3", "3:5: error: features.0", "expected a mapping, got 3"),
         (
             "{name: h, type: bucket, scope: user, boundaries: [2, 1]}",
@@ -355,6 +392,28 @@ def test_yaml_1_2_facts() -> None:
     assert read.store.initial_rows == 5_000_000
     assert read.salt == 12
     assert read.optimizer.sparse.l2 == 1e-6
+
+
+def test_limits_and_optimizers_of_the_store() -> None:
+    read = settings("""\
+        features:
+          - name: item_id
+            type: id
+            scope: item
+            max_bytes: 1GiB
+            min_rows: 1_000
+            admission: {min_count: 3, count_half_life: 7d, pending_bytes: 64MiB}
+        tasks: [{name: click, event: click}]
+        store: {max_bytes: 8GiB, threads: 2}
+        serving: {dtype: int8}
+        optimizer: {sparse: {kind: adam, beta1: 0.8, beta2: 0.99, eps: 1e-6}}
+        """)
+    [spec] = FeatureEncoder(read).tables
+    limits = (spec.max_bytes, spec.min_rows, spec.count_half_life_s, spec.pending_bytes)
+    assert limits == (1 << 30, 1_000, 7 * 86_400, 64 << 20)
+    assert (read.store.max_bytes, read.store.threads, read.serving.dtype) == (8 << 30, 2, "int8")
+    sparse = read.optimizer.sparse
+    assert (sparse.beta1, sparse.beta2, sparse.eps) == (0.8, 0.99, 1e-6)
 
 
 def test_environment_variables_override_the_file() -> None:

@@ -351,7 +351,7 @@ def test_a_column_needs_one_value_per_item() -> None:
 def test_the_schema_hash_follows_what_rows_mean() -> None:
     base = encoder(USER, ITEM).schema_hash
     assert base == encoder(USER, ITEM, sync={"sparse_every": "5s"}).schema_hash
-    policy = {"admission": {"min_count": 5}, "expire": "1h"}
+    policy = {"admission": {"min_count": 5}, "expire": "1h", "min_rows": 9, "max_bytes": "1GiB"}
     assert base == encoder(USER, ITEM | policy).schema_hash
     others = {
         encoder(USER, ITEM, salt=1).schema_hash,

@@ -14,6 +14,7 @@ void Table::touch(std::uint32_t row, std::uint32_t count, std::uint32_t now_s) {
         decayed(record.frequency, record.last_seen_s, now_s, config_.limits.count_half_life_s),
         count);
     record.last_seen_s = std::max(record.last_seen_s, now_s);
+    record.version_word |= changed_bit;
 }
 
 // Which share of the work counts an id's occurrences.
@@ -112,6 +113,7 @@ void Table::lookup_or_admit(Ids ids, std::span<const std::uint32_t> counts, std:
     const std::lock_guard lock(mutex_);
     move_clock(now_s);
     make_room();
+    keep(ids);
     const std::uint64_t n_before = counters_.n_admitted;
     looked_up_.ids.clear();  // until every row is known
     looked_up_.rows.resize(ids.size());
@@ -179,6 +181,7 @@ void Table::read(std::span<const Bags> bags, std::span<const std::uint64_t> requ
     std::uint32_t* rows = reading_.rows.data();
     for (const Bags& own : bags) {
         const Ids ids = own.of.ids;
+        keep(ids);
         const auto counter = [&] {
             // `bag` is the batch's row of the entry: entries come in order.
             return [&, bag = std::size_t{0}](std::size_t i) mutable -> std::uint32_t {

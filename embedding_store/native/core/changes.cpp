@@ -38,13 +38,18 @@ std::uint64_t Table::expire(std::uint32_t now_s, std::uint64_t max_rows) {
 
 // Zeroes what it frees: the next tenant inherits nothing, and a forgotten person leaves nothing.
 void Table::remove_row(std::uint64_t id) {
+    keep({&id, 1});
     tombstones_.insert({id, counters_.version});  // first: if memory runs out here, nothing changed
     looked_up_.ids.clear();
     const std::uint32_t row = index_.erase(id);
     expects(row != no_row, "a row to remove is not in the index");
+    wipe(row);
+    numbers_.give_back(row);
+}
+
+void Table::wipe(std::uint32_t row) {
     std::memset(slabs_.at(row), 0, std::size_t{slabs_.stride()} * sizeof(float));
     metadata_.clear(row);
-    numbers_.give_back(row);
 }
 
 std::uint64_t Table::erase(Ids ids) {

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <cstring>
 #include <random>
+#include <utility>
 
 namespace freshrank {
 
@@ -81,6 +82,44 @@ inline std::uint64_t siphash24(const void* data, std::size_t n_bytes, SipKey key
     state.compress(last);
     return state.finish();
 }
+
+// SipHash-2-4 of bytes that come piece by piece.
+class SipHasher {
+  public:
+    explicit SipHasher(SipKey key) : state_(key) {}
+
+    void add(const void* data, std::size_t n_bytes) {
+        const auto* bytes = static_cast<const unsigned char*>(data);
+        for (; n_bytes > 0 && n_bytes_ % 8 != 0; --n_bytes) {
+            add_byte(*bytes++);
+        }
+        for (; n_bytes >= 8; n_bytes -= 8, bytes += 8, n_bytes_ += 8) {
+            std::uint64_t word;
+            std::memcpy(&word, bytes, 8);
+            state_.compress(word);
+        }
+        for (; n_bytes > 0; --n_bytes) {
+            add_byte(*bytes++);
+        }
+    }
+    std::uint64_t value() const {
+        SipState last = state_;
+        last.compress(word_ | n_bytes_ << 56);
+        return last.finish();
+    }
+
+  private:
+    void add_byte(unsigned char byte) {
+        word_ |= std::uint64_t{byte} << (8 * (n_bytes_ % 8));
+        if (++n_bytes_ % 8 == 0) {
+            state_.compress(std::exchange(word_, 0));
+        }
+    }
+
+    SipState state_;
+    std::uint64_t word_ = 0;  // of bytes that do not fill one yet
+    std::uint64_t n_bytes_ = 0;
+};
 
 // SipHash-2-4 of the 16 bytes left | right: unrolled, no loads.
 inline std::uint64_t siphash24_pair(std::uint64_t left, std::uint64_t right, SipKey key) {

@@ -118,6 +118,7 @@ void Table::put_rows(const RowsView& rows) {
             }
             pending_.erase(rows.keys[i]);
         }
+        keep_rows({&row, 1});
         set_floats(row, rows.values + i * n_floats);
         metadata_.set_version(row, rows.versions.empty() ? version : rows.versions[i]);
         metadata_.last_seen_s(row) = rows.last_seen_s[i];

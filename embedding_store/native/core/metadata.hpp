@@ -13,8 +13,9 @@
 
 namespace freshrank {
 
-// Versions take 31 bits: the top bit of their word is kept free for marks.
+// Versions take 31 bits: the top bit of their word says that the row changed since a snapshot.
 inline constexpr std::uint32_t max_version = 0x7fffffff;
+inline constexpr std::uint32_t changed_bit = max_version + 1;
 
 // Of counts, which stop at their end.
 inline std::uint32_t add_saturating(std::uint32_t a, std::uint32_t b) {
@@ -46,8 +47,12 @@ class Metadata {
         return record(row).version_word & max_version;
     }
     void set_version(std::uint32_t row, std::uint64_t version) {
-        record(row).version_word = static_cast<std::uint32_t>(version);
+        record(row).version_word = static_cast<std::uint32_t>(version) | changed_bit;
     }
+    bool is_changed(std::uint32_t row) const {
+        return (record(row).version_word & changed_bit) != 0;
+    }
+    void clear_changed(std::uint32_t row) { record(row).version_word &= max_version; }
     std::uint32_t& last_seen_s(std::uint32_t row) { return record(row).last_seen_s; }
     std::uint32_t last_seen_s(std::uint32_t row) const { return record(row).last_seen_s; }
     std::uint32_t& frequency(std::uint32_t row) { return record(row).frequency; }

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "pending_view.hpp"
+
 namespace freshrank {
 
 PendingCounts::PendingCounts(PendingRules rules, SipKey key, Tally* tally)
@@ -69,6 +71,7 @@ void PendingCounts::add(std::uint64_t id, Known known, std::uint32_t count, std:
     const auto [bucket, slot] = map_.locate(id);
     if (bucket != nullptr) {
         auto value = bucket->value(slot);
+        keep(id, value);
         const std::uint32_t seen_s = rules_.latest_s(value.unit);
         if (is_counted(seen_s)) {
             count_out(seen_s);
@@ -92,6 +95,7 @@ void PendingCounts::add(std::uint64_t id, Known known, std::uint32_t count, std:
     }
     count = std::min(count, max_pending_count);
     if (make_room(id)) {
+        keep(id, {});
         map_.insert(id, {count, rules_.unit(now_s)});
         ++n_held_;
         count_in(rules_.latest_s(rules_.unit(now_s)));
@@ -114,6 +118,7 @@ bool PendingCounts::make_room(std::uint64_t id) {
 void PendingCounts::erase(std::uint64_t id) {
     const auto value = map_.erase_or(id, {});
     if (value.count != 0) {
+        keep(id, value);
         --n_held_;
         count_out(rules_.latest_s(value.unit));
     }
@@ -123,6 +128,7 @@ void PendingCounts::erase(std::uint64_t id) {
 void PendingCounts::sweep(PendingBucket& bucket) {
     for (unsigned slot = bucket.count; slot-- > 0;) {
         if (!is_counted(rules_.latest_s(bucket.value(slot).unit))) {
+            keep(bucket.keys[slot], bucket.value(slot));
             map_.erase_or(bucket.keys[slot], {});
             --n_held_;
         }
@@ -149,6 +155,9 @@ void PendingCounts::change_rules(PendingRules rules) {
     if (rules.ttl_s == rules_.ttl_s && rules.half_life_s == rules_.half_life_s) {
         return;
     }
+    if (view_ != nullptr) {
+        view_->gather_all();  // it cannot read the new units
+    }
     sweep(~std::uint64_t{0});
     const PendingRules old = rules_;
     rules_ = rules;
@@ -173,19 +182,11 @@ void PendingCounts::change_rules(PendingRules rules) {
     sketch_.change_rules(old, rules);
 }
 
-std::vector<PendingCounts::Entry> PendingCounts::entries() const {
-    std::vector<Entry> entries;
-    entries.reserve(n_counted_);
-    map_.each_bucket([&](const PendingBucket& bucket) {
-        for (unsigned slot = 0; slot < bucket.count; ++slot) {
-            const auto value = bucket.value(slot);
-            if (is_counted(rules_.latest_s(value.unit))) {
-                entries.push_back({bucket.keys[slot], value.count, rules_.latest_s(value.unit)});
-            }
-        }
-    });
-    std::sort(entries.begin(), entries.end());
-    return entries;
+// Before an id's count changes; a value of count 0 where it has none.
+void PendingCounts::keep(std::uint64_t id, PendingBucket::Value value) {
+    if (view_ != nullptr) {
+        view_->keep(id, value);
+    }
 }
 
 bool PendingCounts::restore(const Entry& entry) {

@@ -51,6 +51,8 @@ struct alignas(line_bytes) PendingBucket {
 };
 static_assert(sizeof(PendingBucket) == line_bytes, "one probe must touch one cache line");
 
+class PendingView;
+
 class PendingCounts {
   public:
     struct Known {
@@ -62,7 +64,6 @@ class PendingCounts {
         std::uint64_t key = 0;
         std::uint32_t count = 0;
         std::uint32_t seen_s = 0;
-        bool operator<(const Entry& other) const { return key < other.key; }
     };
 
     PendingCounts(PendingRules rules, SipKey key, Tally* tally);
@@ -84,10 +85,20 @@ class PendingCounts {
     std::uint64_t size() const { return n_counted_; }
     std::uint64_t max_size() const { return max_entries_; }
 
-    // For snapshots: by key; and back, false where the entry cannot be.
-    std::vector<Entry> entries() const;
+    // For snapshots: what stays informed of changes; and back, false where the entry cannot be.
+    void watch(PendingView* view) { view_ = view; }
     bool restore(const Entry& entry);
+    Sketch& sketch() { return sketch_; }
     const Sketch& sketch() const { return sketch_; }
+    // visit(key) for every one held.
+    template <class Visit>
+    void each_key(Visit&& visit) const {
+        map_.each_bucket([&](const PendingBucket& bucket) {
+            for (unsigned slot = 0; slot < bucket.count; ++slot) {
+                visit(bucket.keys[slot]);
+            }
+        });
+    }
     bool restore_sketch(std::span<const Sketch::Line> lines, std::uint64_t n_counted);
 
   private:
@@ -103,7 +114,10 @@ class PendingCounts {
     void count_out(std::uint32_t seen_s);
     bool make_room(std::uint64_t id);
     void sweep(PendingBucket& bucket);
+    void keep(std::uint64_t id, PendingBucket::Value value);
 
+    friend class PendingView;
+    PendingView* view_ = nullptr;  // of a snapshot under way
     PendingRules rules_;
     Tally* tally_;
     BucketMap<PendingBucket> map_;

@@ -12,6 +12,7 @@
 #include "errors.hpp"
 #include "index.hpp"
 #include "memory.hpp"
+#include "preimages.hpp"
 
 namespace freshrank {
 
@@ -51,7 +52,15 @@ class Numbers {
 
     std::uint32_t take() {
         if (n_free_ > 0) {
-            return free_[--n_free_];
+            const std::uint32_t number = free_[n_free_ - 1];
+            if (n_free_ == n_same_) {
+                if (is_watched_) {
+                    taken_.push_back(number);
+                }
+                --n_same_;
+            }
+            --n_free_;
+            return number;
         }
         require(high_water_ < no_row, "a table holds at most 2^32 - 1 rows");
         return high_water_++;
@@ -69,16 +78,36 @@ class Numbers {
     std::uint32_t free_at(std::uint32_t i) const { return free_[i]; }
     std::uint64_t n_bytes() const { return free_.n_bytes(); }
     static std::uint64_t bytes_for(std::uint64_t n) { return Chunks<std::uint32_t>::bytes_for(n); }
-    void assign(std::uint32_t high_water, std::span<const std::uint32_t> free) {
+    // The first n_kept free numbers stay, these follow them.
+    void assign(std::uint32_t high_water, std::uint32_t n_kept,
+                std::span<const std::uint32_t> free) {
         high_water_ = high_water;
+        n_free_ = n_kept;
         for (const std::uint32_t number : free) {
             give_back(number);
         }
     }
 
+    // For snapshots. How many free numbers, from the first on, are those of the last mark().
+    std::uint32_t n_same() const { return n_same_; }
+    void mark() { n_same_ = n_free_; }
+    // From a mark() until unwatch(), the free numbers of that instant stay known.
+    void watch() { is_watched_ = true; }
+    void unwatch() {
+        is_watched_ = false;
+        taken_ = {};
+    }
+    std::uint32_t watched_at(std::uint32_t i, std::uint32_t n_watched) const {
+        return i < n_same_ ? free_[i] : taken_[n_watched - 1 - i];
+    }
+    std::uint64_t watched_bytes() const { return taken_.capacity() * sizeof(std::uint32_t); }
+
   private:
     std::uint32_t high_water_ = 0;
     std::uint32_t n_free_ = 0;
+    std::uint32_t n_same_ = 0;
+    bool is_watched_ = false;
+    std::vector<std::uint32_t> taken_;  // since the mark, of those below it: from the last on
     Chunks<std::uint32_t> free_;
 };
 
@@ -104,6 +133,7 @@ class RecordMap {
         index_.prepare_insert(index_.hash(record.key));
         const std::uint32_t n = numbers_.take();
         records_.ensure(n);
+        keep(n);
         index_.insert(record.key, n);
         records_[n] = record;
     }
@@ -112,6 +142,7 @@ class RecordMap {
         if (n == no_row) {
             return false;
         }
+        keep(n);
         records_[n] = Record{};
         numbers_.give_back(n);
         return true;
@@ -124,8 +155,16 @@ class RecordMap {
     // By number, for sweeps and snapshots.
     const Numbers& numbers() const { return numbers_; }
     const Record& at(std::uint32_t n) const { return records_[n]; }
+    void watch(Preimages* kept) { kept_ = kept; }
 
   private:
+    void keep(std::uint32_t n) {
+        if (kept_ != nullptr) {
+            kept_->keep(n, &records_[n]);
+        }
+    }
+
+    Preimages* kept_ = nullptr;  // of a snapshot under way
     Index index_;
     Numbers numbers_;
     Chunks<Record> records_;

@@ -100,10 +100,14 @@ void ServingTable::lookup_pooled(const IdBags& bags, float* out, std::uint32_t* 
     });
 }
 
-void ServingTable::upsert(std::span<const std::uint64_t> keys, const float* rows) {
+void ServingTable::check(std::span<const std::uint64_t> keys, const float* rows) const {
     for (std::size_t i = 0; i < keys.size(); ++i) {
         check_row(type_, keys[i], rows + i * width_, width_);
     }
+}
+
+void ServingTable::upsert(std::span<const std::uint64_t> keys, const float* rows) {
+    check(keys, rows);
     const std::size_t n_bytes = rows_.row_bytes();
     std::vector<std::uint8_t> encoded(std::min(slice_keys, keys.size()) * n_bytes);
     in_slices(keys, [&](std::span<const std::uint64_t> slice, std::size_t start) {

@@ -34,7 +34,9 @@ class ServingTable {
     void lookup(std::span<const std::uint64_t> ids, float* out, std::uint8_t* found) const;
     // One row per bag, and of how many of its ids there was a row.
     void lookup_pooled(const IdBags& bags, float* out, std::uint32_t* n_found) const;
-    // Where a key occurs twice the later row stays. Refuses all if the type cannot hold one.
+    // Refuses rows of which the type cannot hold one, as upsert does before it changes anything.
+    void check(std::span<const std::uint64_t> keys, const float* rows) const;
+    // Where a key occurs twice the later row stays.
     void upsert(std::span<const std::uint64_t> keys, const float* rows);
     std::uint64_t remove(std::span<const std::uint64_t> keys);
     std::vector<std::uint64_t> keys() const;

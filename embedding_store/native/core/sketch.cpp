@@ -49,7 +49,7 @@ void Sketch::add(std::uint64_t id, std::uint32_t count, std::uint32_t threshold,
     n_counted_ += std::min(count, threshold);
     if (n_counted_ * 4 > threshold * (lines_.size() / n_rows * Line::n_cells)) {
         for (std::size_t i = 0; i < lines_.size(); ++i) {
-            for (std::uint16_t& cell : lines_.data()[i].counts) {
+            for (std::uint16_t& cell : line_to_change(i).counts) {
                 cell /= 2;
             }
         }
@@ -61,13 +61,21 @@ void Sketch::add(std::uint64_t id, std::uint32_t count, std::uint32_t threshold,
         if (read(cell, rules, now_s, clock_s) >= raised) {
             continue;
         }
-        Line& line = lines_.data()[cell.line];
+        Line& line = line_to_change(cell.line);
         const std::uint32_t unit =
             std::max(rules.unit(now_s), LineTimes::unit(line.base, line.ages[cell.at]));
         line.base = LineTimes::raise(line.base, unit, line.ages);
         line.ages[cell.at] = LineTimes::age(line.base, unit);
         line.counts[cell.at] = static_cast<std::uint16_t>(raised);
     }
+}
+
+Sketch::Line& Sketch::line_to_change(std::size_t n) {
+    Line& line = lines_.data()[n];
+    if (kept_ != nullptr) {
+        kept_->keep(static_cast<std::uint32_t>(n), &line);
+    }
+    return line;
 }
 
 void Sketch::assign(std::span<const Line> lines, std::uint64_t n_counted) {
@@ -78,7 +86,7 @@ void Sketch::assign(std::span<const Line> lines, std::uint64_t n_counted) {
 void Sketch::change_rules(const PendingRules& from, const PendingRules& to) {
     for (std::size_t i = 0; i < lines_.size(); ++i) {
         const Line old = lines_.data()[i];
-        Line& line = lines_.data()[i];
+        Line& line = line_to_change(i);
         line.base = 0;
         for (unsigned at = 0; at < Line::n_cells; ++at) {
             const std::uint32_t unit =

@@ -9,6 +9,7 @@
 
 #include "hash.hpp"
 #include "memory.hpp"
+#include "preimages.hpp"
 
 namespace freshrank {
 
@@ -114,6 +115,7 @@ class Sketch {
     const Line* lines() const { return lines_.data(); }
     std::uint64_t n_counted() const { return n_counted_; }
     void assign(std::span<const Line> lines, std::uint64_t n_counted);
+    void watch(Preimages* kept) { kept_ = kept; }
 
   private:
     struct Cell {
@@ -124,7 +126,10 @@ class Sketch {
     std::uint32_t read(Cell cell, const PendingRules& rules, std::uint32_t now_s,
                        std::uint64_t clock_s) const;
 
+    Line& line_to_change(std::size_t n);
+
     SipKey key_;
+    Preimages* kept_ = nullptr;  // of a snapshot under way
     AlignedArray<Line> lines_;
     std::uint64_t n_counted_ = 0;  // since the cells were halved last, and what was left then
 };

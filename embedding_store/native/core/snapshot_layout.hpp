@@ -1,6 +1,8 @@
-// Format v1 of a table, byte for byte as in FORMAT.md: header, section sizes, checksum.
+// Format v1 of a table, byte for byte as in FORMAT.md: header, records, checksum.
 #pragma once
 
+#include <algorithm>
+#include <bit>
 #include <cstddef>
 #include <cstdint>
 #include <type_traits>
@@ -15,13 +17,14 @@ namespace freshrank {
 inline constexpr char snapshot_magic[8] = {'F', 'R', 'T', 'A', 'B', 'L', 'E', '\n'};
 inline constexpr SipKey checksum_key{0, 0};
 inline constexpr std::size_t checksum_bytes = 8;
+inline constexpr std::uint32_t increment_flag = 1;
 
 // Written to disk as it lies in memory: little-endian, no padding, every field at its own offset.
 struct SnapshotHeader {
     char magic[8];
     std::uint32_t version;
     std::uint32_t flags;
-    std::uint64_t n_bytes;
+    std::uint64_t base;  // id of the snapshot that an increment continues
 
     std::uint32_t dim;
     std::uint32_t first_order;
@@ -57,8 +60,10 @@ struct SnapshotHeader {
     std::uint64_t n_wanted;
     std::uint64_t n_sketch_counted;
     std::uint64_t n_sketch_lines;
+    std::uint32_t n_free_kept;  // of the free rows: as in the base
+    std::uint32_t reserved;
 };
-static_assert(sizeof(Limits) == 32 && sizeof(SnapshotHeader) == 432 &&
+static_assert(sizeof(Limits) == 32 && sizeof(SnapshotHeader) == 440 &&
                   std::is_trivially_copyable_v<SnapshotHeader> &&
                   offsetof(SnapshotHeader, dim) == 24 && offsetof(SnapshotHeader, seed) == 56 &&
                   offsetof(SnapshotHeader, optimizer) == 72 &&
@@ -68,17 +73,28 @@ static_assert(sizeof(Limits) == 32 && sizeof(SnapshotHeader) == 432 &&
                   offsetof(SnapshotHeader, limits) == 352,
               "the header's layout is the file format");
 
-inline constexpr std::uint64_t row_metadata_bytes = 8 + 8 + 4 + 4 + 4;
-inline constexpr std::uint64_t pending_entry_bytes = 8 + 4 + 4;
-inline constexpr std::uint64_t tombstone_bytes = 8 + 8;
+// A row but for its floats, which follow.
+struct RowRecord {
+    std::uint32_t row;
+    std::uint32_t last_seen_s;
+    std::uint32_t born_s;
+    std::uint32_t frequency;
+    std::uint64_t key;
+    std::uint64_t version;
+};
+static_assert(sizeof(RowRecord) == 32 && sizeof(PendingCounts::Entry) == 16 &&
+                  offsetof(PendingCounts::Entry, seen_s) == 12 && sizeof(Sketch::Line) == 64 &&
+                  std::is_trivially_copyable_v<PendingCounts::Entry>,
+              "records stand in files as in memory");
 
-// 128 bits are not needed: the reader first bounds every 64-bit count by the file's length, every
-// other factor is below 2^32, and max_dim keeps a row below 2^18 bytes.
-inline std::uint64_t body_bytes(const SnapshotHeader& header, std::uint64_t row_floats) {
-    const std::uint64_t n_rows = std::uint64_t{header.row_high_water} - header.n_row_free;
-    return std::uint64_t{header.n_row_free} * 4 + n_rows * (row_metadata_bytes + row_floats * 4) +
-           header.n_pending * pending_entry_bytes + header.n_sketch_lines * sizeof(Sketch::Line) +
-           header.n_tombstones * tombstone_bytes;
+inline constexpr std::uint32_t most_block_rows = 4096;
+
+// Rows that a block of a file holds at most, a power of two: about 256 KiB of them, which are
+// copied in some 50 us, so that no batch waits longer for a snapshot.
+inline std::uint32_t block_rows(std::uint64_t row_floats) {
+    const std::uint64_t fits = (std::uint64_t{1} << 18) / (sizeof(RowRecord) + row_floats * 4);
+    return std::bit_floor(
+        static_cast<std::uint32_t>(std::clamp<std::uint64_t>(fits, 1, most_block_rows)));
 }
 
 }  // namespace freshrank

@@ -1,9 +1,12 @@
+// Builds a table from a whole snapshot and the increments that follow it. Nothing in them is
+// trusted: every number is checked, and memory follows what was read, not what was promised.
 #include <algorithm>
 #include <bit>
 #include <cstring>
 #include <string>
 #include <utility>
 
+#include "snapshot_input.hpp"
 #include "snapshot_layout.hpp"
 #include "table.hpp"
 
@@ -11,245 +14,330 @@ namespace freshrank {
 
 namespace {
 
-// The sizes were checked as a whole before the first read; this checks each read all the same.
-class Source {
-  public:
-    explicit Source(std::span<const std::uint8_t> bytes) : bytes_(bytes) {}
-    template <class T>
-    std::vector<T> take(std::uint64_t n) {
-        expects(n <= bytes_.size() / sizeof(T), "a section ends behind the snapshot's end");
-        std::vector<T> values(static_cast<std::size_t>(n));
-        if (n > 0) {
-            std::memcpy(values.data(), bytes_.data(), values.size() * sizeof(T));
-            bytes_ = bytes_.subspan(values.size() * sizeof(T));
-        }
-        return values;
-    }
+bool is_known(const OptimizerConfig& optimizer) {
+    return static_cast<std::uint32_t>(optimizer.kind) < n_optimizer_kinds;
+}
 
-  private:
-    std::span<const std::uint8_t> bytes_;
-};
-
-std::vector<bool> occupied(std::uint32_t high_water, const std::vector<std::uint32_t>& free) {
-    std::vector<bool> is_live(high_water, true);
-    for (const std::uint32_t number : free) {
-        require(number < high_water && is_live[number], "snapshot is damaged: free row number " +
-                                                            std::to_string(number) +
-                                                            " is out of range or listed twice");
-        is_live[number] = false;
+TableConfig config_of(const SnapshotHeader& header) {
+    require((header.flags & ~increment_flag) == 0 && header.limits.reserved == 0 &&
+                header.reserved == 0 && header.first_order <= 1 && is_known(header.optimizer) &&
+                is_known(header.first_order_optimizer) &&
+                (header.n_optimizers == 2 ||
+                 (header.n_optimizers == 1 && header.first_order_optimizer == OptimizerConfig{})),
+            "snapshot is damaged: flags, first_order or optimizers hold unknown values");
+    TableConfig config;
+    config.dim = header.dim;
+    config.first_order = header.first_order == 1;
+    config.slot = header.slot;
+    config.init_scale = header.init_scale;
+    config.probability = header.probability;
+    config.seed = header.seed;
+    config.min_count = header.min_count;
+    config.limits = header.limits;
+    config.ttl_s = header.ttl_s;
+    config.optimizer = header.optimizer;
+    if (header.n_optimizers == 2) {
+        config.first_order_optimizer = header.first_order_optimizer;
     }
-    return is_live;
+    validate(config);
+    return config;
+}
+
+void check_counts(const SnapshotHeader& header) {
+    const auto cursor_fits = [](std::uint32_t cursor, std::uint32_t high_water) {
+        return cursor < high_water || cursor == 0;
+    };
+    require(header.n_row_free <= header.row_high_water && header.n_free_kept <= header.n_row_free &&
+                header.row_high_water < no_row && header.table_version > 0 &&
+                header.table_version <= max_version && header.clock_s <= ~std::uint32_t{0} &&
+                cursor_fits(header.row_cursor, header.row_high_water) &&
+                cursor_fits(header.evict_cursor, header.row_high_water),
+            "snapshot is damaged: counts, version, clock or a cursor is out of range");
+}
+
+SnapshotHeader read_header(SnapshotInput& input) {
+    const auto header = input.take<SnapshotHeader>();
+    require(std::memcmp(header.magic, snapshot_magic, sizeof snapshot_magic) == 0,
+            "these bytes are not a table's snapshot: they do not start with FRTABLE");
+    require(header.version == format_version,
+            "snapshot has format version " + std::to_string(header.version) +
+                "; this build reads version " + std::to_string(format_version));
+    return header;
+}
+
+void refuse_twice(bool is_new, std::uint64_t key) {
+    require(is_new, "snapshot is damaged: key " + std::to_string(key) + " occurs twice");
 }
 
 }  // namespace
 
 class SnapshotReader {
   public:
-    static std::unique_ptr<Table> read(std::span<const std::uint8_t> bytes,
-                                       std::shared_ptr<Budget> budget) {
-        const SnapshotHeader header = checked_header(bytes);
-        const TableConfig config = config_of(header);
-        validate(config);
-        const std::uint64_t row_floats = config.width() + config.n_state();
-        check_counts(header, row_floats);
-        auto table = std::make_unique<Table>(config, 0, std::move(budget));
-        restore_counters(header, *table);
-        find_room(header, *table);
-        Source source(bytes.subspan(sizeof(SnapshotHeader)));
-        read_rows(header, source, static_cast<std::uint32_t>(row_floats), *table);
-        read_pending(header, source, *table);
-        read_tombstones(header, source, *table);
+    static std::unique_ptr<Table> read_chain(std::span<const SnapshotSource> chain,
+                                             std::shared_ptr<Budget> budget) {
+        std::unique_ptr<Table> table;
+        for (const SnapshotSource& source : chain) {
+            SnapshotInput input(source);
+            const SnapshotHeader header = read_header(input);
+            try {
+                const TableConfig config = config_of(header);
+                check_counts(header);
+                check_place(header, table.get());
+                if (table == nullptr) {
+                    table = std::make_unique<Table>(config, 0, budget);
+                } else {
+                    change(config, *table);
+                }
+                SnapshotReader(header, input, *table).read();
+            } catch (const StoreError&) {
+                require(input.is_whole(), SnapshotInput::damaged());
+                throw;
+            }
+        }
+        require(table != nullptr, "there is no snapshot to restore from");
         return table;
     }
 
   private:
-    static SnapshotHeader checked_header(std::span<const std::uint8_t> bytes) {
-        require(bytes.size() >= sizeof(SnapshotHeader) + checksum_bytes,
-                "snapshot has " + std::to_string(bytes.size()) +
-                    " bytes, less than its header: it is truncated or no snapshot");
-        SnapshotHeader header;
-        std::memcpy(&header, bytes.data(), sizeof header);
-        require(std::memcmp(header.magic, snapshot_magic, sizeof snapshot_magic) == 0,
-                "these bytes are not a table's snapshot: they do not start with FRTABLE");
-        require(header.version == format_version,
-                "snapshot has format version " + std::to_string(header.version) +
-                    "; this build reads version " + std::to_string(format_version));
-        require(header.n_bytes == bytes.size(),
-                "snapshot has " + std::to_string(bytes.size()) + " bytes, its header says " +
-                    std::to_string(header.n_bytes) + ": it is truncated or damaged");
-        std::uint64_t stored;
-        const std::size_t n_covered = bytes.size() - checksum_bytes;
-        std::memcpy(&stored, bytes.data() + n_covered, sizeof stored);
-        require(stored == siphash24(bytes.data(), n_covered, checksum_key),
-                "snapshot is damaged: its checksum does not match its " +
-                    std::to_string(n_covered) + " bytes; take an older one");
-        return header;
-    }
+    SnapshotReader(const SnapshotHeader& header, SnapshotInput& input, Table& table)
+        : header_(header),
+          input_(input),
+          table_(table),
+          row_floats_(table.config_.width() + table.config_.n_state()),
+          n_known_(table.numbers_.high_water()) {}
 
-    static bool is_known(const OptimizerConfig& optimizer) {
-        return static_cast<std::uint32_t>(optimizer.kind) < n_optimizer_kinds;
-    }
-
-    static TableConfig config_of(const SnapshotHeader& header) {
-        require(
-            header.flags == 0 && header.limits.reserved == 0 && header.first_order <= 1 &&
-                is_known(header.optimizer) && is_known(header.first_order_optimizer) &&
-                (header.n_optimizers == 2 ||
-                 (header.n_optimizers == 1 && header.first_order_optimizer == OptimizerConfig{})),
-            "snapshot is damaged: flags, first_order or optimizers hold unknown values");
-        TableConfig config;
-        config.dim = header.dim;
-        config.first_order = header.first_order == 1;
-        config.slot = header.slot;
-        config.init_scale = header.init_scale;
-        config.probability = header.probability;
-        config.seed = header.seed;
-        config.min_count = header.min_count;
-        config.limits = header.limits;
-        config.ttl_s = header.ttl_s;
-        config.optimizer = header.optimizer;
-        if (header.n_optimizers == 2) {
-            config.first_order_optimizer = header.first_order_optimizer;
+    static void check_place(const SnapshotHeader& header, const Table* table) {
+        if (header.flags != increment_flag) {
+            require(table == nullptr && header.base == 0 && header.n_free_kept == 0,
+                    "a whole snapshot cannot follow another: it holds everything itself");
+            return;
         }
-        return config;
+        const std::string base = std::to_string(header.base);
+        require(table != nullptr, "snapshot is an increment: it must follow snapshot " + base);
+        require(table->last_snapshot_ == header.base,
+                "snapshot is an increment that follows snapshot " + base + ", not " +
+                    std::to_string(table->last_snapshot_.value_or(0)) +
+                    ": give all of a chain, in order");
+        require(header.row_high_water >= table->numbers_.high_water() &&
+                    header.n_free_kept <= table->numbers_.n_free(),
+                "snapshot is damaged: its rows do not follow its base's");
     }
 
-    static void check_counts(const SnapshotHeader& header, std::uint64_t row_floats) {
-        const auto cursor_fits = [](std::uint32_t cursor, std::uint32_t high_water) {
-            return cursor < high_water || cursor == 0;
-        };
-        require(header.n_row_free <= header.row_high_water &&
-                    header.n_pending <= header.n_bytes / pending_entry_bytes &&
-                    header.n_sketch_lines <= header.n_bytes / sizeof(Sketch::Line) &&
-                    header.n_tombstones <= header.n_bytes / tombstone_bytes &&
-                    header.n_bytes ==
-                        sizeof(SnapshotHeader) + body_bytes(header, row_floats) + checksum_bytes,
-                "snapshot is damaged: its counts do not add up to its length");
-        require(header.row_high_water < no_row && header.table_version > 0 &&
-                    header.table_version <= max_version && header.clock_s <= ~std::uint32_t{0} &&
-                    cursor_fits(header.row_cursor, header.row_high_water) &&
-                    cursor_fits(header.evict_cursor, header.row_high_water),
-                "snapshot is damaged: version, clock or a cursor is out of range");
+    // What may change while a table lives did; pending counts and tombstones come anew.
+    static void change(const TableConfig& config, Table& table) {
+        const TableConfig& own = table.config_;
+        require(config.dim == own.dim && config.first_order == own.first_order &&
+                    config.slot == own.slot && config.seed == own.seed &&
+                    config.init_scale == own.init_scale &&
+                    config.limits.max_bytes == own.limits.max_bytes &&
+                    config.limits.pending_bytes == own.limits.pending_bytes,
+                "snapshot is damaged: its parameters are not its base's");
+        table.forget_all_but_rows();
+        table.configure({.optimizer = config.optimizer,
+                         .first_order_optimizer = config.first_order_optimizer,
+                         .probability = config.probability,
+                         .min_count = config.min_count,
+                         .ttl_s = config.ttl_s,
+                         .min_rows = config.limits.min_rows,
+                         .count_half_life_s = config.limits.count_half_life_s});
     }
 
-    static void restore_counters(const SnapshotHeader& header, Table& table) {
-        Table::Counters& counters = table.counters_;
-        counters.version = header.table_version;
-        counters.clock_s = header.clock_s;
-        counters.n_draws = header.n_draws;
-        counters.n_admitted = header.n_admitted;
-        counters.n_filtered = header.n_filtered;
-        counters.n_expired = header.n_expired;
-        counters.n_erased = header.n_erased;
-        counters.row_cursor = header.row_cursor;
-        counters.evict_cursor = header.evict_cursor;
-        counters.n_evicted = header.n_evicted;
-        counters.n_sketch_admitted = header.n_sketch_admitted;
-        counters.n_wanted = header.n_wanted;
-        table.pending_.advance(header.clock_s);
+    void read() {
+        restore_counters();
+        find_room();
+        read_free_rows();
+        read_tombstones();
+        read_pending();
+        while (const auto n = input_.take<std::uint64_t>()) {
+            read_block(n);
+        }
+        const std::uint64_t id = input_.finish();
+        check_rows();
+        check_disjoint();
+        table_.last_snapshot_ = id;
+    }
+
+    void restore_counters() {
+        Table::Counters& counters = table_.counters_;
+        counters.version = header_.table_version;
+        counters.clock_s = header_.clock_s;
+        counters.n_draws = header_.n_draws;
+        counters.n_admitted = header_.n_admitted;
+        counters.n_filtered = header_.n_filtered;
+        counters.n_expired = header_.n_expired;
+        counters.n_erased = header_.n_erased;
+        counters.row_cursor = header_.row_cursor;
+        counters.evict_cursor = header_.evict_cursor;
+        counters.n_evicted = header_.n_evicted;
+        counters.n_sketch_admitted = header_.n_sketch_admitted;
+        counters.n_wanted = header_.n_wanted;
+        table_.pending_.advance(header_.clock_s);
     }
 
     // As much as the table had; and what it holds, if it had no budget and has one now.
-    static void find_room(const SnapshotHeader& header, Table& table) {
+    void find_room() {
         const auto has_room = [&] {
-            return table.room_.rows() >=
-                       std::max<std::uint64_t>(header.room_rows, header.row_high_water) &&
-                   table.room_.tombstones() >= header.n_tombstones &&
-                   table.pending_.max_size() >= header.n_pending;
+            return table_.room_.rows() >=
+                       std::max<std::uint64_t>(header_.room_rows, header_.row_high_water) &&
+                   table_.room_.tombstones() >= header_.n_tombstones &&
+                   table_.pending_.max_size() >= header_.n_pending;
         };
-        while (!has_room() && table.extend_room()) {
+        while (!has_room() && table_.extend_room()) {
         }
-        require(header.row_high_water <= table.room_.rows() &&
-                    header.n_tombstones <= table.room_.tombstones(),
-                "the budget has room for " + std::to_string(table.room_.rows()) + " rows and " +
-                    std::to_string(table.room_.tombstones()) + " tombstones; the snapshot has " +
-                    std::to_string(header.row_high_water) + " and " +
-                    std::to_string(header.n_tombstones));
+        require(header_.row_high_water <= table_.room_.rows() &&
+                    header_.n_tombstones <= table_.room_.tombstones(),
+                "the budget has room for " + std::to_string(table_.room_.rows()) + " rows and " +
+                    std::to_string(table_.room_.tombstones()) + " tombstones; the snapshot has " +
+                    std::to_string(header_.row_high_water) + " and " +
+                    std::to_string(header_.n_tombstones));
     }
 
-    static void read_rows(const SnapshotHeader& header, Source& source, std::uint32_t row_floats,
-                          Table& table) {
-        const std::uint64_t n_rows = header.row_high_water - header.n_row_free;
-        const auto free = source.take<std::uint32_t>(header.n_row_free);
-        const auto is_live = occupied(header.row_high_water, free);
-        const auto keys = source.take<std::uint64_t>(n_rows);
-        const auto versions = source.take<std::uint64_t>(n_rows);
-        const auto last_seen_s = source.take<std::uint32_t>(n_rows);
-        const auto born_s = source.take<std::uint32_t>(n_rows);
-        const auto frequencies = source.take<std::uint32_t>(n_rows);
-        table.numbers_.assign(header.row_high_water, free);
-        table.index_.reserve(n_rows);
-        std::size_t i = 0;
-        for (std::uint32_t row = 0; row < header.row_high_water; ++row) {
-            table.slabs_.ensure(row);
-            table.metadata_.ensure(row);
-            if (!is_live[row]) {
-                continue;
+    // A row of the base whose number is free now has gone.
+    void read_free_rows() {
+        free_ = input_.take<std::uint32_t>(header_.n_row_free - header_.n_free_kept);
+        for (const std::uint32_t row : free_) {
+            if (row < n_known_) {
+                vacate(row);
             }
-            const auto values = source.take<float>(row_floats);
-            require(versions[i] > 0 && versions[i] <= header.table_version,
-                    "snapshot is damaged: a row's version lies beyond the table's");
-            refuse_twice(table.index_.find(keys[i]) == no_row, keys[i]);
-            table.index_.insert(keys[i], row);
-            check_aged(table, values.data() + table.config_.width());
-            table.set_floats(row, values.data());
-            table.metadata_.key(row) = keys[i];
-            table.metadata_.set_version(row, versions[i]);
-            table.metadata_.last_seen_s(row) = last_seen_s[i];
-            table.metadata_.born_s(row) = born_s[i];
-            table.metadata_.frequency(row) = frequencies[i];
-            ++i;
         }
     }
 
-    static void read_pending(const SnapshotHeader& header, Source& source, Table& table) {
-        const auto keys = source.take<std::uint64_t>(header.n_pending);
-        const auto counts = source.take<std::uint32_t>(header.n_pending);
-        const auto seen_s = source.take<std::uint32_t>(header.n_pending);
-        for (std::size_t i = 0; i < keys.size(); ++i) {
-            refuse_twice(table.index_.find(keys[i]) == no_row && (i == 0 || keys[i - 1] < keys[i]),
-                         keys[i]);
-            require(table.pending_.restore({keys[i], counts[i], seen_s[i]}),
-                    "snapshot is damaged, or the budget too small: a pending count of " +
-                        std::to_string(counts[i]) + ", last seen at " + std::to_string(seen_s[i]) +
-                        ", cannot be kept");
+    void vacate(std::uint32_t row) {
+        if (table_.metadata_.version(row) != 0) {
+            table_.index_.erase(table_.metadata_.key(row));
+            table_.wipe(row);
         }
-        require(table.pending_.restore_sketch(source.take<Sketch::Line>(header.n_sketch_lines),
-                                              header.n_sketch_counted),
-                "snapshot is damaged, or the budget too small: its sketch of " +
-                    std::to_string(header.n_sketch_lines) + " lines cannot be kept");
     }
 
-    static void read_tombstones(const SnapshotHeader& header, Source& source, Table& table) {
-        const auto keys = source.take<std::uint64_t>(header.n_tombstones);
-        const auto versions = source.take<std::uint64_t>(header.n_tombstones);
-        for (std::size_t i = 0; i < keys.size(); ++i) {
-            require(versions[i] > 0 && versions[i] <= header.table_version,
+    void read_tombstones() {
+        for (std::uint64_t i = 0, last = 0; i < header_.n_tombstones; ++i) {
+            const auto tombstone = input_.take<Table::Tombstone>();
+            require(tombstone.version > 0 && tombstone.version <= header_.table_version,
                     "snapshot is damaged: a tombstone's version lies beyond the table's");
-            refuse_twice(
-                table.index_.find(keys[i]) == no_row && table.tombstones_.find(keys[i]) == nullptr,
-                keys[i]);
-            table.tombstones_.insert({keys[i], versions[i]});
+            refuse_twice(i == 0 || last < tombstone.key, tombstone.key);
+            table_.tombstones_.insert(tombstone);
+            last = tombstone.key;
         }
     }
 
-    static void check_aged(const Table& table, const float* state) {
-        for (const SliceParameters& slice : table.slices_) {
+    void read_pending() {
+        for (std::uint64_t i = 0, last = 0; i < header_.n_pending; ++i) {
+            const auto entry = input_.take<PendingCounts::Entry>();
+            refuse_twice(i == 0 || last < entry.key, entry.key);
+            require(table_.pending_.restore(entry),
+                    "snapshot is damaged, or the budget too small: a pending count of " +
+                        std::to_string(entry.count) + ", last seen at " +
+                        std::to_string(entry.seen_s) + ", cannot be kept");
+            last = entry.key;
+        }
+        require(table_.pending_.restore_sketch(input_.take<Sketch::Line>(header_.n_sketch_lines),
+                                               header_.n_sketch_counted),
+                "snapshot is damaged, or the budget too small: its sketch of " +
+                    std::to_string(header_.n_sketch_lines) + " lines cannot be kept");
+    }
+
+    void read_block(std::uint64_t n) {
+        require(n <= most_block_rows, "snapshot is damaged: a block of " + std::to_string(n) +
+                                          " rows; it holds at most " +
+                                          std::to_string(most_block_rows));
+        std::vector<float> values(row_floats_);
+        for (; n > 0; --n) {
+            const auto record = input_.take<RowRecord>();
+            input_.take_bytes(values.data(), values.size() * sizeof(float));
+            // Every number is in use, free, or the next: memory cannot run ahead of the file.
+            require(record.row >= next_row_ && record.row < header_.row_high_water &&
+                        record.row <= n_known_ + n_rows_ + header_.n_row_free,
+                    "snapshot is damaged: row number " + std::to_string(record.row) +
+                        " is out of range or order");
+            next_row_ = record.row + 1;
+            ++n_rows_;
+            put(record, values.data());
+        }
+    }
+
+    void put(const RowRecord& record, const float* values) {
+        require(record.version > 0 && record.version <= header_.table_version,
+                "snapshot is damaged: a row's version lies beyond the table's");
+        check_aged(values + table_.config_.width());
+        table_.slabs_.ensure(record.row);
+        table_.metadata_.ensure(record.row);
+        // Of an increment: a key that has moved here leaves its old number to another row.
+        const std::uint32_t old = table_.index_.find(record.key);
+        if (old != record.row) {
+            if (old != no_row) {
+                vacate(old);
+            }
+            vacate(record.row);
+            table_.index_.insert(record.key, record.row);
+        }
+        Metadata& metadata = table_.metadata_;
+        table_.set_floats(record.row, values);
+        metadata.key(record.row) = record.key;
+        metadata.set_version(record.row, record.version);
+        metadata.last_seen_s(record.row) = record.last_seen_s;
+        metadata.born_s(record.row) = record.born_s;
+        metadata.frequency(record.row) = record.frequency;
+        metadata.clear_changed(record.row);
+    }
+
+    void check_aged(const float* state) const {
+        for (const SliceParameters& slice : table_.slices_) {
             require(slice.half_life_s == 0 ||
                         std::bit_cast<std::uint32_t>(state[slice.state + slice.n_accumulators()]) <=
-                            table.counters_.clock_s,
+                            header_.clock_s,
                     "snapshot is damaged: a row's accumulators were aged after the table's clock");
         }
     }
 
-    static void refuse_twice(bool is_new, std::uint64_t key) {
-        require(is_new, "snapshot is damaged: key " + std::to_string(key) + " occurs twice");
+    // Every number is either free or that of one row. (A key that came twice has lost one.)
+    void check_rows() {
+        table_.numbers_.assign(header_.row_high_water, header_.n_free_kept, free_);
+        const Numbers& numbers = table_.numbers_;
+        require(numbers.high_water() <= std::uint64_t{n_known_} + n_rows_ + free_.size(),
+                "snapshot is damaged: it lacks rows");
+        if (numbers.high_water() > 0) {
+            table_.slabs_.ensure(numbers.high_water() - 1);
+            table_.metadata_.ensure(numbers.high_water() - 1);
+        }
+        std::vector<bool> is_free(numbers.high_water());
+        for (std::uint32_t i = 0; i < numbers.n_free(); ++i) {
+            const std::uint32_t row = numbers.free_at(i);
+            require(row < is_free.size() && !is_free[row], "snapshot is damaged: free row number " +
+                                                               std::to_string(row) +
+                                                               " is out of range or listed twice");
+            is_free[row] = true;
+        }
+        for (std::uint32_t row = 0; row < is_free.size(); ++row) {
+            require(is_free[row] == (table_.metadata_.version(row) == 0),
+                    "snapshot is damaged: row number " + std::to_string(row) +
+                        " is neither free nor a row, or both; a key may occur twice");
+        }
+        table_.numbers_.mark();
     }
+
+    void check_disjoint() const {
+        const auto check = [&](std::uint64_t key) {
+            refuse_twice(table_.index_.find(key) == no_row, key);
+        };
+        table_.pending_.each_key(check);
+        for (std::uint32_t n = 0; n < table_.tombstones_.numbers().high_water(); ++n) {
+            check(table_.tombstones_.at(n).key);
+        }
+    }
+
+    const SnapshotHeader& header_;
+    SnapshotInput& input_;
+    Table& table_;
+    const std::uint32_t row_floats_;
+    const std::uint32_t n_known_;      // row numbers of the base
+    std::vector<std::uint32_t> free_;  // behind those kept
+    std::uint32_t next_row_ = 0;
+    std::uint64_t n_rows_ = 0;
 };
 
-std::unique_ptr<Table> Table::restore(std::span<const std::uint8_t> bytes,
+std::unique_ptr<Table> Table::restore(std::span<const SnapshotSource> chain,
                                       std::shared_ptr<Budget> budget) {
-    return SnapshotReader::read(bytes, std::move(budget));
+    return SnapshotReader::read_chain(chain, std::move(budget));
 }
 
 }  // namespace freshrank

@@ -61,6 +61,7 @@ void Table::Moves::gather(std::span<const std::uint32_t> entries, Metadata& meta
 // Moves every row of the entries once; returns how many rows that were.
 template <class GradientOf>
 std::uint64_t Table::step(std::span<const std::uint32_t> entries, GradientOf gradient_of) {
+    keep_rows(entries);
     const unsigned n_shares = workers_->n_shares();
     moves_.resize(n_shares);
     for (Moves& moves : moves_) {

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "pipeline.hpp"
+#include "snapshot.hpp"
 
 namespace freshrank {
 
@@ -29,8 +30,7 @@ Table::Table(const TableConfig& config, std::uint64_t initial_rows, std::shared_
       numbers_(&tally_),
       slabs_(config_.width() + config_.n_state_behind(), &tally_),
       metadata_(&tally_),
-      pending_({config_.ttl_s, config_.limits.count_half_life_s},
-               {mix64(config_.seed ^ 0x70656e64696e67ULL), config_.slot}, &tally_),
+      pending_(empty_pending()),
       tombstones_(random_secret(), &tally_),
       room_(config_.limits, slabs_, std::move(budget)) {
     require(initial_rows < no_row, "initial_rows is " + std::to_string(initial_rows) +
@@ -46,6 +46,12 @@ Table::Table(const TableConfig& config, std::uint64_t initial_rows, std::shared_
         slabs_.ensure(static_cast<std::uint32_t>(initial_rows - 1));
         metadata_.ensure(static_cast<std::uint32_t>(initial_rows - 1));
     }
+}
+
+PendingCounts Table::empty_pending() {
+    return {{config_.ttl_s, config_.limits.count_half_life_s},
+            {mix64(config_.seed ^ 0x70656e64696e67ULL), config_.slot},
+            &tally_};
 }
 
 Policy Table::policy() const {
@@ -142,6 +148,7 @@ std::uint32_t Table::give_birth(std::uint64_t id, std::uint32_t now_s) {
     const std::uint32_t row = numbers_.take();
     slabs_.ensure(row);
     metadata_.ensure(row);
+    keep_rows({&row, 1});
     index_.insert(id, row);
     initialise_row(config_, slices_, id, slabs_.at(row), state(row));
     metadata_.key(row) = id;
@@ -233,6 +240,7 @@ Statistics Table::statistics() const {
         .peak_bytes = tally_.peak_bytes,
         .budget_bytes = room_.n_bytes(),
         .max_rows = room_.rows(),
+        .snapshot_bytes = snapshot_ == nullptr ? 0 : snapshot_->n_bytes(),
     };
 }
 

@@ -4,8 +4,10 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <shared_mutex>
 #include <span>
 #include <vector>
@@ -30,9 +32,15 @@ using Ids = std::span<const std::uint64_t>;
 inline constexpr std::uint32_t format_version = 1;
 inline constexpr unsigned max_threads = 64;
 
+class Snapshot;
+
+// Where a snapshot comes from: its next bytes, none at its end.
+using SnapshotSource = std::function<std::span<const std::uint8_t>()>;
+
 struct Statistics {
     std::uint64_t rows, capacity, pending, admitted, filtered, expired, erased, tombstones, bytes,
-        clock_s, evicted, sketch_admitted, threshold, peak_bytes, budget_bytes, max_rows;
+        clock_s, evicted, sketch_admitted, threshold, peak_bytes, budget_bytes, max_rows,
+        snapshot_bytes;
 };
 
 struct Delta {
@@ -90,8 +98,12 @@ class Table {
     Delta delta(std::uint64_t since) const;
     std::uint64_t trim_tombstones(std::uint64_t through);
 
-    std::vector<std::uint8_t> snapshot() const;
-    static std::unique_ptr<Table> restore(std::span<const std::uint8_t> bytes,
+    // The table as it is now, to be read while it goes on; one at a time. With `since`, the id of
+    // this table's last one, what changed from then on.
+    std::unique_ptr<Snapshot> begin_snapshot(std::optional<std::uint64_t> since = {});
+    std::vector<std::uint8_t> snapshot();
+    // From a whole snapshot and the increments that follow it.
+    static std::unique_ptr<Table> restore(std::span<const SnapshotSource> chain,
                                           std::shared_ptr<Budget> budget = nullptr);
 
     // Up to max_rows rows from row number `start` on; put_rows inserts or replaces whole rows.
@@ -205,11 +217,16 @@ class Table {
     void find_again(Ids ids);
     template <class GradientOf>
     std::uint64_t step(std::span<const std::uint32_t> entries, GradientOf gradient_of);
+    void keep(Ids ids);
+    void keep_rows(std::span<const std::uint32_t> rows);
     void touch(std::uint32_t row, std::uint32_t count, std::uint32_t now_s);
     std::uint32_t admit(std::uint64_t id, std::uint32_t count, std::uint32_t now_s);
     std::uint64_t passed(std::uint64_t id, std::uint32_t count, std::uint64_t enough);
     std::uint32_t give_birth(std::uint64_t id, std::uint32_t now_s);
     void remove_row(std::uint64_t id);
+    void wipe(std::uint32_t row);
+    void forget_all_but_rows();
+    PendingCounts empty_pending();
     // A row's floats are its weights, then its state, which may stand apart.
     const float* state(std::uint32_t row) const;
     float* state(std::uint32_t row);
@@ -247,7 +264,10 @@ class Table {
     std::vector<Distinct<Occurrence>> occurrences_;  // of every share of the work
     std::unique_ptr<Workers> workers_ = std::make_unique<Workers>(1);
 
-    friend class SnapshotWriter;
+    Snapshot* snapshot_ = nullptr;                // under way
+    std::optional<std::uint64_t> last_snapshot_;  // what an increment can follow
+
+    friend class Snapshot;
     friend class SnapshotReader;
 };
 

@@ -5,10 +5,13 @@
 #include <cstring>
 #include <limits>
 #include <memory>
+#include <optional>
 #include <random>
+#include <span>
 #include <string>
 #include <vector>
 
+#include "core/snapshot.hpp"
 #include "core/snapshot_layout.hpp"
 #include "core/table.hpp"
 #include "tests/check.hpp"
@@ -19,6 +22,21 @@ namespace {
 
 using testing::check;
 using testing::refusal;
+
+using Bytes = Snapshot::Bytes;
+
+// In chunks of an odd length, so that every record is cut somewhere.
+std::unique_ptr<Table> restore(const std::vector<Bytes>& chain) {
+    std::vector<SnapshotSource> sources;
+    for (const Bytes& bytes : chain) {
+        sources.emplace_back([left = std::span<const std::uint8_t>(bytes)]() mutable {
+            const auto chunk = left.first(std::min<std::size_t>(left.size(), 1021));
+            left = left.subspan(chunk.size());
+            return chunk;
+        });
+    }
+    return Table::restore(sources);
+}
 
 TableConfig small_config(OptimizerKind kind = OptimizerKind::adagrad) {
     TableConfig config;
@@ -127,11 +145,81 @@ void restored_table_repeats_the_original() {
     for (const TableConfig& config : configs_of_every_kind()) {
         Table table(config, 10);
         random_operations(table, 1, 400);
-        const auto restored = Table::restore(table.snapshot());
+        const auto restored = restore({table.snapshot()});
         random_operations(table, 2, 400);
         random_operations(*restored, 2, 400);
         check(table.size() > 0 && table.snapshot() == restored->snapshot(), "bit-equal");
     }
+}
+
+Bytes rest_of(Snapshot& snapshot) {
+    Bytes bytes, chunk;
+    while (snapshot.next(chunk)) {
+        bytes.insert(bytes.end(), chunk.begin(), chunk.end());
+    }
+    return bytes;
+}
+
+// Twins do the same; one is written at once, the other piece by piece while it goes on: the whole
+// and every increment are of their instant.
+void snapshots_are_of_the_instant_at_which_they_began() {
+    const auto configs = configs_of_every_kind();
+    for (std::size_t n = 0; n < configs.size(); n += 2) {
+        TableConfig config = configs[n];
+        // Wide rows: a block is a few of them, so that a hundred are many blocks.
+        config.dim = 1700;
+        Table table(config, 0);
+        Table twin(config, 0);
+        std::mt19937_64 random(11);
+        std::vector<Bytes> chain;
+        std::optional<std::uint64_t> last;
+        for (std::uint64_t round = 0; round < 5; ++round) {
+            random_operations(table, round, 40);
+            random_operations(twin, round, 40);
+            const Bytes expected = twin.snapshot();
+            const auto snapshot = table.begin_snapshot(last);
+            check(!refusal([&] { table.begin_snapshot(); }).empty(), "one at a time");
+            Bytes bytes, chunk;
+            for (std::uint64_t step = 0; snapshot->next(chunk); ++step) {
+                bytes.insert(bytes.end(), chunk.begin(), chunk.end());
+                const std::uint64_t seed = 1000 * round + step;
+                random_operations(table, seed, step < 60 ? 1 : 0);
+                random_operations(twin, seed, step < 60 ? 1 : 0);
+            }
+            check(round > 0 || bytes == expected, "the whole is of its instant");
+            chain.push_back(bytes);
+            check(restore(chain)->snapshot() == expected, "the chain ends at its instant");
+            last = snapshot->id();
+        }
+        check(table.snapshot() == twin.snapshot(), "snapshots change nothing");
+        check(chain.back().size() < chain.front().size() * 2, "an increment is no larger");
+        std::swap(chain[1], chain[2]);
+        check(refusal([&] { restore(chain); }).find("give all of a chain, in order") !=
+                  std::string::npos,
+              "a chain has an order");
+    }
+}
+
+void a_snapshot_that_was_given_up_leaves_nothing() {
+    Table table(small_config(), 0);
+    random_operations(table, 5, 100);
+    const std::uint64_t whole = [&] {
+        const auto snapshot = table.begin_snapshot();
+        rest_of(*snapshot);
+        return snapshot->id();
+    }();
+    auto snapshot = table.begin_snapshot(whole);
+    Bytes chunk;
+    snapshot->next(chunk);
+    random_operations(table, 6, 20);
+    check(table.statistics().snapshot_bytes > 0, "memory is counted");
+    snapshot.reset();
+    check(table.statistics().snapshot_bytes == 0, "and freed");
+    check(
+        refusal([&] { table.begin_snapshot(whole); }).find("write a full one") != std::string::npos,
+        "what it took may be lost");
+    const Bytes bytes = table.snapshot();
+    check(restore({bytes})->snapshot() == bytes, "a whole one holds everything");
 }
 
 void sign(std::vector<std::uint8_t>& snapshot) {
@@ -162,13 +250,13 @@ void forged_snapshots_never_crash() {
         std::memcpy(forged.data() + at, &value, 1 + random() % 8);
         sign(forged);
         std::unique_ptr<Table> opened;
-        if (!refusal([&] { opened = Table::restore(forged); }).empty()) {
+        if (!refusal([&] { opened = restore({forged}); }).empty()) {
             ++n_refused;
             continue;
         }
         ++n_opened;
         random_operations(*opened, 4, 5);
-        check(Table::restore(opened->snapshot())->size() == opened->size(), "opens again");
+        check(restore({opened->snapshot()})->size() == opened->size(), "opens again");
     }
     check(n_refused > 300 && n_opened > 30, "both outcomes were seen");
 }
@@ -176,6 +264,7 @@ void forged_snapshots_never_crash() {
 // A bad value in each field of either optimizer, under a checksum that matches.
 void bad_optimizers_of_a_snapshot_are_refused_by_name() {
     TableConfig config = small_config();
+    config.min_count = 1;  // no pending counts, whose times are checked too
     config.optimizer.accumulator_half_life_s = 20;
     config.first_order_optimizer = small_config(OptimizerKind::adam).optimizer;
     Table table(config, 0);
@@ -185,7 +274,7 @@ void bad_optimizers_of_a_snapshot_are_refused_by_name() {
         auto forged = whole;
         std::memcpy(forged.data() + at, &value, sizeof value);
         sign(forged);
-        const std::string message = refusal([&] { Table::restore(forged); });
+        const std::string message = refusal([&] { restore({forged}); });
         check(message.find(said) != std::string::npos, said.c_str());
     };
     const char* fields[] = {"lr",        "l1",    "l2",    "weight_decay",        "eps",
@@ -203,7 +292,7 @@ void bad_optimizers_of_a_snapshot_are_refused_by_name() {
         }
         refused(optimizer, n_optimizer_kinds, "optimizers hold unknown values");
         refused(optimizer + 4, optimizer == optimizers[0] ? 0U : 20U,
-                optimizer == optimizers[0] ? "add up to its length" : "accumulator_half_life_s is");
+                optimizer == optimizers[0] ? "snapshot is" : "accumulator_half_life_s is");
     }
     for (const std::uint32_t n : {0U, 1U, 3U}) {
         refused(offsetof(SnapshotHeader, n_optimizers), n, "optimizers hold unknown values");
@@ -217,6 +306,8 @@ void bad_optimizers_of_a_snapshot_are_refused_by_name() {
 int main() {
     using namespace freshrank;
     restored_table_repeats_the_original();
+    snapshots_are_of_the_instant_at_which_they_began();
+    a_snapshot_that_was_given_up_leaves_nothing();
     forged_snapshots_never_crash();
     bad_optimizers_of_a_snapshot_are_refused_by_name();
     std::puts("snapshot tests passed");

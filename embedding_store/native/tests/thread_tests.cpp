@@ -3,10 +3,14 @@
 #include <cstdint>
 #include <cstdio>
 #include <memory>
+#include <optional>
+#include <span>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "core/serving.hpp"
+#include "core/snapshot.hpp"
 #include "core/table.hpp"
 #include "rings.hpp"
 #include "series.hpp"
@@ -84,6 +88,34 @@ void no_reader_of_a_serving_table_sees_half_a_row(RowType type) {
     check(table.size() == 2990, "all that was not removed");
 }
 
+// A whole one, then increments: together they are a table whose rows are whole.
+void write_snapshots(Table& table, const std::atomic<bool>& is_done) {
+    std::vector<Snapshot::Bytes> chain;
+    std::optional<std::uint64_t> last;
+    while (!is_done) {
+        const auto snapshot = table.begin_snapshot(last);
+        Snapshot::Bytes& bytes = chain.emplace_back();
+        Snapshot::Bytes chunk;
+        while (snapshot->next(chunk)) {
+            bytes.insert(bytes.end(), chunk.begin(), chunk.end());
+        }
+        last = snapshot->id();
+    }
+    std::vector<SnapshotSource> sources;
+    for (const auto& bytes : chain) {
+        sources.emplace_back([left = std::span<const std::uint8_t>(bytes)]() mutable {
+            return std::exchange(left, {});
+        });
+    }
+    const auto restored = Table::restore(sources);
+    const auto keys = restored->keys();
+    std::vector<float> rows(keys.size() * width);
+    restored->lookup(keys, rows.data());
+    for (std::size_t i = 0; i < keys.size(); ++i) {
+        check(is_whole(rows.data() + i * width), "a row of a snapshot is whole");
+    }
+}
+
 void readers_of_a_training_table_run_beside_its_writer() {
     TableConfig config;
     config.dim = width;
@@ -108,7 +140,6 @@ void readers_of_a_training_table_run_beside_its_writer() {
             table.pending(keys, times.data());
             table.statistics();
             table.delta(3);
-            table.snapshot();
             table.lookup_pooled(pairs.of(keys), rows.data());
             check(table.rows_from(100, 50).keys.size() <= 50, "no row too many");
             check(table.inspect(7).state != Inspection::State::pending, "all come at once");
@@ -117,6 +148,7 @@ void readers_of_a_training_table_run_beside_its_writer() {
     std::vector<std::thread> readers;
     readers.emplace_back(read);
     readers.emplace_back(read);
+    readers.emplace_back([&] { write_snapshots(table, is_done); });
     for (std::uint32_t now_s = 1; now_s <= 40; ++now_s) {
         const auto keys = first_keys(now_s * 50);
         const std::vector<std::uint32_t> counts(keys.size(), 1);

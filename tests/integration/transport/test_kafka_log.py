@@ -1,9 +1,7 @@
 """The log on Kafka passes the checks of all logs, and keeps what only it promises."""
 
-import gc
 import signal
 import threading
-import warnings
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from typing import Final
@@ -18,7 +16,6 @@ from freshrank.transport.base import ACTIONS, ENTITIES, EXAMPLES, NewRecord, Top
 from freshrank.transport.kafka import KafkaLog
 from freshrank.transport.kafka_cluster import Cluster
 from freshrank.transport.kafka_writer import Room
-from tests.integration.transport.conftest import NewCluster
 from tests.integration.transport.log_checks import (
     DEADLINE_S,
     LOG_CHECKS,
@@ -28,6 +25,7 @@ from tests.integration.transport.log_checks import (
     read_all,
     values,
 )
+from tests.servers import NewCluster
 
 PLACE: Final = TopicPartition(ACTIONS, 0)
 
@@ -48,15 +46,6 @@ def paused(server: Server) -> Iterator[None]:
         yield
     finally:
         server.process.send_signal(signal.SIGCONT)
-
-
-@pytest.fixture
-def leaky_client() -> Iterator[None]:
-    """kafka-python forgets to close the socket of a connection that fails; its collector does."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "unclosed <socket", ResourceWarning)
-        yield
-        gc.collect()
 
 
 def refusal(log: KafkaLog, records: list[NewRecord]) -> str:

@@ -17,8 +17,8 @@ from freshrank.transport.base import (
 from freshrank.transport.kafka import KafkaLog
 from freshrank.transport.kafka_cluster import Cluster
 from freshrank.transport.kafka_transactions import Transactions
-from tests.integration.transport.conftest import NewCluster
 from tests.integration.transport.log_checks import new_records, read_all, values
+from tests.servers import NewCluster
 
 INPUT: Final = TopicPartition(ACTIONS, 0)
 OUTPUT: Final = TopicPartition(EXAMPLES, 0)

@@ -102,6 +102,7 @@ def test_stats_show_the_whole_loop(make_world: MakeWorld, make_client: MakeClien
     loop = StubLoop()
     loop.totals = {"matched": 3}
     loop.gauges = {"auc": 0.8, "rows": 12, "filtered": 4}
+    loop.gauges |= {"tables.item_id.rows": 9.0, "tables.item_id.evicted": 2.0}
     world = make_world(loop=loop)
     world.base({"item_id": table_rows({1: [0.0] * (DIM + 1)})})
     client = make_client(world)
@@ -127,7 +128,9 @@ def test_stats_show_the_whole_loop(make_world: MakeWorld, make_client: MakeClien
     assert {key: value for key, value in stats["tables"][1].items() if key != "bytes"} == {
         "name": "item_id",
         "rows": 1,
+        "trainer": {"rows": 9, "evicted": 2},
     }
+    assert stats["tables"][0]["trainer"] is None
     assert stats["uptime_seconds"] == 2.5
     assert stats["sample"] == {
         "users": [{"id": "known", "features": {"age": 5}}, {"id": "ranked", "features": {}}],

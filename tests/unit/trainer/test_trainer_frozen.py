@@ -50,7 +50,7 @@ def test_frozen_model_scores_as_at_its_last_refresh() -> None:
     encoder, learner = _learner()
     rng = np.random.default_rng(2)
     learner.learn(random_batch(encoder, rng, 64))
-    frozen = FrozenModel(learner, encoder)
+    frozen = FrozenModel(learner, encoder, "float32")
     probe = random_batch(encoder, rng, 32).values
     for _ in range(3):
         then = learner.predict(probe)
@@ -68,7 +68,7 @@ def test_rows_that_expired_leave_the_frozen_model_at_a_refresh() -> None:
     rng = np.random.default_rng(3)
     early = random_batch(encoder, rng, 64)
     learner.learn(early)
-    frozen = FrozenModel(learner, encoder)
+    frozen = FrozenModel(learner, encoder, "float32")
     late = random_batch(encoder, rng, 1, ts_ms=NOW_MS + 3_600_000)
     learner.learn(late)
     assert len(learner.sparse.tables["user_id"]) == 1

@@ -275,6 +275,9 @@ def test_statistics_follow_what_was_learned(make_bench: MakeBench) -> None:
     users = slots["user_id"].ids[batch.is_first]  # ids of a user count in the first row only
     n_ids = [len(set(ids.tolist())) for ids in (users, slots["item_id"].ids, slots["tags"].ids)]
     assert found["rows"] == sum(n_ids)
+    assert found["tables.item_id.rows"] == n_ids[1]
+    assert found["tables.item_id.bytes"] > 0
+    assert found["tables.item_id.threshold"] == 1
     assert found["examples_per_second"] == 100.0
 
 

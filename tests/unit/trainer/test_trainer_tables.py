@@ -9,9 +9,15 @@ from freshrank.examples import ExampleBatch
 from freshrank.features import FeatureEncoder
 from freshrank.settings import Settings
 from tests.unit.trainer.example_records import NOW_MS, make_batch, make_settings
-from trainer.tables import SparseTables, create_tables, request_numbers
+from trainer.table_settings import create_budgets, create_tables
+from trainer.tables import SparseTables, request_numbers
 
 NOW_S = NOW_MS // 1_000
+
+
+def _sparse(settings: Settings, encoder: FeatureEncoder) -> SparseTables:
+    budgets = create_budgets(settings, encoder)
+    return SparseTables(encoder.slots, create_tables(settings, encoder, budgets), budgets)
 
 
 def _tables(min_count: int = 100) -> tuple[Settings, FeatureEncoder, SparseTables]:
@@ -25,7 +31,7 @@ def _tables(min_count: int = 100) -> tuple[Settings, FeatureEncoder, SparseTable
         ]
     )
     encoder = FeatureEncoder(settings)
-    return settings, encoder, SparseTables(encoder.slots, create_tables(settings, encoder))
+    return settings, encoder, _sparse(settings, encoder)
 
 
 def _pending(sparse: SparseTables, table: str, ids: list[int]) -> list[int]:
@@ -128,7 +134,7 @@ def test_idle_rows_expire_step_by_step() -> None:
         features=[{"name": "item_id", "type": "id", "scope": "item", "dim": 2, "expire": "60s"}]
     )
     encoder = FeatureEncoder(settings)
-    sparse = SparseTables(encoder.slots, create_tables(settings, encoder))
+    sparse = _sparse(settings, encoder)
     _read(sparse, make_batch(encoder, {"item_id": [[3]]}, [1]))
     sparse.expire(NOW_S + 60)
     assert len(sparse.tables["item_id"]) == 1
@@ -142,7 +148,7 @@ def test_configured_optimizers_reach_every_table() -> None:
         "weight_decay": 0.1, "first_order": {"kind": "ftrl", "l1": 0.5, "clip_value": 2.0},
     }  # fmt: skip
     settings = make_settings(optimizer={"sparse": sparse})
-    tables = create_tables(settings, FeatureEncoder(settings))
+    tables = _sparse(settings, FeatureEncoder(settings)).tables
     assert len(tables) > 1
     for table in tables.values():
         assert table.optimizer == Optimizer(

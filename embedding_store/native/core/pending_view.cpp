@@ -1,0 +1,46 @@
+#include "pending_view.hpp"
+
+#include <utility>
+
+namespace freshrank {
+
+PendingView::PendingView(PendingCounts& counts)
+    : counts_(counts), first_bin_(counts.first_bin_), kept_(random_secret()) {
+    entries_.reserve(counts.size());
+}
+
+void PendingView::keep(std::uint64_t id, PendingBucket::Value value) {
+    if (is_gathered() || part_of(counts_.map_.hash(id)) < part_ || kept_.find(id) != nullptr) {
+        return;
+    }
+    const std::uint32_t seen_s = counts_.rules_.latest_s(value.unit);
+    const bool was_there = value.count != 0 && was_counted(seen_s);
+    kept_.insert({id, was_there ? value.count : 0, seen_s});
+}
+
+bool PendingView::gather() {
+    if (is_gathered()) {
+        return false;
+    }
+    for (std::uint32_t b = 0; b < counts_.map_.n_buckets(part_); ++b) {
+        const PendingBucket& bucket = counts_.map_.bucket(part_, b);
+        for (unsigned slot = 0; slot < bucket.count; ++slot) {
+            const auto value = bucket.value(slot);
+            const std::uint32_t seen_s = counts_.rules_.latest_s(value.unit);
+            if (was_counted(seen_s) && kept_.find(bucket.keys[slot]) == nullptr) {
+                entries_.push_back({bucket.keys[slot], value.count, seen_s});
+            }
+        }
+    }
+    if (++part_ == n_parts) {
+        for (std::uint32_t n = 0; n < kept_.numbers().high_water(); ++n) {
+            if (const Kept& kept = kept_.at(n); kept.count != 0) {
+                entries_.push_back({kept.key, kept.count, kept.seen_s});
+            }
+        }
+        kept_ = RecordMap<Kept>(random_secret());
+    }
+    return true;
+}
+
+}  // namespace freshrank
