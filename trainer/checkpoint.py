@@ -8,8 +8,10 @@ checkpoint-000000000007/
     windows.safetensors   metric windows
     table-<name>.bin      rows, optimizer state, counts, clocks, cursor, tombstones
 ```
-A checkpoint is written beside its place, every file is synced, then the directory is renamed and
-its parent synced: a crash leaves the one before. No format here can run code (no pickle).
+A checkpoint is of one instant, and written while learning goes on: tables chunk by chunk, the rest
+is small and copied. It is written beside its place, every file is synced, then the directory is
+renamed and its parent synced: a crash leaves the one before. No format here can run code (no
+pickle).
 """
 
 import hashlib
@@ -18,7 +20,7 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -28,7 +30,7 @@ import numpy.typing as npt
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from embedding_store import Budget, StoreError, Table
+from embedding_store import Budget, Snapshot, StoreError, Table
 from freshrank.errors import ConfigError, Error, SchemaError
 from freshrank.transport.files import make_directory, sync_directory
 
@@ -41,6 +43,7 @@ _TEMPORARY_SUFFIX: Final = ".tmp"
 _NO_BUDGETS: Final[Mapping[str, Budget]] = {}
 
 Arrays = dict[str, npt.NDArray[Any]]
+Files = Mapping[str, Iterable[bytes]]  # by name, in pieces
 
 _UNREADABLE: Final = (
     OSError,
@@ -75,13 +78,19 @@ class Checkpoint:
     windows: Arrays
     tables: Mapping[str, Table]
 
-    def files(self) -> Iterator[tuple[str, bytes]]:
-        """Name and bytes of every file but the manifest, one by one: a table can be large."""
-        yield "state.json", json.dumps({"v": FORMAT_VERSION, **self.state}, indent=1).encode()
-        yield "dense.safetensors", _save(self.dense)
-        yield "windows.safetensors", _save(self.windows)
-        for name, table in self.tables.items():
-            yield f"table-{name}.bin", table.snapshot()
+    def begin(self) -> Files:
+        """Every file but the manifest as of now, to be written while learning goes on.
+
+        Raises:
+            StoreError: a snapshot of a table is being taken, as by another call of this.
+        """
+        state = json.dumps({"v": FORMAT_VERSION, **self.state}, indent=1).encode()
+        return {
+            "state.json": [state],
+            "dense.safetensors": [_save(self.dense)],
+            "windows.safetensors": [_save(self.windows)],
+            **{f"table-{name}.bin": table.begin_snapshot() for name, table in self.tables.items()},
+        }
 
 
 class CheckpointStore:
@@ -110,8 +119,8 @@ class CheckpointStore:
         """All checkpoints, oldest first."""
         return sorted(path for path in self._directory.iterdir() if _NAME.fullmatch(path.name))
 
-    def save(self, checkpoint: Checkpoint) -> Path:
-        """Write a checkpoint, then drop those too many; damaged ones go first.
+    def save(self, files: Files) -> Path:
+        """Write a checkpoint that has begun, then drop those too many; damaged ones go first.
 
         Raises:
             OSError: the disk refused; what was there before still is.
@@ -121,11 +130,15 @@ class CheckpointStore:
         path = self._directory / f"checkpoint-{number:012d}"
         temporary = path.with_name(path.name + _TEMPORARY_SUFFIX)
         try:
-            _write(temporary, checkpoint)
+            _write(temporary, files)
             temporary.rename(path)
         except OSError:
             shutil.rmtree(temporary, ignore_errors=True)
             raise
+        finally:
+            for content in files.values():
+                if isinstance(content, Snapshot):
+                    content.close()
         sync_directory(self._directory)
         self._trim()
         return path
@@ -182,8 +195,9 @@ def read(path: Path, budgets: Mapping[str, Budget] = _NO_BUDGETS) -> Checkpoint:
     """
     try:
         manifest = json.loads((path / _MANIFEST).read_bytes())
-        files = {name: _verified(path / name, entry) for name, entry in manifest["files"].items()}
-        state = json.loads(files["state.json"])
+        for name, entry in manifest["files"].items():
+            _verify(path / name, entry)
+        state = json.loads((path / "state.json").read_bytes())
         if state["v"] > FORMAT_VERSION:
             raise SchemaError(
                 f"{path} has format {state['v']}, this program reads up to {FORMAT_VERSION}: "
@@ -191,13 +205,13 @@ def read(path: Path, budgets: Mapping[str, Budget] = _NO_BUDGETS) -> Checkpoint:
             )
         return Checkpoint(
             state=state,
-            dense=load(files["dense.safetensors"]),
-            windows=load(files["windows.safetensors"]),
+            dense=load((path / "dense.safetensors").read_bytes()),
+            windows=load((path / "windows.safetensors").read_bytes()),
             tables=_tables(
                 path,
                 {
-                    name.removeprefix("table-").removesuffix(".bin"): data
-                    for name, data in files.items()
+                    name.removeprefix("table-").removesuffix(".bin"): path / name
+                    for name in manifest["files"]
                     if name.startswith("table-")
                 },
                 budgets,
@@ -208,7 +222,7 @@ def read(path: Path, budgets: Mapping[str, Budget] = _NO_BUDGETS) -> Checkpoint:
 
 
 def _tables(
-    path: Path, snapshots: Mapping[str, bytes], budgets: Mapping[str, Budget]
+    path: Path, snapshots: Mapping[str, Path], budgets: Mapping[str, Budget]
 ) -> dict[str, Table]:
     try:
         return {
@@ -228,18 +242,19 @@ def _tables(
         ) from error
 
 
-def _needed_bytes(snapshot: bytes) -> int:
+def _needed_bytes(snapshot: Path) -> int:
     return Table.restore(snapshot, budget=Budget(1 << 62)).statistics()["budget_bytes"]
 
 
-def _verified(path: Path, entry: dict[str, Any]) -> bytes:
-    data = path.read_bytes()
-    if len(data) != entry["bytes"] or _digest(data) != entry["blake2b"]:
+def _verify(path: Path, entry: dict[str, Any]) -> None:
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, _new_digest).hexdigest()
+        n_bytes = file.tell()
+    if n_bytes != entry["bytes"] or digest != entry["blake2b"]:
         raise DamagedCheckpoint(
-            f"{path} is not what was written: {len(data)} bytes of {entry['bytes']}, "
-            f"digest {_digest(data)}, expected {entry['blake2b']}"
+            f"{path} is not what was written: {n_bytes} bytes of {entry['bytes']}, "
+            f"digest {digest}, expected {entry['blake2b']}"
         )
-    return data
 
 
 def _save(arrays: Arrays) -> bytes:
@@ -247,24 +262,26 @@ def _save(arrays: Arrays) -> bytes:
     return data
 
 
-def _write(directory: Path, checkpoint: Checkpoint) -> None:
+def _write(directory: Path, files: Files) -> None:
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir()
-    entries = {}
-    for name, data in checkpoint.files():
-        _write_file(directory / name, data)
-        entries[name] = {"bytes": len(data), "blake2b": _digest(data)}
+    entries = {name: _write_file(directory / name, chunks) for name, chunks in files.items()}
     manifest = json.dumps({"v": FORMAT_VERSION, "files": entries}, indent=1)
-    _write_file(directory / _MANIFEST, manifest.encode())
+    _write_file(directory / _MANIFEST, [manifest.encode()])
     sync_directory(directory)
 
 
-def _write_file(path: Path, data: bytes) -> None:
+def _write_file(path: Path, chunks: Iterable[bytes]) -> dict[str, Any]:
+    """Write and sync a file; returns what the manifest says of it."""
+    digest = _new_digest()
     with path.open("wb") as file:
-        file.write(data)
+        for chunk in chunks:
+            file.write(chunk)
+            digest.update(chunk)
         file.flush()
         os.fsync(file.fileno())
+        return {"bytes": file.tell(), "blake2b": digest.hexdigest()}
 
 
-def _digest(data: bytes) -> str:
-    return hashlib.blake2b(data, digest_size=16).hexdigest()
+def _new_digest() -> "hashlib.blake2b":
+    return hashlib.blake2b(digest_size=16)

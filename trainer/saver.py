@@ -1,6 +1,9 @@
 """When a checkpoint is written, and what goes into it and comes out."""
 
 import logging
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -24,8 +27,27 @@ logger = logging.getLogger(__name__)
 GROUP: Final = "trainer"
 
 
+# Positions of the examples, and the control log's offset.
+Place = tuple[dict[int, Position], int | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Writing:
+    """A checkpoint on its way to the disk.
+
+    Attributes:
+        path: Where it is, once it is whole.
+        place: How far it has learned.
+        n_rows: Rows learned by it.
+    """
+
+    path: Future[Path]
+    place: Place
+    n_rows: int
+
+
 class Saver:
-    """Restores the newest checkpoint at construction, and writes new ones.
+    """Restores the newest checkpoint at construction, and writes new ones while learning goes on.
 
     Args:
         settings: How often, how many, and the seed.
@@ -86,36 +108,59 @@ class Saver:
                 self.state.counts["rows_learned"],
                 self._store.n_refused,
             )
-        self._saved = dict(self.state.positions), self.state.control_offset
+        self._saved = self._place()
+        self._writing: Writing | None = None
         self._next_s = clock.monotonic_s() + self._every_s
 
     def tick(self) -> None:
-        """Save if it is time and something happened since the last time."""
+        """Begin to save if it is time and something happened since the last time."""
+        if self._writing is not None and self._writing.path.done():
+            self.settle()
         if self._clock.monotonic_s() >= self._next_s:
-            if (self.state.positions, self.state.control_offset) != self._saved:
-                self.save()
+            if self._writing is None and self._place() != self._saved:
+                self._begin()
             self._next_s = self._clock.monotonic_s() + self._every_s
 
     def save(self) -> bool:
         """Write a checkpoint; False when the disk refused, which is counted: training goes on."""
-        self.state.counts["checkpoints"] += 1
+        self.settle()
+        self._begin()
+        return self.settle()
+
+    def settle(self) -> bool:
+        """Wait for the checkpoint that is being written, if one is; False when the disk refused."""
+        if self._writing is None:
+            return True
+        writing, self._writing = self._writing, None
         try:
-            path = self._store.save(checkpoint(self.state, self._learner, self._evaluation))
+            path = writing.path.result()
         except OSError as error:
             self.state.counts["checkpoints"] -= 1
             self.state.counts["checkpoint_failures"] += 1
             logger.error("checkpoint=failed error=%s", error)
             return False
-        self._saved = dict(self.state.positions), self.state.control_offset
-        logger.info("checkpoint=saved path=%s rows=%d", path, self.state.counts["rows_learned"])
-        self._commit()
+        self._saved = writing.place
+        logger.info("checkpoint=saved path=%s rows=%d", path, writing.n_rows)
+        self._commit(writing.place[0])
         return True
 
-    def _commit(self) -> None:
+    def _begin(self) -> None:
+        """All that was learned so far is written by a thread of its own, which learns nothing."""
+        self.state.counts["checkpoints"] += 1
+        files = checkpoint(self.state, self._learner, self._evaluation).begin()
+        thread = ThreadPoolExecutor(1, "checkpoint")
+        path = thread.submit(self._store.save, files)
+        thread.shutdown(wait=False)
+        self._writing = Writing(path, self._place(), self.state.counts["rows_learned"])
+
+    def _place(self) -> Place:
+        return dict(self.state.positions), self.state.control_offset
+
+    def _commit(self, saved: Mapping[int, Position]) -> None:
         """Show the saved positions as the group's offsets; nothing depends on it."""
         positions = {
             TopicPartition(EXAMPLES, p): at.offset
-            for p, at in self.state.positions.items()
+            for p, at in saved.items()
             if p >= 0  # those below are of other logs
         }
         try:

@@ -170,7 +170,7 @@ class TimeTravel:
         """
         with disk_errors(f"save a checkpoint in {directory}"):
             content = checkpoint(self.state, self.learner, self._lesson.evaluation)
-            return CheckpointStore(directory, keep=100).save(content)
+            return CheckpointStore(directory, keep=100).save(content.begin())
 
     def describe(self, report: Report) -> None:
         """Fill in figures and parameters."""

@@ -41,6 +41,7 @@ def _run(bench: Bench, trainer: Trainer, n_steps: int | None = None) -> None:
     while n_steps != 0 and trainer.step(0.0):
         bench.manual.advance(ms=300)
         n_steps = None if n_steps is None else n_steps - 1
+    trainer._saver.settle()  # a process that dies writes no further
 
 
 def _content(trainer: Trainer) -> dict[str, bytes]:
