@@ -25,7 +25,7 @@ def mixed(x: int) -> int:
 def hashed(keys: U64, secret: int) -> U64:
     """The index's hash, had it that secret."""
     offset, first, second = mixed(secret), mixed(secret + 1) | 1, mixed(secret + 2) | 1
-    x = (keys ^ np.uint64(offset)) * np.uint64(first)
+    x: U64 = (keys ^ np.uint64(offset)) * np.uint64(first)
     x = (x ^ x >> np.uint64(32)) * np.uint64(second)
     return x ^ x >> np.uint64(29)
 
@@ -33,7 +33,7 @@ def hashed(keys: U64, secret: int) -> U64:
 def keys_of_hashes(hashes: U64, secret: int) -> U64:
     """Its inverse: the keys that have these hashes under that secret."""
     offset, first, second = mixed(secret), mixed(secret + 1) | 1, mixed(secret + 2) | 1
-    x = hashes ^ hashes >> np.uint64(29) ^ hashes >> np.uint64(58)
+    x: U64 = hashes ^ hashes >> np.uint64(29) ^ hashes >> np.uint64(58)
     x = x * np.uint64(pow(second, -1, 1 << 64))
     x = (x ^ x >> np.uint64(32)) * np.uint64(pow(first, -1, 1 << 64))
     return x ^ np.uint64(offset)

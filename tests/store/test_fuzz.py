@@ -88,19 +88,20 @@ def fuzz(
     """Mutations that follow from the seed; under `make prove` libFuzzer's own."""
     seconds = scale(f"fuzz-{harness}", 0)
     if seconds > 0:
-        with_libfuzzer(harness, inputs, seconds, tmp_path)
+        with_libfuzzer(harness, inputs, seconds)
         return
     program = str(sanitized["asan"] / f"replay_{harness}")
     run([program, str(inputs), str(n_mutations), SEED, str(tmp_path / "last")])
 
 
-def with_libfuzzer(harness: str, inputs: Path, seconds: int, tmp_path: Path) -> None:
+def with_libfuzzer(harness: str, inputs: Path, seconds: int) -> None:
     """Search for so many seconds; an input that fails is kept beside the build."""
     clang = next((name for name in CLANGS if is_clang_15(name)), None)
     if clang is None:
         pytest.fail("libFuzzer comes with Clang 15 or newer: apt-get install clang-16")
-    program = built("fuzz", tmp_path / "build", clang) / f"fuzz_{harness}"
-    failed = NATIVE.parents[1] / "build" / "fuzz-failed"
+    builds = NATIVE.parents[1] / "build"
+    program = built("fuzz", builds / "core-fuzz", clang) / f"fuzz_{harness}"
+    failed = builds / "fuzz-failed"
     failed.mkdir(parents=True, exist_ok=True)
     command = [
         str(program), f"-seed={SEED}", f"-max_total_time={seconds}", "-timeout=30",

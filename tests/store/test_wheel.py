@@ -11,8 +11,7 @@ from tests.proofs import record, scale
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = Path(__file__).with_name("alone.py")
-# The newest, and one of a year before: what `import torch` needs besides is small. Their CUDA
-# libraries are not, and stay where they are: nothing here runs on a GPU.
+# The newest, and one of a year before, each with the CUDA libraries it will not load without.
 TORCHES = ("", "2.8.0", "2.15.0")
 
 
@@ -49,7 +48,7 @@ def beside(torch: str, wheel: Path, folder: Path) -> str:
     run(pip, "install", "-q", "numpy")
     run(pip, "install", "-q", "--no-deps", wheel)
     if torch:
-        run(pip, "install", "-q", f"torch=={torch}")
+        run(pip, "install", "-q", "--no-cache-dir", f"torch=={torch}")
     try:
         return run(folder / "bin" / "python", SCRIPT, *(["--torch"] if torch else []))
     finally:
