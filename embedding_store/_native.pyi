@@ -254,7 +254,11 @@ class Table:
     def version(self) -> int:
         """Version stamped on changes made from now on."""
     def advance(self) -> int:
-        """Close the current version and return it; later changes carry version + 1."""
+        """Close the current version and return it; later changes carry version + 1.
+
+        Raises:
+            StoreError: it is 2^31 - 1, the last there is: one a second lasts 68 years.
+        """
     def delta(self, since: int) -> tuple[U64, F32, U64]:
         """Changes with version > since: keys, their rows, tombstones; ascending, disjoint."""
     def trim_tombstones(self, through: int) -> int: ...

@@ -1,8 +1,13 @@
 """Kafka dies and comes back: what was acknowledged is there once, and everybody goes on."""
 
 import itertools
+import os
+import resource
+import signal
 import threading
+from collections import Counter
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 from freshrank.dev.kafka import kafka
@@ -13,6 +18,8 @@ from freshrank.transport.base import ACTIONS, NewRecord, Record, TopicPartition
 from freshrank.transport.kafka import KafkaLog
 from freshrank.transport.kafka_cluster import Cluster
 from freshrank.transport.kafka_topics import TopicPlan
+from tests.integration.transport.log_checks import eventually
+from tests.servers import NewCluster
 
 DEADLINE_S = 60.0
 PLACE = TopicPartition(ACTIONS, 0)
@@ -87,3 +94,54 @@ def test_a_broker_that_is_killed_and_started_again_loses_nothing_that_was_acknow
     assert {offset: values[offset] for offset in appender.taken} == appender.taken
     numbers = [int(value.split(b"-")[0]) for value in values]
     assert numbers == sorted(numbers)
+
+
+def resident_bytes() -> int:
+    pages = Path("/proc/self/statm").read_text().split()[1]
+    return int(pages) * resource.getpagesize()
+
+
+def test_a_broker_that_stands_still_under_load_costs_no_more_memory_than_the_bound(
+    kafka_server: Server, new_cluster: NewCluster
+) -> None:
+    # 40 writers offer 20 MB each time round; without the bound that was 170 MB in 5 s.
+    record, bound = NewRecord(b"key", os.urandom(500_000)), 8 << 20
+    cluster = replace(new_cluster(1), timeout_ms=1_000)
+    outcomes: Counter[str] = Counter()
+    taken: list[int] = []
+    must_end = threading.Event()
+    with closing(KafkaLog(cluster, in_flight_bytes_max=bound)) as log:
+
+        def append() -> None:
+            while not must_end.is_set():
+                try:
+                    ((_, offset),) = log.append(ACTIONS, [record])
+                    taken.append(offset)
+                    outcomes["taken"] += 1
+                except TransportError as error:
+                    outcomes[error.code] += 1
+
+        log.append(ACTIONS, [record])
+        before_bytes = peak_bytes = resident_bytes()
+        writers = [threading.Thread(target=append) for _ in range(40)]
+        kafka_server.process.send_signal(signal.SIGSTOP)
+        try:
+            for writer in writers:
+                writer.start()
+            while outcomes["log-busy"] < 200:  # each waited a second: 5 s and more
+                peak_bytes = max(peak_bytes, resident_bytes())
+                assert log.statistics()["in_flight_bytes"] <= bound
+        finally:
+            kafka_server.process.send_signal(signal.SIGCONT)
+        n_taken = len(taken)
+        eventually(lambda: len(taken) >= n_taken + 50)
+        must_end.set()
+        for writer in writers:
+            writer.join(DEADLINE_S)
+        assert peak_bytes - before_bytes < 4 * bound  # 2 of them measured
+        assert outcomes["broker-timeout"] > 0
+        assert len(set(taken)) == len(taken)
+        end = log.end_offset(ACTIONS, 0)
+        assert max(taken) < end
+        (last,) = log.read(ACTIONS, 0, max(taken), n_max=1)
+        assert last.value == record.value

@@ -71,7 +71,7 @@ def test_header_fields_lie_where_the_format_says() -> None:
     assert np.frombuffer(data, "<u8", 3, 352).tolist() == [2**23, 2**17, 1]
     assert np.frombuffer(data, "<u4", 2, 376).tolist() == [100, 0]
     # rows of the budget, evicted, admitted by the sketch, wanted; its occurrences, its lines
-    assert np.frombuffer(data, "<u8", 6, 384).tolist() == [65_536, 0, 0, 0, 0, 0]
+    assert np.frombuffer(data, "<u8", 6, 384).tolist() == [32_768, 0, 0, 0, 0, 0]
     assert np.frombuffer(data, "<u4", 2, 432).tolist() == [0, 0]
     # Row 1 was freed first, then row 2; the tombstones of both; two pending counts.
     assert np.frombuffer(data, "<u4", 2, 440).tolist() == [1, 2]

@@ -17,6 +17,7 @@ N_RUNS = scale("sanitizers", 1)
     [
         ("asan", "core_tests", "core tests passed"),
         ("asan", "index_tests", "index tests passed"),
+        ("asan", "steps_tests", "steps tests passed"),
         ("asan", "budget_tests", "budget tests passed"),
         ("asan", "serving_tests", "serving tests passed"),
         ("asan", "snapshot_tests", "snapshot tests passed"),

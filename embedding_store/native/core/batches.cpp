@@ -1,4 +1,5 @@
 // A batch's way into a table: occurrences counted, rows read.
+#include <algorithm>
 #include <array>
 #include <cstring>
 
@@ -7,17 +8,24 @@
 
 namespace freshrank {
 
+void Table::touch(std::uint32_t row, std::uint32_t count, std::uint32_t now_s) {
+    Metadata::Record& record = metadata_.record(row);
+    record.frequency = add_saturating(
+        decayed(record.frequency, record.last_seen_s, now_s, config_.limits.count_half_life_s),
+        count);
+    record.last_seen_s = std::max(record.last_seen_s, now_s);
+    record.version_word |= changed_bit;
+}
+
 // Which share of the work counts an id's occurrences.
 unsigned Table::owner_of(std::uint64_t id) const {
     return static_cast<unsigned>((id * 0x9e3779b97f4a7c15ULL >> 32) * workers_->n_shares() >> 32);
 }
 
-// Writes the row of every id, after counting occurrences: counter() gives a function to ask, in
-// order, for the count of entry i. An id that is born on the way has no_row in the entries before;
-// `find_newborn` gives them the row.
+// Writes the row of every id, after counting occurrences of those that have one: counter() gives a
+// function to ask, in order, for the count of entry i.
 template <class Counter>
 void Table::count(Ids ids, std::uint32_t now_s, std::uint32_t* rows, Counter&& counter) {
-    keep(ids);
     const auto touch_known = [&](auto& count_of, std::size_t i) {
         if (rows[i] != no_row) {
             if (const std::uint32_t n = count_of(i); n != 0) {
@@ -25,41 +33,44 @@ void Table::count(Ids ids, std::uint32_t now_s, std::uint32_t* rows, Counter&& c
             }
         }
     };
-    const auto touched = [&](std::uint32_t row) {
-        return std::array{Lines{&metadata_.record(row), sizeof(Metadata::Record)}};
-    };
     if (workers_->n_shares() == 1) {
         auto count_of = counter();
-        for_each_row(index_, ids, touched, [&](std::size_t i, std::uint32_t row) {
-            rows[i] = row;
-            touch_known(count_of, i);
-        });
-    } else {
-        find_rows(ids, rows);
-        workers_->run([&](unsigned share) {
-            constexpr std::size_t ahead = 16;
-            auto count_of = counter();
-            for (std::size_t i = 0; i < ids.size() + ahead; ++i) {
-                if (i < ids.size() && rows[i] != no_row && owner_of(ids[i]) == share) {
-                    for (const Lines& lines : touched(rows[i])) {
-                        prefetch(lines);
-                    }
-                }
-                if (i >= ahead && owner_of(ids[i - ahead]) == share) {
-                    touch_known(count_of, i - ahead);
-                }
-            }
-        });
+        for_each_row(
+            index_, ids, [&](std::uint32_t row) { return std::array{metadata_.lines(row)}; },
+            [&](std::size_t i, std::uint32_t row) {
+                rows[i] = row;
+                touch_known(count_of, i);
+            });
+        return;
     }
-    admit_absent(ids, now_s, rows, counter());
+    find_rows(ids, rows);
+    workers_->run([&](unsigned share) {
+        constexpr std::size_t ahead = 16;
+        auto count_of = counter();
+        for (std::size_t i = 0; i < ids.size() + ahead; ++i) {
+            if (i < ids.size() && rows[i] != no_row && owner_of(ids[i]) == share) {
+                prefetch(metadata_.lines(rows[i]));
+            }
+            if (i >= ahead && owner_of(ids[i - ahead]) == share) {
+                touch_known(count_of, i - ahead);
+            }
+        }
+    });
 }
 
-// In the batch's order, which decides who is born.
+// Counts occurrences of ids without a row, in the batch's order, which decides who is born. An id
+// that is born on the way has no_row in the entries before; `find_newborn` gives them the row.
 template <class CountOf>
 void Table::admit_absent(Ids ids, std::uint32_t now_s, std::uint32_t* rows, CountOf&& count_of) {
-    const std::uint64_t n_before = counters_.n_admitted;
+    absent_.clear();
     for (std::size_t i = 0; i < ids.size(); ++i) {
-        const std::uint32_t n = rows[i] == no_row ? count_of(i) : 0;
+        if (rows[i] == no_row) {
+            absent_.push_back(static_cast<std::uint32_t>(i));
+        }
+    }
+    const std::uint64_t n_before = counters_.n_admitted;
+    for (const std::uint32_t i : absent_) {
+        const std::uint32_t n = count_of(i);
         if (n == 0) {
             continue;
         }
@@ -102,24 +113,58 @@ void Table::lookup_or_admit(Ids ids, std::span<const std::uint32_t> counts, std:
     const std::lock_guard lock(mutex_);
     move_clock(now_s);
     make_room();
+    keep(ids);
     const std::uint64_t n_before = counters_.n_admitted;
     looked_up_.ids.clear();  // until every row is known
     looked_up_.rows.resize(ids.size());
-    const std::span<std::uint32_t> rows = looked_up_.rows;
-    count(ids, now_s, rows.data(), [&] { return [&](std::size_t i) { return counts[i]; }; });
-    if (counters_.n_admitted != n_before) {
-        find_newborn(ids, rows.data());
+    std::uint32_t* rows = looked_up_.rows.data();
+    const auto count_of = [=](std::size_t i) { return counts[i]; };
+    if (workers_->n_shares() == 1) {
+        read_and_count(ids, counts, now_s, rows, out);
+    } else {
+        count(ids, now_s, rows, [=] { return count_of; });
+        copy_rows(rows, ids.size(), out);
     }
+    admit_absent(ids, now_s, rows, count_of);
+    if (counters_.n_admitted != n_before) {
+        find_newborn(ids, rows);
+    }
+    for (const std::uint32_t i : absent_) {
+        copy_row(slabs_, rows[i], std::size_t{config_.width()}, out + i * config_.width());
+    }
+    looked_up_.ids.assign(ids.begin(), ids.end());
+}
+
+// One pass over index, metadata and weights.
+void Table::read_and_count(Ids ids, std::span<const std::uint32_t> counts, std::uint32_t now_s,
+                           std::uint32_t* rows, float* out) {
     const std::uint32_t width = config_.width();
-    workers_->run_ranges(ids.size(), [&](std::size_t first, std::size_t end) {
+    with_width(width, [&](auto n_floats) {
+        for_each_row(
+            index_, ids,
+            [&](std::uint32_t row) {
+                return std::array{metadata_.lines(row), slabs_.lines(row, width)};
+            },
+            [&](std::size_t i, std::uint32_t row) {
+                rows[i] = row;
+                copy_row(slabs_, row, n_floats, out + i * n_floats);
+                if (row != no_row && counts[i] != 0) {
+                    touch(row, counts[i], now_s);
+                }
+            });
+    });
+}
+
+void Table::copy_rows(const std::uint32_t* rows, std::size_t n_rows, float* out) const {
+    const std::uint32_t width = config_.width();
+    workers_->run_ranges(n_rows, [&](std::size_t first, std::size_t end) {
         with_width(width, [&](auto n_floats) {
             for (std::size_t i = first; i < end; ++i) {
-                fetch_ahead(slabs_, rows, i, width);
+                fetch_ahead(slabs_, {rows, n_rows}, i, width);
                 copy_row(slabs_, rows[i], n_floats, out + i * n_floats);
             }
         });
     });
-    looked_up_.ids.assign(ids.begin(), ids.end());
 }
 
 void Table::read(std::span<const Bags> bags, std::span<const std::uint64_t> requests,
@@ -136,7 +181,8 @@ void Table::read(std::span<const Bags> bags, std::span<const std::uint64_t> requ
     std::uint32_t* rows = reading_.rows.data();
     for (const Bags& own : bags) {
         const Ids ids = own.of.ids;
-        count(ids, now_s, rows, [&] {
+        keep(ids);
+        const auto counter = [&] {
             // `bag` is the batch's row of the entry: entries come in order.
             return [&, bag = std::size_t{0}](std::size_t i) mutable -> std::uint32_t {
                 while (own.of.end(bag) <= i) {
@@ -149,7 +195,9 @@ void Table::read(std::span<const Bags> bags, std::span<const std::uint64_t> requ
                 auto& occurrences = occurrences_[owner_of(ids[i])];
                 return occurrences.add({requests[bag], ids[i]}, hash).second ? 1 : 0;
             };
-        });
+        };
+        count(ids, now_s, rows, counter);
+        admit_absent(ids, now_s, rows, counter());
         rows += ids.size();
     }
     if (counters_.n_admitted != n_before) {

@@ -233,25 +233,22 @@ inline void step<OptimizerKind::ftrl>(const SliceParameters& p, std::uint32_t n,
     }
 }
 
-// The slice's whole step; clipping changes its part of `gradient`. Inlined into the loop over rows,
-// where it costs an eighth less than called.
+// The slice's whole step but for clipping. Inlined into the loop over rows, where it costs an
+// eighth less than called.
 template <OptimizerKind kind>
 [[gnu::always_inline]] inline void step_slice(const SliceParameters& p, float* weights,
-                                              float* state, float* gradient,
+                                              float* state, const float* gradient,
                                               std::uint32_t clock_s) {
     weights += p.column;
     state += p.state;
-    float* slope = gradient + p.column;
-    if (p.is_limited) {
-        clip(p, slope);
-    }
+    gradient += p.column;
     if (p.half_life_s > 0) {
         age(p, state, clock_s);
     }
     if (p.n_columns == 1) {  // compiled without the loop, which would take longer than the step
-        step<kind>(p, 1, weights, state, slope);
+        step<kind>(p, 1, weights, state, gradient);
     } else {
-        step<kind>(p, p.n_columns, weights, state, slope);
+        step<kind>(p, p.n_columns, weights, state, gradient);
     }
 }
 

@@ -1,66 +1,112 @@
 // Gradients on their way back: summed by row, each row's sum then moves it. Every share of the
-// workers owns the rows whose number it leaves as a remainder, and meets them in the batch's order.
+// workers owns whole cache lines of metadata, and meets its rows in the batch's order.
 #include <algorithm>
-#include <cstring>
 #include <string>
 
 #include "pipeline.hpp"
+#include "step_rows.hpp"
 #include "table.hpp"
 
 namespace freshrank {
 
-namespace {
+void Table::Moves::reset(std::size_t n_max, std::uint32_t width) {
+    rows.resize(n_max);
+    gradients.resize(n_max);
+    repeats.resize(n_max);
+    sums.resize(n_max / 2 * width);  // a sum takes two entries
+    scratch.resize(width);
+}
 
-// Calls add(row, gradient) for every id of n bags, in order; returns the row after the last.
-template <class Length, class Add>
-const std::uint32_t* for_each_part(const std::uint32_t* row, std::size_t n, Length&& length,
-                                   Pooling pooling, const float* gradients, std::size_t stride,
-                                   std::vector<float>& scratch, Add&& add) {
-    for (std::size_t bag = 0; bag < n; ++bag, gradients += stride) {
-        const std::size_t n_ids = length(bag);
-        const float* part = share_of(gradients, divisor(pooling, n_ids), scratch);
-        for (std::size_t k = 0; k < n_ids; ++k, ++row) {
-            add(*row, part);
+// Finds the rows of the entries that are its own, each once, and what moves it: the entry's
+// gradient itself, or where there are more a sum in the batch's order. No hash tells rows that came
+// before: a row's version word, which nobody reads meanwhile, holds the row's number in this batch,
+// and any other value is told from one by asking whose number that is. Nothing throws from here to
+// the step, which gives every row its version back.
+template <class IsOwn, class GradientOf>
+void Table::Moves::gather(std::span<const std::uint32_t> entries, Metadata& metadata,
+                          std::uint32_t width, IsOwn is_own, GradientOf gradient_of) {
+    constexpr std::size_t ahead = 16;
+    std::uint32_t n = 0;
+    std::size_t n_repeats = 0;
+    for (std::size_t i = 0; i < entries.size(); ++i) {
+        if (i + ahead < entries.size() && is_own(entries[i + ahead])) {
+            prefetch(metadata.lines(entries[i + ahead]));
         }
+        const std::uint32_t row = entries[i];
+        if (!is_own(row)) {
+            continue;
+        }
+        std::uint32_t& mark = metadata.record(row).version_word;
+        const bool is_repeat = (mark < n) & (rows[mark < n ? mark : 0] == row);
+        repeats[n_repeats] = static_cast<std::uint32_t>(i);
+        n_repeats += is_repeat ? 1 : 0;
+        rows[n] = row;
+        gradients[n] = gradient_of(i);
+        mark = is_repeat ? mark : n;
+        n += is_repeat ? 0 : 1;
     }
-    return row;
+    n_rows = n;
+    float* free = sums.data();
+    for (std::size_t k = 0; k < n_repeats; ++k) {
+        const float*& gradient = gradients[metadata.record(entries[repeats[k]]).version_word];
+        const bool is_sum = gradient >= sums.data() && gradient < free;
+        if (!is_sum) {
+            gradient = std::copy_n(gradient, width, free) - width;
+            free += width;
+        }
+        add_to(const_cast<float*>(gradient), gradient_of(repeats[k]), width);
+    }
 }
 
-}  // namespace
-
-void Table::Sums::add(std::uint32_t row, const float* gradient, std::uint32_t width) {
-    const auto [n, is_new] = rows.add(row, row);
-    float* sum = values.data() + std::size_t{n} * width;
-    if (is_new) {
-        std::memcpy(sum, gradient, width * sizeof(float));
-        return;
-    }
-    add_to(sum, gradient, width);
-}
-
-// Calls add(sums, is_own) for every share's sums of at most n_entries rows, then steps them.
-template <class Add>
-std::uint64_t Table::step_by_share(std::size_t n_entries, Add&& add) {
+// Moves every row of the entries once; returns how many rows that were.
+template <class GradientOf>
+std::uint64_t Table::step(std::span<const std::uint32_t> entries, GradientOf gradient_of) {
+    keep_rows(entries);
     const unsigned n_shares = workers_->n_shares();
-    sums_.resize(n_shares);
-    for (Sums& sums : sums_) {
-        sums.reset(n_entries, config_.width());
+    moves_.resize(n_shares);
+    for (Moves& moves : moves_) {
+        moves.reset(entries.size(), config_.width());
     }
+    const StepRows step_rows = best_steps(slices_);
     workers_->run([&](unsigned share) {
+        Moves& moves = moves_[share];
+        const auto gather = [&](auto is_own) {
+            moves.gather(entries, metadata_, config_.width(), is_own, gradient_of);
+        };
         // Told apart where it is decided, not at every row: one thread owns all.
         if (n_shares == 1) {
-            add(sums_[share], [](std::uint32_t row) { return row != no_row; });
+            gather([](std::uint32_t row) { return row != no_row; });
         } else {
-            add(sums_[share],
-                [=](std::uint32_t row) { return row != no_row && row % n_shares == share; });
+            gather([=](std::uint32_t row) {
+                return row != no_row && row / Metadata::line_records % n_shares == share;
+            });
         }
-        step_sums(sums_[share]);
+        step_rows({.slices = slices_,
+                   .slabs = slabs_.view(),
+                   .metadata = metadata_,
+                   .width = config_.width(),
+                   .n_state = n_state_,
+                   .clock_s = static_cast<std::uint32_t>(counters_.clock_s),
+                   .version = static_cast<std::uint32_t>(counters_.version),
+                   .rows = moves.rows.data(),
+                   .gradients = moves.gradients.data(),
+                   .n_rows = moves.n_rows,
+                   .scratch = moves.scratch.data()});
     });
     std::uint64_t n_stepped = 0;
-    for (const Sums& sums : sums_) {
-        n_stepped += sums.rows.keys().size();
+    for (const Moves& moves : moves_) {
+        n_stepped += moves.n_rows;
     }
     return n_stepped;
+}
+
+std::uint64_t Table::apply(Ids ids, const float* gradients) {
+    const std::lock_guard lock(mutex_);
+    if (!std::ranges::equal(looked_up_.ids, ids)) {
+        find_again(ids);
+    }
+    const std::uint32_t width = config_.width();
+    return step(looked_up_.rows, [=](std::size_t i) { return gradients + i * width; });
 }
 
 void Table::find_again(Ids ids) {
@@ -69,37 +115,33 @@ void Table::find_again(Ids ids) {
     find_rows(ids, looked_up_.rows.data());
 }
 
-std::uint64_t Table::apply(Ids ids, const float* gradients) {
-    const std::lock_guard lock(mutex_);
-    if (!std::ranges::equal(looked_up_.ids, ids)) {
-        find_again(ids);
+void Table::BagGradients::reset(std::size_t n_ids, std::size_t n_bags, std::uint32_t n_floats) {
+    of_ids.clear();
+    of_ids.reserve(n_ids);
+    parts.clear();
+    parts.reserve(n_bags * n_floats);
+    width = n_floats;
+}
+
+// What each of n_ids ids of a bag gets of the bag's gradient.
+void Table::BagGradients::add(const float* gradient, Pooling pooling, std::size_t n_ids) {
+    if (const float by = divisor(pooling, n_ids); by != 1) {
+        parts.insert(parts.end(), gradient, gradient + width);
+        gradient = parts.data() + parts.size() - width;
+        divide(parts.data() + parts.size() - width, width, by);
     }
-    keep_rows(looked_up_.rows);
-    const std::uint32_t width = config_.width();
-    return step_by_share(ids.size(), [&](Sums& sums, auto is_own) {
-        for (std::size_t i = 0; i < ids.size(); ++i) {
-            if (is_own(looked_up_.rows[i])) {
-                sums.add(looked_up_.rows[i], gradients + i * width, width);
-            }
-        }
-    });
+    of_ids.insert(of_ids.end(), n_ids, gradient);
 }
 
 std::uint64_t Table::apply_pooled(const IdBags& bags, const float* gradients) {
     const std::lock_guard lock(mutex_);
     find_again(bags.ids);
-    keep_rows(looked_up_.rows);
     const std::uint32_t width = config_.width();
-    return step_by_share(bags.ids.size(), [&](Sums& sums, auto is_own) {
-        for_each_part(
-            looked_up_.rows.data(), bags.size(), [&](std::size_t bag) { return bags.length(bag); },
-            bags.pooling, gradients, width, sums.part,
-            [&](std::uint32_t row, const float* part) {
-                if (is_own(row)) {
-                    sums.add(row, part, width);
-                }
-            });
-    });
+    bag_gradients_.reset(bags.ids.size(), bags.pooling == Pooling::sum ? 0 : bags.size(), width);
+    for (std::size_t bag = 0; bag < bags.size(); ++bag) {
+        bag_gradients_.add(gradients + bag * width, bags.pooling, bags.length(bag));
+    }
+    return step(looked_up_.rows, [this](std::size_t i) { return bag_gradients_.of_ids[i]; });
 }
 
 std::uint64_t Table::learn(std::size_t n_rows, std::size_t n_slots, const float* gradients) {
@@ -111,59 +153,19 @@ std::uint64_t Table::learn(std::size_t n_rows, std::size_t n_slots, const float*
                 " slots to learn from: each read can be learned once, and not after rows left; "
                 "call read with the batch first");
     reading_.is_open = false;
-    keep_rows(reading_.rows);
     const std::uint32_t width = config_.width();
-    return step_by_share(reading_.rows.size(), [&](Sums& sums, auto is_own) {
-        const std::uint32_t* row = reading_.rows.data();
-        for (const auto& part : reading_.parts) {
-            row = for_each_part(
-                row, n_rows, [&](std::size_t i) { return part.n_ids(i); }, part.pooling,
-                gradients + part.slot * width, n_slots * width, sums.part,
-                [&](std::uint32_t own, const float* gradient) {
-                    if (is_own(own)) {
-                        sums.add(own, gradient, width);
-                    }
-                });
+    const auto n_divided =
+        static_cast<std::size_t>(std::ranges::count_if(reading_.parts, [](const auto& part) {
+            return part.pooling != Pooling::sum && !part.is_single;
+        }));
+    bag_gradients_.reset(reading_.rows.size(), n_divided * n_rows, width);
+    for (const auto& part : reading_.parts) {
+        for (std::size_t i = 0; i < n_rows; ++i) {
+            bag_gradients_.add(gradients + (i * n_slots + part.slot) * width, part.pooling,
+                               part.n_ids(i));
         }
-    });
-}
-
-// One optimizer step for every row of the sums.
-void Table::step_sums(Sums& sums) {
-    const auto clock_s = static_cast<std::uint32_t>(counters_.clock_s);
-    // Copies, which no store to a row can change: the loop keeps their values in registers.
-    const SliceParameters first = slices_.front();
-    const SliceParameters last = slices_.back();
-    with_kind(first.kind, [&]<OptimizerKind kind>() {
-        const auto step_first = [=](float* weights, float* state, float* gradient) {
-            step_slice<kind>(first, weights, state, gradient, clock_s);
-        };
-        if (slices_.size() == 1) {
-            return step_all(sums, step_first);
-        }
-        with_kind(last.kind, [&]<OptimizerKind other>() {
-            step_all(sums, [=](float* weights, float* state, float* gradient) {
-                step_first(weights, state, gradient);
-                step_slice<other>(last, weights, state, gradient, clock_s);
-            });
-        });
-    });
-}
-
-template <class StepRow>
-void Table::step_all(Sums& sums, StepRow step_row) {
-    const auto rows = sums.rows.keys();
-    const std::uint32_t width = config_.width();
-    const std::uint32_t n_floats = width + config_.n_state_behind();
-    constexpr std::size_t ahead = 16;  // a large batch has pushed its first rows out of the cache
-    for (std::size_t n = 0; n < rows.size(); ++n) {
-        if (n + ahead < rows.size()) {
-            prefetch(slabs_.lines(rows[n + ahead], n_floats));
-            prefetch({&metadata_.record(rows[n + ahead]), sizeof(Metadata::Record)});
-        }
-        step_row(slabs_.at(rows[n]), state(rows[n]), sums.values.data() + n * width);
-        metadata_.set_version(rows[n], counters_.version);
     }
+    return step(reading_.rows, [this](std::size_t i) { return bag_gradients_.of_ids[i]; });
 }
 
 }  // namespace freshrank

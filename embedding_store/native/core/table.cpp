@@ -20,11 +20,6 @@ std::vector<SliceParameters> parameters_of(const TableConfig& config) {
     return {slices.begin(), slices.end()};
 }
 
-std::uint32_t add_saturating(std::uint32_t a, std::uint32_t b) {
-    const std::uint32_t sum = a + b;
-    return sum < a ? ~std::uint32_t{0} : sum;
-}
-
 }  // namespace
 
 Table::Table(const TableConfig& config, std::uint64_t initial_rows, std::shared_ptr<Budget> budget)
@@ -106,15 +101,6 @@ unsigned Table::n_threads() const {
     return workers_->n_shares();
 }
 
-void Table::touch(std::uint32_t row, std::uint32_t count, std::uint32_t now_s) {
-    Metadata::Record& record = metadata_.record(row);
-    record.frequency = add_saturating(
-        decayed(record.frequency, record.last_seen_s, now_s, config_.limits.count_half_life_s),
-        count);
-    record.last_seen_s = std::max(record.last_seen_s, now_s);
-    record.version_word |= changed_bit;
-}
-
 // How many of `count` occurrences the dice let through, stopping at `enough`.
 std::uint64_t Table::passed(std::uint64_t id, std::uint32_t count, std::uint64_t enough) {
     if (config_.probability >= 1) {
@@ -177,7 +163,7 @@ std::uint32_t Table::give_birth(std::uint64_t id, std::uint32_t now_s) {
 }
 
 const float* Table::state(std::uint32_t row) const {
-    return n_state_ == 1 ? &metadata_.state(row) : slabs_.at(row) + config_.width();
+    return n_state_ == 1 ? &metadata_.record(row).state : slabs_.at(row) + config_.width();
 }
 
 float* Table::state(std::uint32_t row) {

@@ -176,17 +176,30 @@ class Table {
         std::vector<std::uint32_t> rows;
     };
 
-    // Sums of gradients by row, in the order of the batch.
-    struct Sums {
-        Distinct<std::uint32_t> rows;
-        std::vector<float> values;
-        std::vector<float> part;  // a bag's gradient as one of its ids gets it
-        void reset(std::size_t n_max, std::uint32_t width) {
-            rows.reset(n_max);
-            values.resize(n_max * width);
-            part.resize(width);
-        }
-        void add(std::uint32_t row, const float* gradient, std::uint32_t width);
+    // The rows that one share of the workers moves, each once, and the gradient that moves each.
+    struct Moves {
+        std::size_t n_rows = 0;
+        std::vector<std::uint32_t> rows;      // in the batch's order, as all of these
+        std::vector<const float*> gradients;  // the caller's own, or a sum of several
+        std::vector<std::uint32_t> repeats;   // entries whose row had come before
+        std::vector<float> sums;
+        std::vector<float> scratch;
+
+        // Makes room for n_max entries: what may throw, before anything is marked.
+        void reset(std::size_t n_max, std::uint32_t width);
+        template <class IsOwn, class GradientOf>
+        void gather(std::span<const std::uint32_t> entries, Metadata& metadata, std::uint32_t width,
+                    IsOwn is_own, GradientOf gradient_of);
+    };
+
+    // Gradients of bags as each of their ids gets them.
+    struct BagGradients {
+        std::vector<const float*> of_ids;
+        std::vector<float> parts;  // of bags whose ids get less than all
+        std::uint32_t width = 0;
+
+        void reset(std::size_t n_ids, std::size_t n_bags, std::uint32_t n_floats);
+        void add(const float* gradient, Pooling pooling, std::size_t n_ids);
     };
 
     unsigned owner_of(std::uint64_t id) const;
@@ -198,10 +211,12 @@ class Table {
     void remember(std::span<const Bags> bags, std::size_t n_rows, std::size_t n_slots);
     void pool(std::span<const Bags> bags, std::size_t first, std::size_t end, float* pooled) const;
     void find_rows(Ids ids, std::uint32_t* rows) const;
+    void read_and_count(Ids ids, std::span<const std::uint32_t> counts, std::uint32_t now_s,
+                        std::uint32_t* rows, float* out);
+    void copy_rows(const std::uint32_t* rows, std::size_t n_rows, float* out) const;
     void find_again(Ids ids);
-    template <class Add>
-    std::uint64_t step_by_share(std::size_t n_entries, Add&& add);
-    void step_sums(Sums& sums);
+    template <class GradientOf>
+    std::uint64_t step(std::span<const std::uint32_t> entries, GradientOf gradient_of);
     void keep(Ids ids);
     void keep_rows(std::span<const std::uint32_t> rows);
     void touch(std::uint32_t row, std::uint32_t count, std::uint32_t now_s);
@@ -226,8 +241,6 @@ class Table {
     std::uint32_t threshold() const;
     std::uint32_t threshold_or_more_room();
     bool is_stale(std::uint32_t last_seen_s) const;
-    template <class StepRow>
-    void step_all(Sums& sums, StepRow step_row);
 
     Tally tally_;  // before all that it counts
     TableConfig config_;
@@ -245,7 +258,9 @@ class Table {
     // Of the batch in hand, and kept for their memory.
     Reading reading_;
     LookedUp looked_up_;
-    std::vector<Sums> sums_;                         // of every share of the work
+    std::vector<std::uint32_t> absent_;  // entries whose id had no row
+    BagGradients bag_gradients_;
+    std::vector<Moves> moves_;                       // of every share of the work
     std::vector<Distinct<Occurrence>> occurrences_;  // of every share of the work
     std::unique_ptr<Workers> workers_ = std::make_unique<Workers>(1);
 
