@@ -291,7 +291,12 @@ class Table:
             StoreError: truncated, damaged, of another version, not a chain, or too large for the
                 budget.
         """
-    def inspect(self, id: int) -> Inspection: ...
+    def inspect(self, id: int) -> Inspection:
+        """What the table knows of one id.
+
+        Raises:
+            StoreError: `id` is no int from 0 to 2^64 - 1.
+        """
     def rows_from(self, start: int, max_rows: int) -> tuple[int, U64, F32, U64, U32, U32, U32]:
         """Read up to `max_rows` rows in the order of row numbers, with all that is theirs.
 
@@ -316,8 +321,8 @@ class Table:
         `table_version`, and `clock_s` and the rows' last times.
 
         Raises:
-            StoreError: a row's version is 0 or beyond the table's, and nothing has changed; or the
-                budget has no room for an id, and the rows before it are in.
+            StoreError: a row's version is 0 or beyond the table's, or the budget has no room for
+                all; nothing has changed.
         """
     def keys(self) -> U64:
         """All admitted ids, ascending."""

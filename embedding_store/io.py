@@ -50,8 +50,7 @@ def export_parquet(table: Table, path: str | Path, *, batch_rows: int = BATCH_RO
         ValueError: `batch_rows` is not positive.
     """
     pa, pq = _pyarrow()
-    if batch_rows < 1:
-        raise ValueError(f"batch_rows is {batch_rows}; it must be at least 1")
+    _check_arguments(table, batch_rows)
     clock_s = table.statistics()["clock_s"]
     layout = {**_layout(table), "version": table.version, "clock_s": clock_s}
     schema = _schema(pa, table).with_metadata({METADATA_KEY: json.dumps(layout)})
@@ -90,14 +89,13 @@ def import_parquet(
     Raises:
         ImportError: pyarrow is not installed.
         StoreError: not such a file, or its dim, optimizer or columns are not the table's, and no
-            row was put in; or the budget has no room for more, and the rows before are in.
+            row was put in; or the budget has no room for a slice, and those before it are in.
         ValueError: `batch_rows` is not positive.
     """
     pa, pq = _pyarrow()
-    if batch_rows < 1:
-        raise ValueError(f"batch_rows is {batch_rows}; it must be at least 1")
     keeps_versions = isinstance(table, Mapping)
     target = Table(**table) if isinstance(table, Mapping) else table
+    _check_arguments(target, batch_rows)
     try:
         with pq.ParquetFile(path) as file:
             theirs = _check(pa, file, target, str(path))
@@ -108,6 +106,13 @@ def import_parquet(
     except pa.ArrowInvalid as error:
         raise StoreError(f"{path} cannot be read as Parquet: {error}") from error
     return target
+
+
+def _check_arguments(table: object, batch_rows: int) -> None:
+    if not isinstance(table, Table):
+        raise TypeError(f"rows with their state are those of a Table, not of {table!r:.80}")
+    if batch_rows < 1:
+        raise ValueError(f"batch_rows is {batch_rows}; it must be at least 1")
 
 
 def _pyarrow() -> tuple[Any, Any]:
@@ -177,7 +182,7 @@ def _check(pa: Any, file: Any, table: Table, path: str) -> dict[str, Any]:
     schema = file.schema_arrow
     if METADATA_KEY not in (schema.metadata or {}):
         raise StoreError(f"{path} was not written by export_parquet: it lacks its metadata")
-    theirs: dict[str, Any] = json.loads(schema.metadata[METADATA_KEY])
+    theirs = _metadata(schema.metadata[METADATA_KEY], path)
     for name, own in _layout(table).items():
         if theirs.get(name) != own:
             raise StoreError(
@@ -193,6 +198,16 @@ def _check(pa: Any, file: Any, table: Table, path: str) -> dict[str, Any]:
                 f"{expected.get(name, 'left out')}"
             )
     return theirs
+
+
+def _metadata(text: bytes, path: str) -> dict[str, Any]:
+    try:
+        found = json.loads(text)
+    except ValueError:
+        found = None
+    if isinstance(found, dict) and all(type(found.get(n)) is int for n in ("version", "clock_s")):
+        return found
+    raise StoreError(f"{path}: what it says of its table is damaged: {text[:80]!r}")
 
 
 def _put(table: Table, batch: Any, theirs: Mapping[str, Any], keeps_versions: bool) -> None:

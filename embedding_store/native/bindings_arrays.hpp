@@ -6,6 +6,7 @@
 
 #include <cstdint>
 #include <initializer_list>
+#include <iterator>
 #include <memory>
 #include <new>
 #include <span>
@@ -49,6 +50,25 @@ const char* name_of() {
     }
 }
 
+inline std::string name_of(const nb::dlpack::dtype& dtype) {
+    static constexpr const char* kinds[] = {"int", "uint", "float", "object", "bfloat", "complex"};
+    if (dtype.code == static_cast<std::uint8_t>(nb::dlpack::dtype_code::Bool)) {
+        return "bool";
+    }
+    return dtype.code < std::size(kinds) ? kinds[dtype.code] + std::to_string(dtype.bits)
+                                         : "a kind of its own";
+}
+
+// What Python gave, as T, or a TypeError that names it.
+template <class T>
+T as(const nb::handle& value, const std::string& name, const char* kind) {
+    T converted;
+    if (!nb::try_cast(value, converted)) {
+        throw nb::type_error((name + " must be " + kind).c_str());
+    }
+    return converted;
+}
+
 bool is_contiguous(const auto& array) {
     std::int64_t expected = 1;
     for (std::size_t i = array.ndim(); i-- > 0;) {
@@ -67,7 +87,9 @@ class Input {
   public:
     Input(const char* name, const AnyArray& array, std::size_t n_dims = 1) : array_(array) {
         if (array.dtype() != nb::dtype<T>()) {
-            throw nb::type_error((std::string(name) + " must have dtype " + name_of<T>()).c_str());
+            throw nb::type_error((std::string(name) + " must have dtype " + name_of<T>() +
+                                  ", not " + name_of(array.dtype()))
+                                     .c_str());
         }
         if (array.ndim() != n_dims) {
             throw nb::value_error((std::string(name) + " must have " + std::to_string(n_dims) +

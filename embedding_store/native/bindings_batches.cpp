@@ -36,10 +36,12 @@ nb::object lookup_or_admit(Table& table, const AnyArray& ids, const AnyArray& co
 // The arrays of one slot's bags, and that they fit together.
 struct BagsInput {
     BagsInput(const nb::tuple& slot, std::size_t n_rows, std::size_t n_slots)
-        : of(nb::cast<AnyArray>(slot[1]), nb::cast<AnyArray>(slot[2]),
-             nb::cast<std::string>(slot[4]), nb::cast<std::int64_t>(slot[5])),
-          is_counted("is_counted", nb::cast<AnyArray>(slot[3])) {
-        const auto at = nb::cast<std::size_t>(slot[0]);
+        : of(as<AnyArray>(slot[1], "a slot's ids", "an array"),
+             as<AnyArray>(slot[2], "a slot's offsets", "an array"),
+             as<std::string>(slot[4], "a slot's mode", "a str"),
+             as<std::int64_t>(slot[5], "a slot's first_n", "an int")),
+          is_counted("is_counted", as<AnyArray>(slot[3], "a slot's is_counted", "an array")) {
+        const auto at = as<std::size_t>(slot[0], "a slot's number", "an int from 0");
         require(at < n_slots,
                 "slot " + std::to_string(at) + " of " + std::to_string(n_slots) + " slots");
         same_length("offsets without the first", of.bags().size(), "requests", n_rows);
@@ -68,7 +70,7 @@ void read(Table& table, const nb::list& slots, const AnyArray& requests, std::in
     std::deque<BagsInput> inputs;  // keeps the arrays: their addresses must stay
     std::vector<Bags> bags;
     for (const nb::handle handle : slots) {
-        const auto slot = nb::cast<nb::tuple>(handle);
+        const auto slot = as<nb::tuple>(handle, "a slot", "a tuple");
         // Indexing a tuple checks nothing.
         require(slot.size() == 6,
                 "a slot is (number, ids, offsets, is_counted, mode, first_n), not " +

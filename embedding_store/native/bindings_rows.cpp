@@ -3,6 +3,7 @@
 #include <nanobind/ndarray.h>
 
 #include <cstdint>
+#include <string>
 #include <utility>
 
 #include "bindings.hpp"
@@ -17,7 +18,10 @@ namespace {
 
 constexpr const char* state_names[] = {"absent", "pending", "admitted", "expired", "removed"};
 
-nb::dict inspect(const Table& table, std::uint64_t id) {
+nb::dict inspect(const Table& table, const nb::object& number) {
+    std::uint64_t id = 0;
+    require(nb::try_cast(number, id), "id is " + std::string(nb::repr(number).c_str()) +
+                                          "; it must be an int from 0 to 2^64 - 1");
     Inspection found;
     {
         const nb::gil_scoped_release release;
@@ -61,7 +65,8 @@ void put_rows(Table& table, const AnyArray& keys, const AnyArray& values,
     const std::size_t n = keys_input.size();
     check_rows("values", values_input, n, table.config().width() + table.config().n_state());
     const bool is_new = versions.is_none();
-    const IdsInput versions_input("versions", is_new ? keys : nb::cast<AnyArray>(versions));
+    const IdsInput versions_input(
+        "versions", is_new ? keys : as<AnyArray>(versions, "versions", "an array or None"));
     same_length("keys", n, "versions", versions_input.size());
     const Input<std::uint32_t> last_seen("last_seen_s", last_seen_s);
     const Input<std::uint32_t> born("born_s", born_s);

@@ -117,8 +117,44 @@ def test_ids_of_another_dtype_are_refused_not_converted(dtype: type) -> None:
         lambda: serving.upsert(ids, rows),
         lambda: serving.remove(ids),
     ):
-        with pytest.raises(TypeError, match="uint64"):
+        with pytest.raises(TypeError, match=f"must have dtype uint64, not {np.dtype(dtype)}"):
             call()
+
+
+@pytest.mark.parametrize("number", [-1, 2**64, 1.5, "7", np.int64(-3)])
+def test_what_is_no_id_is_not_inspected(number: Any) -> None:
+    with pytest.raises(StoreError, match=r"id is .*; it must be an int from 0 to 2\^64 - 1"):
+        make().inspect(number)
+    assert make().inspect(2**64 - 1)["state"] == "absent"
+
+
+@pytest.mark.parametrize(
+    ("at", "value", "said"),
+    [
+        (0, -1, "a slot's number must be an int from 0"),
+        (1, [1], "a slot's ids must be an array"),
+        (2, None, "a slot's offsets must be an array"),
+        (3, np.ones(1, np.uint8), "is_counted must have dtype bool, not uint8"),
+        (4, 7, "a slot's mode must be a str"),
+        (5, "all", "a slot's first_n must be an int"),
+    ],
+)
+def test_a_slot_is_refused_by_the_name_of_its_part(at: int, value: Any, said: str) -> None:
+    table, out = make(), np.zeros((1, 1, 4), np.float32)
+    slot: list[Any] = [0, ids_of(1), np.array([0, 1]), np.ones(1, np.bool_), "sum", 0]
+    table.read([tuple(slot)], ids_of(1), 1, out)
+    slot[at] = value
+    wrong: Any = tuple(slot)
+    with pytest.raises(TypeError, match=said):
+        table.read([wrong], ids_of(1), 1, out)
+    with pytest.raises(TypeError, match="a slot must be a tuple"):
+        table.read([list(wrong)], ids_of(1), 1, out)  # type: ignore[list-item]
+
+
+def test_versions_of_rows_are_an_array_or_none() -> None:
+    rows: Any = (ids_of(1), np.ones((1, 4), np.float32), [1], *[np.ones(1, np.uint32)] * 3)
+    with pytest.raises(TypeError, match="versions must be an array or None"):
+        make(optimizer="sgd").put_rows(*rows)
 
 
 def test_strided_and_read_only_input_is_read_correctly() -> None:

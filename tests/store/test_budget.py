@@ -273,7 +273,7 @@ def test_row_of_16_weights_and_one_accumulator_takes_a_line_and_44_bytes() -> No
     assert 64 + 28 + 16 <= table.statistics()["bytes"] / (1 << 18) <= 64 + 28 + 18
 
 
-def test_rows_put_into_a_full_budget_are_refused_and_those_before_are_whole() -> None:
+def test_rows_beyond_a_budget_are_refused_before_any_is_put() -> None:
     source = make(dim=64, ttl_s=9)
     admit(source, np.arange(40_000, dtype=np.uint64), now_s=50)
     columns: tuple[Any, ...] = source.rows_from(0, 40_000)
@@ -282,14 +282,18 @@ def test_rows_put_into_a_full_budget_are_refused_and_those_before_are_whole() ->
     admit(table, ids_of(77_777), now_s=1)
     max_rows = table.statistics()["max_rows"]
     assert max_rows < len(keys)
-    with pytest.raises(StoreError, match=f"no room for id {keys[max_rows]}: .* {max_rows} rows"):
+    before = table.snapshot()
+    with pytest.raises(StoreError, match=f"no room for 40000 new rows: .* {max_rows}, and 0 are"):
         table.put_rows(keys, values, versions, *metadata)
+    assert table.snapshot() == before
+    most = slice(max_rows)
+    table.put_rows(keys[most], values[most], versions[most], *(own[most] for own in metadata))
     statistics = table.statistics()
     assert statistics["rows"] == max_rows
     assert statistics["peak_bytes"] <= statistics["budget_bytes"]
     assert statistics["clock_s"] == 50
     assert statistics["pending"] == 0  # the clock has moved on, for what waits too
-    np.testing.assert_array_equal(table.lookup(keys[:max_rows]), values[:max_rows])
+    np.testing.assert_array_equal(table.lookup(keys[most]), values[most])
     table.put_rows(keys[:9], values[9:18], versions[:9], *(own[:9] for own in metadata))
     np.testing.assert_array_equal(table.lookup(keys[:9]), values[9:18])
     np.testing.assert_array_equal(Table.restore(table.snapshot()).keys(), keys[:max_rows])

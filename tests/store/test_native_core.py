@@ -41,6 +41,7 @@ def build_and_run(build: Path, preset: str, test: str) -> str:
     ("preset", "test", "printed"),
     [
         ("asan", "core_tests", "core tests passed"),
+        ("asan", "index_tests", "index tests passed"),
         ("asan", "budget_tests", "budget tests passed"),
         ("asan", "serving_tests", "serving tests passed"),
         ("asan", "snapshot_tests", "snapshot tests passed"),

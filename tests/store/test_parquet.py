@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from embedding_store import StoreError, Table
+from embedding_store import ServingTable, StoreError, Table
 from embedding_store.io import export_parquet, import_parquet
 from embedding_store.optimizer import Kind
 from tests.store.helpers import DEFAULTS, admit, ids_of, make, plain
@@ -34,6 +34,11 @@ def lived_table(kind: Kind = "sgd", **changes: Any) -> Table:
 def config_of(kind: Kind = "sgd", **changes: Any) -> dict[str, Any]:
     optimizer = plain(kind, **changes)
     return DEFAULTS | {"first_order": True, "ttl_s": 50, "optimizer": optimizer}
+
+
+def told(rows: Any, metadata: bytes) -> Any:
+    """The rows, under other words about their table."""
+    return rows.replace_schema_metadata({b"embedding_store": metadata})
 
 
 def columns_by_id(table: Table) -> list[np.ndarray[Any, Any]]:
@@ -148,6 +153,15 @@ def test_file_of_other_rows_is_refused(
     assert len(table) == 0
 
 
+def test_only_tables_have_rows_with_state(tmp_path: Path) -> None:
+    wrong: Any = ServingTable(width=4)
+    with pytest.raises(TypeError, match=r"those of a Table, not of .*ServingTable"):
+        export_parquet(wrong, tmp_path / "rows")
+    export_parquet(lived_table(), tmp_path / "rows")
+    with pytest.raises(TypeError, match=r"those of a Table, not of .*ServingTable"):
+        import_parquet(tmp_path / "rows", wrong)
+
+
 def test_file_of_other_columns_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "rows"
     export_parquet(lived_table(), path)
@@ -158,6 +172,9 @@ def test_file_of_other_columns_is_refused(tmp_path: Path) -> None:
         (whole.append_column("more", whole["id"]), "column 'more' is uint64, it must be left out"),
         (narrow, "column 'id' is double, it must be uint64"),
         (whole.replace_schema_metadata({}), "was not written by export_parquet"),
+        (told(whole, b"[]"), "what it says of its table is damaged"),
+        (told(whole, b'{"dim":'), "what it says of its table is damaged"),
+        (told(whole, b'{"version": "1", "clock_s": 1}'), "what it says of its table is damaged"),
     ):
         pq.write_table(changed, path)
         with pytest.raises(StoreError, match=message):

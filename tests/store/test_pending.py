@@ -45,9 +45,9 @@ def test_counts_are_exact_while_their_bytes_last() -> None:
 @pytest.mark.parametrize("min_count", [2, 3, 8, 40])
 def test_beyond_their_bytes_few_ids_get_a_row_too_soon(min_count: int) -> None:
     table = make(min_count=min_count, pending_bytes=1 << 17)
-    fill(table, 4_000)  # more than fit, for ever
+    fill(table, 6_000)  # more than fit, for ever
     waiting = table.statistics()["pending"]
-    assert 2_000 < waiting < 4_000
+    assert 4_000 < waiting < 6_000
     rng = np.random.default_rng(2)
     seen: Counter[int] = Counter()
     early = 0
@@ -72,7 +72,7 @@ def test_beyond_their_bytes_few_ids_get_a_row_too_soon(min_count: int) -> None:
 def test_room_that_comes_free_is_exact_again() -> None:
     table = make(min_count=4, pending_bytes=1 << 17, ttl_s=100)
     fill(table, 20_000, now_s=1_000)
-    assert table.statistics()["pending"] < 4_000
+    assert table.statistics()["pending"] < 5_000
     admit(table, ids_of(1), now_s=1_200)
     assert table.statistics()["pending"] == 1
     assert table.pending(ids_of(1)).item() == 1
@@ -130,7 +130,7 @@ def test_a_full_filter_goes_on_bit_for_bit_after_a_restore() -> None:
     def churn(table: Table, seed: int) -> None:
         rng = np.random.default_rng(seed)
         for now_s in range(seed * 50, seed * 50 + 50):
-            admit(table, rng.zipf(1.2, 400).astype(np.uint64) % np.uint64(1 << 30), now_s * 10)
+            admit(table, rng.zipf(1.2, 3_000).astype(np.uint64) % np.uint64(1 << 30), now_s * 10)
             table.expire(now_s * 10, 100)
 
     tables = [

@@ -1,5 +1,5 @@
 // Bytes a table may hold, alone or together with others, turned into numbers of rows, tombstones
-// and pending counts: these, unlike bytes, do not depend on which keys happen to share a shard.
+// and pending counts: these, unlike bytes, do not depend on how far each has grown.
 #pragma once
 
 #include <algorithm>

@@ -11,12 +11,12 @@ namespace freshrank {
 struct alignas(line_bytes) Bucket {
     using Value = std::uint32_t;
     static constexpr unsigned n_slots = 5;
-    static constexpr unsigned shard_bits = 3;
-    static constexpr std::uint32_t min_buckets = 2;
     // Load at most 0.8 = 4 of 5 slots: 16 bytes a key, and lookups as fast as at 0.72.
     static constexpr std::uint64_t load_times_ten = 40;
-    static constexpr std::uint32_t growth_divisor = 2;
-    // At this value the counter stays for good: correct, only slower, until the shard grows.
+    static constexpr std::uint64_t growth_divisor = 2;
+    // Homes that wait for their turn to grow get at most half a key more.
+    static constexpr std::uint64_t homes_per_insert = 2;
+    // At this value the counter stays for good: correct, only slower.
     static constexpr std::uint16_t overflow_stuck = 0xffff;
 
     std::uint64_t keys[n_slots];
@@ -43,7 +43,7 @@ struct alignas(line_bytes) Bucket {
         std::uint32_t row;
         bool is_undecided;  // not here, but perhaps in a later bucket
     };
-    // What a match means, free of branches again: when a shard is full about one key in six lives
+    // What a match means, free of branches again: when the index is full about one key in six lives
     // outside its home bucket, and a misprediction for each costs more than asking it once more.
     Answer answer(unsigned match_mask) const {
         const int slot = std::countr_zero(match_mask | 1U << (n_slots - 1));

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <iterator>
 #include <mutex>
 #include <numeric>
 #include <shared_mutex>
@@ -14,6 +15,15 @@
 namespace freshrank {
 
 namespace {
+
+// Keys without a row, each once.
+std::uint64_t n_absent(const Index& index, Ids keys) {
+    std::vector<std::uint64_t> absent;
+    std::copy_if(keys.begin(), keys.end(), std::back_inserter(absent),
+                 [&](std::uint64_t key) { return index.find(key) == no_row; });
+    std::sort(absent.begin(), absent.end());
+    return static_cast<std::uint64_t>(std::unique(absent.begin(), absent.end()) - absent.begin());
+}
 
 double sum_of_squares(const float* values, std::size_t n) {
     double sum = 0;
@@ -102,6 +112,13 @@ void Table::put_rows(const RowsView& rows) {
                                                "; it must be from 1 to the table's, " +
                                                std::to_string(version));
     }
+    const std::uint64_t n_new = n_absent(index_, rows.keys);
+    while (room_.rows() - numbers_.n_live() < n_new && extend_room()) {
+    }
+    require(n_new <= room_.rows() - numbers_.n_live(),
+            "there is no room for " + std::to_string(n_new) + " new rows: the budget holds " +
+                std::to_string(room_.rows()) + ", and " + std::to_string(numbers_.n_live()) +
+                " are taken; nothing was changed; give the table more bytes");
     counters_.version = version;
     move_clock(std::accumulate(rows.last_seen_s.begin(), rows.last_seen_s.end(), rows.clock_s,
                                [](auto a, auto b) { return std::max(a, b); }));
@@ -110,12 +127,7 @@ void Table::put_rows(const RowsView& rows) {
         std::uint32_t row = index_.find(rows.keys[i]);
         if (row == no_row) {
             row = give_birth(rows.keys[i], rows.last_seen_s[i]);
-            if (row == no_row) {
-                throw StoreError("there is no room for id " + std::to_string(rows.keys[i]) +
-                                 ": the budget holds " + std::to_string(room_.rows()) +
-                                 " rows, and the " + std::to_string(i) +
-                                 " rows before it are in; give the table more bytes");
-            }
+            require(row != no_row, "the index has no room for id " + std::to_string(rows.keys[i]));
             pending_.erase(rows.keys[i]);
         }
         keep_rows({&row, 1});

@@ -94,7 +94,7 @@ void PendingCounts::add(std::uint64_t id, Known known, std::uint32_t count, std:
         return;
     }
     count = std::min(count, max_pending_count);
-    if (make_room(id)) {
+    if (make_room()) {
         keep(id, {});
         map_.insert(id, {count, rules_.unit(now_s)});
         ++n_held_;
@@ -105,14 +105,14 @@ void PendingCounts::add(std::uint64_t id, Known known, std::uint32_t count, std:
     }
 }
 
-bool PendingCounts::make_room(std::uint64_t id) {
+bool PendingCounts::make_room() {
     if (n_counted_ >= max_entries_) {
         return false;
     }
     while (n_held_ >= max_entries_) {
         sweep(sweep_slice);
     }
-    return map_.prepare_insert(map_.hash(id));
+    return true;
 }
 
 void PendingCounts::erase(std::uint64_t id) {
@@ -139,16 +139,8 @@ void PendingCounts::sweep(std::uint64_t n_entries) {
     if (n_held_ == n_counted_) {
         return;
     }
-    std::uint64_t n_left = std::min(n_entries, map_.n_bytes()) / PendingBucket::n_slots + 1;
-    for (unsigned n_shards = 0; n_left > 0 && n_shards <= decltype(map_)::n_shards; ++n_shards) {
-        for (; n_left > 0 && sweep_bucket_ < map_.n_buckets(sweep_shard_); --n_left) {
-            sweep(map_.bucket(sweep_shard_, sweep_bucket_++));
-        }
-        if (sweep_bucket_ >= map_.n_buckets(sweep_shard_)) {
-            sweep_shard_ = (sweep_shard_ + 1) % decltype(map_)::n_shards;
-            sweep_bucket_ = 0;
-        }
-    }
+    sweep_cursor_ = map_.buckets().each_from(sweep_cursor_, n_entries / PendingBucket::n_slots + 1,
+                                             [&](PendingBucket& bucket) { sweep(bucket); });
 }
 
 void PendingCounts::change_rules(PendingRules rules) {
@@ -165,7 +157,7 @@ void PendingCounts::change_rules(PendingRules rules) {
     n_counted_ = 0;
     first_bin_ = 0;
     advance(clock_s_);
-    map_.each_bucket([&](PendingBucket& bucket) {
+    map_.buckets().each([&](PendingBucket& bucket) {
         std::array<PendingBucket::Value, PendingBucket::n_slots> values;
         for (unsigned slot = 0; slot < bucket.count; ++slot) {
             values[slot] = bucket.value(slot);
@@ -195,7 +187,7 @@ bool PendingCounts::restore(const Entry& entry) {
     if (entry.count == 0 || entry.count > max_pending_count ||
         unit > rules_.unit(static_cast<std::uint32_t>(clock_s_)) ||
         !is_counted(rules_.latest_s(unit)) || map_.value_or(entry.key, hash, {}).count != 0 ||
-        n_counted_ >= max_entries_ || !map_.prepare_insert(hash)) {
+        n_counted_ >= max_entries_) {
         return false;
     }
     map_.insert(entry.key, {entry.count, unit});

@@ -24,10 +24,10 @@ struct alignas(line_bytes) PendingBucket {
         std::uint32_t unit = 0;  // of time
     };
     static constexpr unsigned n_slots = 5;
-    static constexpr unsigned shard_bits = 6;
-    static constexpr std::uint32_t min_buckets = 1;
     static constexpr std::uint64_t load_times_ten = 45;
-    static constexpr std::uint32_t growth_divisor = 6;
+    static constexpr std::uint64_t growth_divisor = 8;
+    // Homes that wait for their turn to grow get at most a quarter key more.
+    static constexpr std::uint64_t homes_per_insert = 4;
     static constexpr std::uint32_t overflow_stuck = 0xfff;
 
     std::uint64_t keys[n_slots];
@@ -93,7 +93,7 @@ class PendingCounts {
     // visit(key) for every one held.
     template <class Visit>
     void each_key(Visit&& visit) const {
-        map_.each_bucket([&](const PendingBucket& bucket) {
+        map_.buckets().each([&](const PendingBucket& bucket) {
             for (unsigned slot = 0; slot < bucket.count; ++slot) {
                 visit(bucket.keys[slot]);
             }
@@ -112,7 +112,7 @@ class PendingCounts {
     }
     void count_in(std::uint32_t seen_s);
     void count_out(std::uint32_t seen_s);
-    bool make_room(std::uint64_t id);
+    bool make_room();
     void sweep(PendingBucket& bucket);
     void keep(std::uint64_t id, PendingBucket::Value value);
 
@@ -129,8 +129,7 @@ class PendingCounts {
     std::uint64_t n_counted_ = 0;  // of them not out of time
     std::uint64_t first_bin_ = 0;
     std::array<std::uint32_t, n_bins> bins_{};
-    unsigned sweep_shard_ = 0;
-    std::uint32_t sweep_bucket_ = 0;
+    std::uint64_t sweep_cursor_ = 0;
 };
 
 }  // namespace freshrank

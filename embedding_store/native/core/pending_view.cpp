@@ -22,16 +22,15 @@ bool PendingView::gather() {
     if (is_gathered()) {
         return false;
     }
-    for (std::uint32_t b = 0; b < counts_.map_.n_buckets(part_); ++b) {
-        const PendingBucket& bucket = counts_.map_.bucket(part_, b);
-        for (unsigned slot = 0; slot < bucket.count; ++slot) {
-            const auto value = bucket.value(slot);
+    constexpr std::uint64_t length = ~std::uint64_t{0} / n_parts + 1;
+    const std::uint64_t first = part_ * length;
+    counts_.map_.each_in_hash_range(
+        first, first + (length - 1), [&](std::uint64_t key, PendingBucket::Value value) {
             const std::uint32_t seen_s = counts_.rules_.latest_s(value.unit);
-            if (was_counted(seen_s) && kept_.find(bucket.keys[slot]) == nullptr) {
-                entries_.push_back({bucket.keys[slot], value.count, seen_s});
+            if (was_counted(seen_s) && kept_.find(key) == nullptr) {
+                entries_.push_back({key, value.count, seen_s});
             }
-        }
-    }
+        });
     if (++part_ == n_parts) {
         for (std::uint32_t n = 0; n < kept_.numbers().high_water(); ++n) {
             if (const Kept& kept = kept_.at(n); kept.count != 0) {

@@ -37,9 +37,10 @@ class PendingView {
         std::uint32_t count = 0;  // 0: there was none
         std::uint32_t seen_s = 0;
     };
-    static constexpr unsigned n_parts = BucketMap<PendingBucket>::n_shards;
+    static constexpr unsigned part_bits = 10;  // a part of 10 million takes 0.1 ms
+    static constexpr unsigned n_parts = 1U << part_bits;
     static unsigned part_of(std::uint64_t hash) {
-        return static_cast<unsigned>(hash >> (64 - PendingBucket::shard_bits));
+        return static_cast<unsigned>(hash >> (64 - part_bits));
     }
     bool was_counted(std::uint32_t seen_s) const {
         return counts_.rules_.ttl_s == 0 || counts_.bin_of(seen_s) >= first_bin_;

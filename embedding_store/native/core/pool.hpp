@@ -130,11 +130,12 @@ class RecordMap {
     }
     // The key must be absent.
     void insert(const Record& record) {
-        index_.prepare_insert(index_.hash(record.key));
+        const std::uint64_t hash = index_.hash(record.key);
+        index_.prepare_insert(hash);
         const std::uint32_t n = numbers_.take();
         records_.ensure(n);
         keep(n);
-        index_.insert(record.key, n);
+        index_.place(record.key, hash, n);
         records_[n] = record;
     }
     bool erase(std::uint64_t key) {

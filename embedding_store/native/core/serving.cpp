@@ -131,10 +131,11 @@ void ServingTable::put(std::span<const std::uint64_t> keys, const std::uint8_t* 
                 row = index_.find(keys[i]);
             }
             if (row == no_row) {
-                index_.prepare_insert(index_.hash(keys[i]));
+                const std::uint64_t hash = index_.hash(keys[i]);
+                index_.prepare_insert(hash);
                 row = numbers_.take();
                 rows_.ensure(row);
-                index_.insert(keys[i], row);
+                index_.place(keys[i], hash, row);
             }
             std::memcpy(rows_.at(row), encoded + i * rows_.row_bytes(), rows_.row_bytes());
         });
@@ -161,7 +162,7 @@ std::vector<std::uint64_t> ServingTable::keys() const {
     {
         const std::shared_lock lock(mutex_);
         keys.reserve(numbers_.n_live());
-        index_.each_bucket([&](const Bucket& bucket) {
+        index_.buckets().each([&](const Bucket& bucket) {
             keys.insert(keys.end(), bucket.keys, bucket.keys + bucket.count);
         });
     }

@@ -154,16 +154,17 @@ std::uint32_t Table::admit(std::uint64_t id, std::uint32_t count, std::uint32_t 
 
 // Returns no_row where the budget has no room.
 std::uint32_t Table::give_birth(std::uint64_t id, std::uint32_t now_s) {
-    const bool is_full = numbers_.n_live() >= room_.rows() && !extend_room();
-    if (is_full || !index_.prepare_insert(index_.hash(id))) {
+    if (numbers_.n_live() >= room_.rows() && !extend_room()) {
         return no_row;
     }
+    const std::uint64_t hash = index_.hash(id);
+    index_.prepare_insert(hash);
     looked_up_.ids.clear();
     const std::uint32_t row = numbers_.take();
     slabs_.ensure(row);
     metadata_.ensure(row);
     keep_rows({&row, 1});
-    index_.insert(id, row);
+    index_.place(id, hash, row);
     initialise_row(config_, slices_, id, slabs_.at(row), state(row));
     metadata_.key(row) = id;
     metadata_.set_version(row, counters_.version);
