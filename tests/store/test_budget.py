@@ -171,10 +171,10 @@ def test_a_budget_within_another_limits_some_tables_within_the_limit_of_all() ->
     assert own.used_bytes > own.max_bytes // 2
     assert leases[1] > 2 * own.max_bytes
     # What the outer one refuses is not taken of the inner one either.
-    with pytest.raises(StoreError, match="and the budget has 9 left"):
+    with pytest.raises(StoreError, match="bytes; the budget has 9 left"):
         make(budget=Budget(9, within=shared))
     tight = Budget(64 * MIB, within=Budget(MIB))
-    with pytest.raises(StoreError, match="and the budget has 1048576 left"):
+    with pytest.raises(StoreError, match="bytes; the budget has 1048576 left"):
         make(budget=tight)
     assert tight.used_bytes == 0
     del table, tables[:]
@@ -243,7 +243,7 @@ def test_expiry_stops_at_the_fewest_rows_to_keep() -> None:
 def test_limits_that_cannot_hold_are_refused() -> None:
     with pytest.raises(StoreError, match=r"takes \d+ bytes; max_bytes is 9"):
         make(max_bytes=9)
-    with pytest.raises(StoreError, match="and the budget has 1048576 left"):
+    with pytest.raises(StoreError, match="bytes; the budget has 1048576 left"):
         make(budget=Budget(MIB))
     with pytest.raises(StoreError, match="initial_rows is 1000000; the budget has room for"):
         make(max_bytes=8 * MIB, initial_rows=1_000_000)

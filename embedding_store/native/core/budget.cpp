@@ -17,11 +17,15 @@ Room::Room(const Limits& limits, const RowSlabs& slabs, std::shared_ptr<Budget> 
     if (!is_limited()) {
         return;
     }
-    require(extend_by(1),
-            "the smallest table of these rows takes " + std::to_string(bytes_for(1)) +
-                " bytes; max_bytes is " + std::to_string(limits_.max_bytes) +
-                (budget_ ? ", and the budget has " + std::to_string(budget_->left_bytes()) + " left"
-                         : ""));
+    std::string left;
+    if (limits_.max_bytes != 0) {
+        left += "; max_bytes is " + std::to_string(limits_.max_bytes);
+    }
+    if (budget_ != nullptr) {
+        left += "; the budget has " + std::to_string(budget_->left_bytes()) + " left";
+    }
+    require(extend_by(1), "the smallest table of these rows takes " + std::to_string(bytes_for(1)) +
+                              " bytes" + left);
     if (budget_ == nullptr) {
         for (std::uint64_t n = limits_.max_bytes / slab_bytes_ + 1; n > 0; n /= 2) {
             while (extend_by(n)) {
