@@ -34,8 +34,8 @@ fix: $(VENV)/ready ## Format everything
 	$(BIN)/ruff format .
 	git ls-files '*.cpp' '*.hpp' | xargs -r $(BIN)/clang-format -i
 
-prove: $(VENV)/ready ## The long proofs, in full; writes docs/proof.md
-	$(BIN)/python -m tests.prove
+prove: $(VENV)/ready ## The long proofs, in full; writes docs/proof.md; ARGS="--only flood,memory"
+	$(BIN)/python -m tests.prove $(ARGS)
 
 bench: $(VENV)/ready
 	$(BIN)/python -m benchmarks

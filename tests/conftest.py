@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
+from tests.servers import closed_sockets as closed_sockets
 from tests.servers import kafka_server as kafka_server
 from tests.servers import leaky_client as leaky_client
 from tests.servers import new_cluster as new_cluster

@@ -85,7 +85,10 @@ def open_sockets() -> set[socket.socket]:
 
 @pytest.fixture
 def leaky_client() -> Iterator[None]:
-    """kafka-python forgets the socket of a connection that fails: here it is closed for it."""
+    """kafka-python forgets the socket of a connection that fails, and others now and then.
+
+    Here they are closed for it, lest the collector finds them in the middle of another test.
+    """
     before = open_sockets()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "unclosed <(socket|ssl)", ResourceWarning)
@@ -93,3 +96,10 @@ def leaky_client() -> Iterator[None]:
         for one in open_sockets() - before:
             one.close()
         gc.collect()
+
+
+@pytest.fixture(autouse=True)
+def closed_sockets(request: pytest.FixtureRequest) -> None:
+    """As `leaky_client`, for every test that talks to Kafka."""
+    if "kafka_server" in request.fixturenames:
+        request.getfixturevalue("leaky_client")

@@ -37,7 +37,9 @@ def create_tables(
         try:
             tables[spec.name] = _create(settings, spec, budgets.get(spec.name))
         except StoreError as error:
-            raise ConfigError(f"table {spec.name}: {error}; {_limits(settings, spec)}") from error
+            has_budget = spec.name in budgets
+            where = _limits(settings, spec) if has_budget else "see store and optimizer.sparse"
+            raise ConfigError(f"table {spec.name}: {error}; {where}") from error
     return tables
 
 
@@ -71,7 +73,8 @@ def _limits(settings: Settings, spec: TableSpec) -> str:
         "the feature's max_bytes": spec.max_bytes or None,
         "store.initial_rows": settings.store.initial_rows,
     }
-    return ", ".join(f"{key} is {value}" for key, value in found.items() if value is not None)
+    told = ", ".join(f"{key} is {value}" for key, value in found.items() if value is not None)
+    return f"{told}: raise max_bytes, or lower initial_rows"
 
 
 def _optimizers(sparse: SparseOptimizer) -> tuple[Optimizer, Optimizer | None]:

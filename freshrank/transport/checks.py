@@ -32,6 +32,26 @@ def check_partition(topic: str, partition: int, n_partitions: int) -> None:
         )
 
 
+def check_range(name: str, offset: int, start: int, end: int) -> None:
+    """Refuse to read outside a partition.
+
+    Raises:
+        TransportError: code `offset-removed` or `offset-beyond-end`.
+    """
+    if offset < start:
+        raise TransportError(
+            f"{name} begins at offset {start}, {offset} was removed by retention: read on from "
+            f"{start} and count what is lost, or take a checkpoint that is newer",
+            code="offset-removed",
+        )
+    if offset > end:
+        raise TransportError(
+            f"{name} ends at offset {end}, {offset} lies behind it: was the topic made anew? Its "
+            "earlier offsets mean nothing then",
+            code="offset-beyond-end",
+        )
+
+
 def check_append(
     topic: str,
     records: Sequence[NewRecord],

@@ -16,7 +16,7 @@ from freshrank.transport import kafka_topics
 from freshrank.transport.base import TOPICS, NewRecord, Record, TopicPartition
 from freshrank.transport.checks import check_append, check_partition, check_topic
 from freshrank.transport.kafka_cluster import Cluster
-from freshrank.transport.kafka_follower import STALL_S, Follower
+from freshrank.transport.kafka_follower import STALL_S, VERIFY_S, Follower
 from freshrank.transport.kafka_writer import IN_FLIGHT_BYTES_MAX, Writer
 from freshrank.transport.partitioner import partition_of_key
 
@@ -38,6 +38,7 @@ class KafkaLog:
         in_flight_bytes_max: Bound on bytes that are not acknowledged yet; appends beyond it wait a
             second and are refused (code `log-busy`).
         stall_s: A consumer that stands still for so long while records wait is replaced.
+        verify_s: How often it is checked that the topics are those that were opened.
 
     Raises:
         TransportError: the cluster cannot be reached, lacks topics (code `unknown-topic`) or has
@@ -52,6 +53,7 @@ class KafkaLog:
         compression: str | None = "lz4",
         in_flight_bytes_max: int = IN_FLIGHT_BYTES_MAX,
         stall_s: float = STALL_S,
+        verify_s: float = VERIFY_S,
     ) -> None:
         self.cluster = cluster
         self._plan = kafka_topics.TopicPlan(n_partitions)
@@ -62,7 +64,9 @@ class KafkaLog:
                 cluster, compression=compression, in_flight_bytes_max=in_flight_bytes_max
             )
             stack.callback(self._writer.close)
-            self._follower = Follower(cluster, stall_s=stall_s)
+            self._follower = Follower(
+                cluster, verify=self._verify, stall_s=stall_s, verify_s=verify_s
+            )
             stack.callback(self._follower.close)
             self._clients = stack.pop_all()
         self._is_closed = False
@@ -94,7 +98,7 @@ class KafkaLog:
         if producer is not None or first_sequence is not None:
             raise TransportError(_NO_SEQUENCES, code="bad-append")
         check_append(topic, records, partition, producer, first_sequence)
-        self._check_open()
+        self._follower.check_open()
         if partition is None:
             partitions = [self.partition_of(topic, record.key) for record in records]
         else:
@@ -192,9 +196,20 @@ class KafkaLog:
             self._is_closed = True
             self._clients.close()
 
-    def _check_open(self) -> None:
-        if self._is_closed:
-            raise TransportError(f"the log on {self.cluster} is closed", code="log-closed")
+    def _verify(self) -> TransportError | None:
+        """Why the log is not any more the one that was opened; None as long as it is."""
+        try:
+            identity = kafka_topics.check(self._admin, self.cluster, self._plan.n_partitions)
+        except TransportError as error:
+            return error if error.code == "log-partitions" else None  # else away for now
+        if identity == self.identity:
+            return None
+        return TransportError(
+            f"{self.cluster} had topics of {self.cluster.prefix or 'ours'} made anew since this "
+            "log was opened, so its offsets mean other records: start again; what was learned "
+            "stays, the new log begins behind it",
+            code="log-replaced",
+        )
 
     def _place(self, topic: str, partition: int) -> TopicPartition:
         check_partition(topic, partition, self.n_partitions(topic))

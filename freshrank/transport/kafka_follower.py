@@ -7,16 +7,17 @@ it, and fills a `Window` per partition that any thread reads from; a reader else
 import logging
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
-from kafka import KafkaConsumer
-from kafka.errors import OffsetOutOfRangeError
+from kafka.errors import LogTruncationError, OffsetOutOfRangeError
 
 from freshrank.errors import TransportError
 from freshrank.transport.base import Record, TopicPartition
+from freshrank.transport.checks import check_range
 from freshrank.transport.kafka_cluster import FETCH_WAIT_MS, Cluster
-from freshrank.transport.kafka_window import Window
+from freshrank.transport.kafka_stall import StallWatch
+from freshrank.transport.kafka_window import Window, as_records
 
 logger = logging.getLogger(__name__)
 
@@ -25,6 +26,9 @@ _GRACE_S: Final = 5.0
 # kafka-python 3.0 had consumers that stood still (its issues 3106 and 3131): one that does not move
 # for so long while its partition grew is replaced.
 STALL_S: Final = 30.0
+# A topic made anew may be as long as the earlier one was: only its id tells, which is asked for so
+# often.
+VERIFY_S: Final = 10.0
 # How often the end of a partition is asked for that is waited for but followed elsewhere.
 _LOOK_S: Final = 0.1
 _RETRY_S: Final = 0.5
@@ -35,16 +39,29 @@ class Follower:
 
     Args:
         cluster: Where from.
+        verify: Asked now and then whether the log is still the one that was opened; what it says
+            is the answer to everything from then on.
         stall_s: See `STALL_S`.
+        verify_s: How often `verify` is asked.
     """
 
-    def __init__(self, cluster: Cluster, *, stall_s: float = STALL_S) -> None:
+    def __init__(
+        self,
+        cluster: Cluster,
+        *,
+        verify: Callable[[], TransportError | None],
+        stall_s: float = STALL_S,
+        verify_s: float = VERIFY_S,
+    ) -> None:
         self._cluster = cluster
-        self._stall_s = stall_s
+        self._verify = verify
+        self._stalls = StallWatch(stall_s)
+        self._verify_s = verify_s
+        self._verified_s = time.monotonic()
+        self._refusal: TransportError | None = None
         self._changed = threading.Condition()
         self._windows: dict[TopicPartition, Window] = {}
         self._ends: dict[TopicPartition, int] = {}
-        self._moved: dict[TopicPartition, tuple[int, float]] = {}
         self._trouble = ""
         self._is_closed = False
         self._consumer = cluster.consumer()
@@ -64,7 +81,7 @@ class Follower:
         with window.seeking:
             while (left_s := deadline_s - time.monotonic()) > 0:
                 with self._changed:
-                    self._check_open()
+                    self.check_open()
                     if window.covers(offset):
                         if records := self._take(window, offset, n_max, bytes_max):
                             return records
@@ -72,7 +89,8 @@ class Follower:
                             return []
                         self._changed.wait(left_s)
                         continue
-                self._check_range(place, offset)
+                (end,), (start,) = (self.offsets([place], is_end=one) for one in (True, False))
+                check_range(_name(place), offset, start, end)
                 with self._changed:
                     window.seek(offset)
                     self._changed.notify_all()
@@ -93,7 +111,7 @@ class Follower:
         """Block until any of the partitions has records beyond its position."""
         deadline_s = time.monotonic() + timeout_s
         with self._changed:
-            self._check_open()
+            self.check_open()
             for place, offset in positions.items():
                 if place not in self._windows:
                     self._windows[place] = window = Window()
@@ -103,6 +121,7 @@ class Follower:
             with self._changed:
                 if self._is_closed:
                     return False
+                self.check_open()
                 if any(self._is_ahead(place, offset) for place, offset in positions.items()):
                     return True
                 left_s = deadline_s - time.monotonic()
@@ -160,36 +179,31 @@ class Follower:
             return window.has_after(offset) or end > window.next
         return end > offset
 
-    def _check_open(self) -> None:
+    def check_open(self) -> None:
+        """Refuse everything once the log is closed or is not what it was.
+
+        Raises:
+            TransportError: code `log-closed`, or what `verify` said.
+        """
+        if self._refusal is not None:
+            raise self._refusal
         if self._is_closed:
             raise TransportError(f"the log on {self._cluster} is closed", code="log-closed")
-
-    def _check_range(self, place: TopicPartition, offset: int) -> None:
-        (end,), (start,) = (self.offsets([place], is_end=one) for one in (True, False))
-        if offset < start:
-            raise TransportError(
-                f"{_name(place)} begins at offset {start}, {offset} was removed by retention: read "
-                f"on from {start} and count what is lost, or take a checkpoint that is newer",
-                code="offset-removed",
-            )
-        if offset > end:
-            raise TransportError(
-                f"{_name(place)} ends at offset {end}, {offset} lies behind it: was the topic made "
-                "anew? Its earlier offsets mean nothing then",
-                code="offset-beyond-end",
-            )
 
     # What follows runs in the follower's own thread.
 
     def _run(self) -> None:
-        while not self._is_closed:
+        while not self._is_closed and self._refusal is None:
             try:
+                self._look()  # first: what stands below may fail for as long as it finds nothing
                 if self._aim():
                     self._store(self._consumer.poll(timeout_ms=FETCH_WAIT_MS))
                 self._replace_if_stalled()
                 self._tell("")
             except OffsetOutOfRangeError as error:
                 self._lose(error.args[0])
+            except LogTruncationError as error:
+                self._lose(error.divergent_offsets)
             except Exception as error:
                 self._tell(f"{type(error).__name__}: {error}")
                 with self._changed:
@@ -227,61 +241,57 @@ class Follower:
                 kafka_place = self._cluster.place(place)
                 if window.wanted is not None or kafka_place not in self._consumer.assignment():
                     continue  # somebody wants another place meanwhile
-                records = [
-                    Record(
-                        place.topic,
-                        place.partition,
-                        one.offset,
-                        one.key or b"",
-                        one.value or b"",
-                        one.timestamp,
-                    )
-                    for one in batch.get(kafka_place, ())
-                ]
+                records = as_records(place, batch.get(kafka_place, ()))
                 position = self._consumer.position(kafka_place, timeout_ms=0)
                 is_news |= window.extend(records, window.next if position is None else position)
             if is_news:
                 self._changed.notify_all()
 
-    def _lose(self, out_of_range: Mapping[Any, int]) -> None:
+    def _lose(self, out_of_range: Mapping[Any, Any]) -> None:
         """Retention or a new topic took what was to be read: the next read finds out which."""
+        self._verified_s = 0.0
         with self._changed:
             for place, window in self._windows.items():
                 if self._cluster.place(place) in out_of_range:
                     window.lose()
             self._changed.notify_all()
 
-    def _replace_if_stalled(self) -> None:
+    def _look(self) -> None:
         now_s = time.monotonic()
-        suspects = []
-        for place, window in list(self._windows.items()):
-            before = self._moved.get(place)
-            if before is None or before[0] != window.next or window.is_full or window.next < 0:
-                self._moved[place] = (window.next, now_s)
-            elif now_s - before[1] >= self._stall_s:
-                self._moved[place] = (window.next, now_s)
-                suspects.append(place)
-        if not suspects:
+        if now_s - self._verified_s < self._verify_s:
             return
-        ends = self.offsets(suspects, is_end=True)
+        self._verified_s = now_s
+        if refusal := self._verify():
+            logger.error("consumer=%s state=refused error=%s", self._cluster, refusal)
+            with self._changed:
+                self._refusal = refusal
+                self._changed.notify_all()
+
+    def _replace_if_stalled(self) -> None:
+        positions = {
+            place: window.next
+            for place, window in list(self._windows.items())
+            if window.next >= 0 and not window.is_full
+        }
+        suspects = self._stalls.suspects(positions)
+        ends = self.offsets(suspects, is_end=True) if suspects else []
         for place, end in zip(suspects, ends, strict=True):
-            if end > self._windows[place].next:
+            if end > positions[place]:
                 self.n_stalls += 1
                 logger.warning(
-                    "partition=%s:%s state=stalled position=%s end=%s action=new-consumer",
-                    *(*place, self._windows[place].next, end),
+                    "partition=%s state=stalled position=%s end=%s action=new-consumer",
+                    *(_name(place), positions[place], end),
                 )
                 self._replace()
                 return
 
     def _replace(self) -> None:
         """Go on with a new consumer where the old one stood."""
-        old: KafkaConsumer = self._consumer
-        self._consumer = self._cluster.consumer()
+        old, self._consumer = self._consumer, self._cluster.consumer()
         old.close(timeout_ms=1_000)
 
     def _tell(self, trouble: str) -> None:
-        if trouble != self._trouble:
+        if trouble != self._trouble:  # a line per change, not per try
             logger.warning("consumer=%s state=%s", self._cluster, trouble or "recovered")
             self._trouble = trouble
 

@@ -55,6 +55,7 @@ class Transactions:
 
         Returns:
             The records' offsets. Between two transactions the log has offsets without a record.
+            Readers see the records, and the group its offsets, some milliseconds later.
 
         Raises:
             TransportError: code `fenced` when another writer has taken over: end the process. After

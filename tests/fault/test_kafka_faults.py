@@ -61,7 +61,7 @@ def read_until(log: KafkaLog, got: list[Record], is_enough: threading.Event | in
 
 
 def test_a_broker_that_is_killed_and_started_again_loses_nothing_that_was_acknowledged(
-    kafka_server: Server, leaky_client: None, tmp_path: Path
+    kafka_server: Server, tmp_path: Path
 ) -> None:
     (port,) = free_ports(1)
     cluster = Cluster((f"127.0.0.1:{port}",), timeout_ms=3_000)

@@ -1,6 +1,6 @@
 """kill -9 at random points over a recorded log changes no bit of parameters or feature state.
 
-`make prove` runs it with more kills: FRESHRANK_KILLS=200.
+`make prove` runs it with more kills.
 """
 
 import json
@@ -19,7 +19,7 @@ from freshrank.clock import SystemClock
 from freshrank.messages import Action, Impression, decode
 from freshrank.transport.base import ACTIONS, ENTITIES, IMPRESSIONS, NewRecord
 from freshrank.transport.local import LocalLog
-from tests.proofs import record
+from tests.proofs import record, scale
 
 FRESHRANK = Path(sys.executable).with_name("freshrank")
 LEARNER = Path(__file__).with_name("learner_process.py")
@@ -29,7 +29,7 @@ LIVE = """features:
   - {name: seen, type: seen, event: click, value: ago}
   - {name: age, type: seen, event: click, value: age}
 """
-N_KILLS = int(os.environ.get("FRESHRANK_KILLS", "20"))
+N_KILLS = scale("kills", 20)
 
 
 @pytest.fixture(scope="module")

@@ -10,9 +10,17 @@ import numpy as np
 import numpy.typing as npt
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
 from embedding_store import Optimizer, ServingTable, Table
+from tests.proofs import record, scale
 
 F32 = npt.NDArray[np.float32]
 U64 = npt.NDArray[np.uint64]
@@ -90,6 +98,8 @@ def array(ids: list[int]) -> U64:
 
 class TableMachine(RuleBasedStateMachine):
     """Every public call, in any order."""
+
+    n_calls = 0  # of all examples
 
     def __init__(self) -> None:
         super().__init__()
@@ -236,6 +246,7 @@ class TableMachine(RuleBasedStateMachine):
         """Ids, times and counts agree."""
         if not hasattr(self, "model"):
             return
+        TableMachine.n_calls += 1
         model = self.model
         assert self.table.keys().tolist() == sorted(model.rows)
         assert self.table.version == model.version
@@ -253,7 +264,15 @@ class TableMachine(RuleBasedStateMachine):
         assert statistics["clock_s"] == model.clock_s
 
 
-TableMachine.TestCase.settings = settings(
-    max_examples=100, stateful_step_count=40, deadline=None, print_blob=True
-)
-TestTableModel = TableMachine.TestCase
+def test_any_calls_leave_a_table_as_its_rules_say() -> None:
+    n = scale("model", 100)
+    run_state_machine_as_test(
+        TableMachine,
+        settings=settings(max_examples=n, stateful_step_count=40, deadline=None, print_blob=True),
+    )
+    record(
+        "after any calls a table holds what a model on dictionaries holds",
+        examples=n,
+        calls=TableMachine.n_calls,
+        different=0,
+    )

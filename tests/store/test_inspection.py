@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from embedding_store import StoreError, Table
 from tests.store.helpers import admit, ids_of, make
 
 NOTHING = {
@@ -100,3 +101,18 @@ def test_state_norm_leaves_times_and_step_counts_out(
     admit(table, ids_of(1), now_s=1_800_000_000)
     table.apply(ids_of(1), np.full((1, table.width), 2, np.float32))
     assert table.inspect(1)["state_norm"] == pytest.approx(norm, rel=1e-5)
+
+
+def test_rows_aged_ahead_of_the_clock_are_refused_before_anything_changes() -> None:
+    """A snapshot of them would be refused as damaged."""
+    table = make("adagrad", dim=1, accumulator_half_life_s=9)
+    admit(table, ids_of(7), now_s=5)
+    before = table.snapshot()
+    values = np.array([[0.5, 0.25, 0], [0.5, 0.25, 0]], np.float32)
+    values[1, 2:].view(np.uint32)[:] = 101
+    times = np.full(2, 90, np.uint32)
+    with pytest.raises(StoreError, match="accumulators of id 9 were aged at 101 s, ahead of the"):
+        table.put_rows(ids_of(8, 9), values, None, times, times, times)
+    assert table.snapshot() == before
+    table.put_rows(ids_of(8, 9), values, None, times, times, times, clock_s=101)
+    assert len(Table.restore(table.snapshot())) == 3

@@ -185,3 +185,15 @@ def test_keys_against_a_hash_without_a_secret_cost_no_more(
 
     random = np.random.default_rng(6).integers(0, 2**64, len(n), np.uint64)
     assert cost_s(crafted(n)) < 3 * cost_s(random)
+
+
+def test_a_long_half_life_beside_a_short_time_to_live_loses_no_count() -> None:
+    """Then times are kept in units longer than the bins that count what is out of time."""
+    table = make(min_count=3, ttl_s=600, count_half_life_s=30 * DAY_S)
+    admit(table, ids_of(6), now_s=10_200)
+    for now_s in range(10_250, 12_000, 50):
+        table.expire(now_s, 10)
+        assert table.statistics()["pending"] == (table.pending(ids_of(6))[0] > 0)
+    admit(table, ids_of(6), now_s=11_900, count=3)
+    assert table.contains(ids_of(6)).all()
+    Table.restore(table.snapshot())

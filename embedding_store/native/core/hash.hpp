@@ -1,6 +1,7 @@
 // SipHash-2-4 for everything whose value is stored or sent; a 64-bit mixer for everything else.
 #pragma once
 
+#include <atomic>
 #include <bit>
 #include <cstddef>
 #include <cstdint>
@@ -140,10 +141,18 @@ inline constexpr std::uint64_t mix64(std::uint64_t x) {
 }
 
 // For IndexHash. Fresh for every table and never stored: nobody can learn it from a snapshot.
+#if defined(FRESHRANK_REPEATABLE)
+// In tests the same in every run, so that what failed once fails again.
+inline std::atomic<std::uint64_t> n_secrets{0};
+inline std::uint64_t random_secret() {
+    return mix64(n_secrets++);
+}
+#else
 inline std::uint64_t random_secret() {
     std::random_device device;
     return (std::uint64_t{device()} << 32) | device();
 }
+#endif
 
 // Where a key lives in the index. Keyed, so that nobody who can choose ids can choose buckets;
 // never stored, so nothing a table answers may depend on it.

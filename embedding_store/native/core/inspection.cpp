@@ -112,6 +112,17 @@ void Table::put_rows(const RowsView& rows) {
                                                "; it must be from 1 to the table's, " +
                                                std::to_string(version));
     }
+    const std::uint32_t now_s =
+        std::accumulate(rows.last_seen_s.begin(), rows.last_seen_s.end(), rows.clock_s,
+                        [](auto a, auto b) { return std::max(a, b); });
+    const std::uint32_t n_floats = config_.width() + n_state_;
+    for (std::size_t i = 0; i < rows.keys.size(); ++i) {
+        const std::uint32_t own_s = aged_s(slices_, rows.values + i * n_floats + config_.width());
+        require(own_s <= std::max<std::uint64_t>(counters_.clock_s, now_s),
+                "the accumulators of id " + std::to_string(rows.keys[i]) + " were aged at " +
+                    std::to_string(own_s) + " s, ahead of the clock; give clock_s as it stood in " +
+                    "the table that the rows are from");
+    }
     const std::uint64_t n_new = n_absent(index_, rows.keys);
     while (room_.rows() - numbers_.n_live() < n_new && extend_room()) {
     }
@@ -120,9 +131,7 @@ void Table::put_rows(const RowsView& rows) {
                 std::to_string(room_.rows()) + ", and " + std::to_string(numbers_.n_live()) +
                 " are taken; nothing was changed; give the table more bytes");
     counters_.version = version;
-    move_clock(std::accumulate(rows.last_seen_s.begin(), rows.last_seen_s.end(), rows.clock_s,
-                               [](auto a, auto b) { return std::max(a, b); }));
-    const std::uint32_t n_floats = config_.width() + n_state_;
+    move_clock(now_s);
     for (std::size_t i = 0; i < rows.keys.size(); ++i) {
         std::uint32_t row = index_.find(rows.keys[i]);
         if (row == no_row) {

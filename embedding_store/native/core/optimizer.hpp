@@ -150,6 +150,18 @@ inline void age(const SliceParameters& p, float* accumulators, std::uint32_t clo
     }
 }
 
+// When a row was aged last, which must not lie ahead of its table's clock.
+inline std::uint32_t aged_s(std::span<const SliceParameters> slices, const float* state) {
+    std::uint32_t last_s = 0;
+    for (const SliceParameters& p : slices) {
+        if (p.half_life_s > 0) {
+            const float bits = state[p.state + p.n_accumulators()];
+            last_s = std::max(last_s, std::bit_cast<std::uint32_t>(bits));
+        }
+    }
+    return last_s;
+}
+
 // Moves the slice's n weights w by their gradient g.
 template <OptimizerKind kind>
 void step(const SliceParameters& p, std::uint32_t n, float* __restrict w, float* __restrict state,

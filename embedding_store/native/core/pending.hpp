@@ -106,7 +106,9 @@ class PendingCounts {
     // first that counts to the clock's there are never more than n_bins.
     static constexpr std::uint32_t n_bins = 128;
     static constexpr std::uint64_t sweep_slice = 4096;
-    std::uint64_t bin_of(std::uint64_t time_s) const { return time_s / (rules_.ttl_s / 64 + 1); }
+    std::uint64_t bin_of(std::uint64_t time_s) const {
+        return time_s / (rules_.ttl_s / 64 + rules_.unit_s);
+    }
     bool is_counted(std::uint32_t seen_s) const {
         return rules_.ttl_s == 0 || bin_of(seen_s) >= first_bin_;
     }

@@ -9,6 +9,7 @@
 #include "errors.hpp"
 
 #if defined(__x86_64__) && defined(__GNUC__)
+#include <cpuid.h>
 #include <immintrin.h>
 #endif
 
@@ -227,7 +228,10 @@ const RowDecoders& portable_decoders() {
 const RowDecoders* avx2_decoders() {
 #if defined(__x86_64__) && defined(__GNUC__)
     static constexpr RowDecoders decoders{float16_avx2, int8_avx2};
-    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("f16c")) {
+    // Asked of the processor itself: Clang's __builtin_cpu_supports does not know the name f16c.
+    unsigned a = 0, b = 0, features = 0, d = 0;
+    __get_cpuid(1, &a, &b, &features, &d);
+    if (__builtin_cpu_supports("avx2") && (features & bit_F16C) != 0) {
         return &decoders;
     }
 #endif

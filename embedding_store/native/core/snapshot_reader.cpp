@@ -258,7 +258,8 @@ class SnapshotReader {
     void put(const RowRecord& record, const float* values) {
         require(record.version > 0 && record.version <= header_.table_version,
                 "snapshot is damaged: a row's version lies beyond the table's");
-        check_aged(values + table_.config_.width());
+        require(aged_s(table_.slices_, values + table_.config_.width()) <= header_.clock_s,
+                "snapshot is damaged: a row's accumulators were aged after the table's clock");
         table_.slabs_.ensure(record.row);
         table_.metadata_.ensure(record.row);
         // Of an increment: a key that has moved here leaves its old number to another row.
@@ -278,15 +279,6 @@ class SnapshotReader {
         metadata.born_s(record.row) = record.born_s;
         metadata.frequency(record.row) = record.frequency;
         metadata.clear_changed(record.row);
-    }
-
-    void check_aged(const float* state) const {
-        for (const SliceParameters& slice : table_.slices_) {
-            require(slice.half_life_s == 0 ||
-                        std::bit_cast<std::uint32_t>(state[slice.state + slice.n_accumulators()]) <=
-                            header_.clock_s,
-                    "snapshot is damaged: a row's accumulators were aged after the table's clock");
-        }
     }
 
     // Every number is either free or that of one row. (A key that came twice has lost one.)

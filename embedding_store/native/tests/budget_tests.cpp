@@ -12,6 +12,7 @@
 #include "core/snapshot_layout.hpp"
 #include "core/table.hpp"
 #include "tests/check.hpp"
+#include "tests/files.hpp"
 
 namespace freshrank {
 
@@ -19,6 +20,7 @@ namespace {
 
 using testing::check;
 using testing::refusal;
+using testing::restore;
 
 // Time runs on in seconds, in days and in leaps of years, and events come late by up to two ttl.
 void pending_counts_mirror_a_plain_map(PendingRules rules) {
@@ -92,7 +94,7 @@ void flood(Table& table, std::uint64_t seed, std::uint32_t first_s, std::uint32_
 void floods_stay_within_the_budget_and_go_on_after_a_restore() {
     Table table(limited_config(), 0);
     flood(table, 1, 1, 60);
-    const auto restored = Table::restore(table.snapshot());
+    const auto restored = restore({table.snapshot()});
     flood(table, 2, 61, 30);
     flood(*restored, 2, 61, 30);
     check(table.snapshot() == restored->snapshot(), "bit-equal");
@@ -110,7 +112,7 @@ void bad_limits_of_a_snapshot_are_refused() {
         const std::size_t n_covered = forged.size() - checksum_bytes;
         const std::uint64_t checksum = siphash24(forged.data(), n_covered, checksum_key);
         std::memcpy(forged.data() + n_covered, &checksum, sizeof checksum);
-        const std::string message = refusal([&] { Table::restore(forged); });
+        const std::string message = refusal([&] { restore({forged}); });
         check(message.find(said) != std::string::npos, message.c_str());
     };
     constexpr std::size_t limits = offsetof(SnapshotHeader, limits);
@@ -118,21 +120,22 @@ void bad_limits_of_a_snapshot_are_refused() {
     refused(limits + 8, std::uint64_t{5}, "pending_bytes is 5");
     refused(limits + 8, std::uint64_t{min_pending_bytes}, "budget too small");
     refused(limits + 28, 1U, "unknown values");
-    refused(offsetof(SnapshotHeader, n_sketch_lines), std::uint64_t{1}, "add up to its length");
-    refused(offsetof(SnapshotHeader, n_sketch_lines), ~0ULL, "add up to its length");
-    refused(offsetof(SnapshotHeader, n_pending), ~0ULL / 16, "add up to its length");
+    refused(offsetof(SnapshotHeader, n_sketch_lines), std::uint64_t{1}, "its sketch of 1 lines");
+    refused(offsetof(SnapshotHeader, n_sketch_lines), ~0ULL, "is truncated");
+    refused(offsetof(SnapshotHeader, n_pending), ~0ULL / 16, "snapshot is");
     refused(offsetof(SnapshotHeader, n_sketch_counted), ~0ULL, "its sketch of");
     refused(offsetof(SnapshotHeader, evict_cursor), ~0U, "a cursor is out of range");
     SnapshotHeader header;
     std::memcpy(&header, whole.data(), sizeof header);
-    const std::size_t n_tail = header.n_tombstones * tombstone_bytes + checksum_bytes;
-    const std::size_t sketch = whole.size() - n_tail - header.n_sketch_lines * sizeof(Sketch::Line);
+    const std::size_t pending = sizeof header + header.n_row_free * sizeof(std::uint32_t) +
+                                header.n_tombstones * 2 * sizeof(std::uint64_t);
+    const std::size_t sketch = pending + header.n_pending * sizeof(PendingCounts::Entry);
     check(header.n_sketch_lines > 0 && header.n_pending > 0, "both are there");
     refused(sketch + offsetof(Sketch::Line, base), 0x1000U, "its sketch of");
     refused(sketch - 4, ~0U, "last seen at 4294967295");
-    refused(sketch - header.n_pending * 8, 0U, "a pending count of 0");
-    refused(sketch - header.n_pending * 8, 0x10000U, "a pending count of 65536");
-    refused(sketch - header.n_pending * 16, ~0ULL, "occurs twice");
+    refused(pending + 8, 0U, "a pending count of 0");
+    refused(pending + 8, 0x10000U, "a pending count of 65536");
+    refused(pending, ~0ULL, "occurs twice");
 }
 
 }  // namespace

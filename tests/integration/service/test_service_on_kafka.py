@@ -2,7 +2,6 @@
 
 import signal
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -20,7 +19,7 @@ from freshrank.settings import Settings
 from freshrank.transport.base import ACTIONS
 from freshrank.transport.kafka import KafkaLog
 from freshrank.transport.kafka_cluster import Cluster
-from tests.integration.transport.log_checks import DEADLINE_S, read_all
+from tests.integration.transport.log_checks import DEADLINE_S, eventually, read_all
 from tests.servers import NewCluster
 
 
@@ -89,9 +88,9 @@ def test_a_broker_that_stands_still_makes_it_refuse_and_nothing_accepted_is_lost
     loop: Embedded,
     cluster: Cluster,
     kafka_server: Server,
-    leaky_client: None,
 ) -> None:
-    assert isinstance(loop.log, KafkaLog)
+    log = loop.log
+    assert isinstance(log, KafkaLog)
     client.post("/v1/feedback", json=click("before"))
     answers: list[int] = []
 
@@ -102,9 +101,7 @@ def test_a_broker_that_stands_still_makes_it_refuse_and_nothing_accepted_is_lost
     kafka_server.process.send_signal(signal.SIGSTOP)
     try:
         waiting.start()
-        deadline_s = time.monotonic() + DEADLINE_S
-        while not loop.log.statistics()["in_flight_bytes"]:
-            assert time.monotonic() < deadline_s
+        eventually(lambda: log.statistics()["in_flight_bytes"] > 0)
         refused = client.post("/v1/feedback", json=click("refused"))
     finally:
         kafka_server.process.send_signal(signal.SIGCONT)

@@ -39,6 +39,13 @@ def opened(open_log: OpenLog) -> Iterator[EventLog]:
         yield log
 
 
+def eventually(is_so: Callable[[], bool]) -> None:
+    """Return once it is so; fail when the time is up."""
+    deadline_s = time.monotonic() + DEADLINE_S
+    while not is_so():
+        assert time.monotonic() < deadline_s, "it never came to be"
+
+
 def new_records(first: int, n_records: int) -> list[NewRecord]:
     """Records whose keys and values tell their number."""
     return [NewRecord(b"key-%d" % i, b"value-%d" % i) for i in range(first, first + n_records)]

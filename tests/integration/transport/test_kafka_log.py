@@ -2,6 +2,7 @@
 
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from typing import Final
@@ -21,6 +22,7 @@ from tests.integration.transport.log_checks import (
     LOG_CHECKS,
     N_PARTITIONS,
     Check,
+    eventually,
     new_records,
     read_all,
     values,
@@ -55,15 +57,14 @@ def refusal(log: KafkaLog, records: list[NewRecord]) -> str:
 
 
 def test_a_broker_that_stands_still_refuses_what_exceeds_the_bound_and_loses_nothing(
-    new_cluster: NewCluster, kafka_server: Server, leaky_client: None
+    new_cluster: NewCluster, kafka_server: Server
 ) -> None:
     with closing(KafkaLog(new_cluster(1), in_flight_bytes_max=100_000)) as log:
         log.append(ACTIONS, new_records(0, 1))
         waiting = threading.Thread(target=log.append, args=(ACTIONS, new_records(1, 50)))
         with paused(kafka_server):
             waiting.start()
-            while not log.statistics()["in_flight_bytes"]:
-                pass
+            eventually(lambda: log.statistics()["in_flight_bytes"] > 0)
             assert refusal(log, [NewRecord(b"", bytes(60_000))]) == "log-busy"
             assert 50_000 <= log.statistics()["in_flight_bytes"] <= 100_000
         waiting.join(DEADLINE_S)
@@ -73,7 +74,7 @@ def test_a_broker_that_stands_still_refuses_what_exceeds_the_bound_and_loses_not
 
 
 def test_a_broker_that_stands_still_for_too_long_is_given_up_and_found_again(
-    new_cluster: NewCluster, kafka_server: Server, leaky_client: None
+    new_cluster: NewCluster, kafka_server: Server
 ) -> None:
     cluster = new_cluster(1)
     impatient = Cluster(cluster.brokers, cluster.prefix, timeout_ms=1_000)
@@ -112,8 +113,7 @@ def test_topics_of_unequal_partitions_are_refused(new_cluster: NewCluster) -> No
         KafkaLog(cluster, n_partitions=4)
     with cluster.admin() as admin:
         admin.create_partitions({cluster.name(ENTITIES): 3})
-        while len(kafka_topics.described(admin, cluster)[ENTITIES]["partitions"]) < 3:
-            pass
+        eventually(lambda: len(kafka_topics.described(admin, cluster)[ENTITIES]["partitions"]) == 3)
     with pytest.raises(TransportError, match="entities 3:") as one_of_them:
         KafkaLog(cluster, n_partitions=2)
     assert all_of_them.value.code == one_of_them.value.code == "log-partitions"
@@ -129,6 +129,46 @@ def test_a_topic_made_anew_gives_the_log_another_identity(new_cluster: NewCluste
         admin.wait_for_topics([name])
     with closing(KafkaLog(cluster)) as log:
         assert log.identity != before
+
+
+def waiting_ends_with(log: KafkaLog) -> str:
+    """Code of the error that who waits for news gets."""
+    deadline_s = time.monotonic() + DEADLINE_S
+    while time.monotonic() < deadline_s:
+        try:
+            log.wait({PLACE: 4}, timeout_s=DEADLINE_S)
+        except TransportError as error:
+            return error.code
+    return "nothing"
+
+
+@pytest.mark.parametrize("n_records", [0, 8], ids=["shorter", "longer"])
+def test_a_topic_made_anew_under_a_reader_stops_it(n_records: int, new_cluster: NewCluster) -> None:
+    cluster = new_cluster(1)
+    name = cluster.name(ACTIONS)
+    with closing(KafkaLog(cluster, verify_s=0.2)) as log, cluster.admin() as admin:
+        log.append(ACTIONS, new_records(0, 4))
+        assert len(log.read(ACTIONS, 0, 0)) == 4
+        admin.delete_topics([name])
+        create = {name: {"num_partitions": 1, "replication_factor": 1}}
+        cluster.ask("make it anew", lambda: admin.create_topics(create))
+        admin.wait_for_topics([name])
+        with closing(KafkaLog(cluster)) as other:
+            other.append(ACTIONS, new_records(100, n_records))
+        assert waiting_ends_with(log) == "log-replaced"
+        for ask in (lambda: log.read(ACTIONS, 0, 0), lambda: log.append(ACTIONS, [])):
+            with pytest.raises(TransportError) as refused:
+                ask()
+            assert refused.value.code == "log-replaced"
+
+
+def test_partitions_raised_under_a_writer_stop_it(new_cluster: NewCluster) -> None:
+    cluster = new_cluster(1)
+    with closing(KafkaLog(cluster, verify_s=0.2)) as log, cluster.admin() as admin:
+        log.append(ACTIONS, new_records(0, 1))
+        admin.create_partitions({cluster.name(ACTIONS): 2})
+        assert waiting_ends_with(log) == "log-partitions"
+        assert refusal(log, new_records(1, 1)) == "log-partitions"
 
 
 def test_what_retention_removed_under_a_reader_is_refused(new_cluster: NewCluster) -> None:

@@ -17,7 +17,7 @@ from freshrank.transport.base import (
 from freshrank.transport.kafka import KafkaLog
 from freshrank.transport.kafka_cluster import Cluster
 from freshrank.transport.kafka_transactions import Transactions
-from tests.integration.transport.log_checks import new_records, read_all, values
+from tests.integration.transport.log_checks import eventually, new_records, read_all, values
 from tests.servers import NewCluster
 
 INPUT: Final = TopicPartition(ACTIONS, 0)
@@ -44,6 +44,12 @@ def commit(transactions: Transactions, first: int, n_records: int) -> list[int]:
     )[OUTPUT]
 
 
+def reach(log: KafkaLog, end: int) -> None:
+    """Wait until readers see all before `end`: a commit returns some milliseconds earlier."""
+    eventually(lambda: log.end_offset(EXAMPLES, 0) >= end)
+    assert log.end_offset(EXAMPLES, 0) == end
+
+
 def leave_open(transactions: Transactions, cluster: Cluster, first: int) -> None:
     """Do what a process has done that dies before it commits."""
     producer = transactions._open()
@@ -57,6 +63,7 @@ def test_records_and_offsets_enter_together(cluster: Cluster, log: KafkaLog) -> 
     with closing(Transactions(cluster, "joiner-0")) as transactions:
         assert commit(transactions, 0, 3) == [0, 1, 2]
         assert commit(transactions, 3, 2) == [4, 5]  # offset 3 is the mark of the first commit
+    reach(log, 7)
     assert values(read_all(log, EXAMPLES, 0)) == [b"value-%d" % i for i in range(5)]
     assert log.committed("joiner") == {INPUT: 5}
 
@@ -64,12 +71,13 @@ def test_records_and_offsets_enter_together(cluster: Cluster, log: KafkaLog) -> 
 def test_the_mark_at_the_end_is_nothing_to_read(cluster: Cluster, log: KafkaLog) -> None:
     with closing(Transactions(cluster, "joiner-0")) as transactions:
         commit(transactions, 0, 3)
-        assert log.end_offset(EXAMPLES, 0) == 4
+        reach(log, 4)
         assert len(log.read(EXAMPLES, 0, 0)) == 3
         assert log.read(EXAMPLES, 0, 3) == []
         assert not log.wait({OUTPUT: 3}, timeout_s=0.05)
         assert log.lag({OUTPUT: 3}) == {OUTPUT: 0}
         commit(transactions, 3, 1)
+        reach(log, 6)
         assert log.lag({OUTPUT: 3}) == {OUTPUT: 3}
         assert values(log.read(EXAMPLES, 0, 3)) == [b"value-3"]
 
@@ -79,13 +87,13 @@ def test_what_is_not_committed_is_not_seen_and_ends_with_its_successor(
 ) -> None:
     dead = Transactions(cluster, "joiner-0")
     commit(dead, 0, 2)
+    reach(log, 3)
     leave_open(dead, cluster, 2)
-    assert log.end_offset(EXAMPLES, 0) == 3
     assert values(read_all(log, EXAMPLES, 0)) == [b"value-0", b"value-1"]
     with closing(Transactions(cluster, "joiner-0")) as successor:
         assert log.committed("joiner") == {INPUT: 2}
         commit(successor, 2, 2)
-    assert log.end_offset(EXAMPLES, 0) == 8  # two marks, the aborted record and its mark
+    reach(log, 8)  # two marks, the aborted record and its mark
     assert values(read_all(log, EXAMPLES, 0)) == [b"value-%d" % i for i in range(4)]
     dead.close()
 
@@ -100,6 +108,7 @@ def test_one_that_was_replaced_is_fenced_for_good(cluster: Cluster, log: KafkaLo
                 commit(zombie, 0, 1)
             assert refused.value.code == "fenced"
         commit(successor, 5, 1)
+    reach(log, 2)
     assert values(read_all(log, EXAMPLES, 0)) == [b"value-5"]
     assert log.committed("joiner") == {INPUT: 6}
 
@@ -112,6 +121,7 @@ def test_two_ids_do_not_disturb_each_other(cluster: Cluster, log: KafkaLog) -> N
         commit(one, 0, 1)
         commit(other, 1, 1)
         commit(one, 2, 1)
+    reach(log, 6)
     assert values(read_all(log, EXAMPLES, 0)) == [b"value-0", b"value-1", b"value-2"]
 
 
@@ -124,6 +134,7 @@ def test_a_record_that_is_too_large_leaves_the_writer_usable(
             transactions.commit({OUTPUT: too_large}, group="joiner", offsets={INPUT: 9})
         assert refused.value.code == "record-too-large"
         commit(transactions, 0, 1)
+    reach(log, 2)
     assert values(read_all(log, EXAMPLES, 0)) == [b"value-0"]
     assert log.committed("joiner") == {INPUT: 1}
 
@@ -140,5 +151,5 @@ def test_a_commit_that_the_cluster_refuses_is_aborted_whole(
                 offsets={INPUT: 9},
             )
         commit(transactions, 0, 1)
-    assert values(read_all(log, EXAMPLES, 0)) == [b"value-0"]
+    eventually(lambda: values(read_all(log, EXAMPLES, 0)) == [b"value-0"])
     assert log.committed("joiner") == {INPUT: 1}

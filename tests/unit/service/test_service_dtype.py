@@ -63,7 +63,7 @@ def test_rows_are_served_as_exactly_as_the_dtype_says(
     world.delta(table({2: ROW}))
     settle(replica)
     for key in (1, 2):
-        assert np.abs(np.float32(served(replica, key)) - np.float32(ROW)).max() <= error
+        assert np.abs(np.array(served(replica, key)) - np.float32(ROW)).max() <= error
     assert replica.model is not None
     assert {one.dtype for one in replica.model.tables.values()} == {dtype}
 

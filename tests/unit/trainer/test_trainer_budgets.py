@@ -84,9 +84,12 @@ def test_a_limit_of_one_table_leaves_the_others_without() -> None:
         (
             {"store": {"initial_rows": 10**6}, "features": features(max_bytes=8 * MIB)},
             r"table item_id: initial_rows is 1000000; the budget has room for .*"
-            r"the feature's max_bytes is 8388608, store\.initial_rows is 1000000",
+            r"the feature's max_bytes is 8388608, store\.initial_rows is 1000000: raise",
         ),
-        ({"optimizer": {"sparse": {"eps": 1e-60}}}, "table user_id: eps is"),
+        (
+            {"optimizer": {"sparse": {"eps": 1e-60}}},
+            "table user_id: eps is .*; see store and optimizer.sparse",
+        ),
     ],
 )
 def test_what_the_store_refuses_is_a_mistake_of_the_settings(
