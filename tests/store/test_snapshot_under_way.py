@@ -19,7 +19,7 @@ IDS = st.lists(st.integers(0, 60), min_size=1, max_size=30)
 
 def wide(**changes: object) -> Table:
     options = {"min_count": 2, "ttl_s": 40, "pending_bytes": 1 << 16, "count_half_life_s": 30}
-    return make("sgd", dim=DIM, **(options | changes))  # type: ignore[arg-type]
+    return make("sgd", dim=DIM, **(options | changes))
 
 
 class TwinTables(RuleBasedStateMachine):
@@ -174,7 +174,8 @@ def test_increment_holds_what_was_only_seen_again() -> None:
 def test_broken_chains_are_refused() -> None:
     table = wide(min_count=1)
     admit(table, ids_of(*range(10)))
-    ids, data = [], []
+    ids: list[int] = []
+    data: list[bytes] = []
     for since in range(3):
         admit(table, ids_of(20 + since), now_s=2)
         own, chunks = chunks_of(table, ids[-1] if ids else None)

@@ -5,6 +5,7 @@
 #include <cstring>
 #include <limits>
 #include <memory>
+#include <numeric>
 #include <optional>
 #include <random>
 #include <span>
@@ -200,6 +201,30 @@ void snapshots_are_of_the_instant_at_which_they_began() {
     }
 }
 
+// The map of pending counts grows several times between two pieces.
+void pending_counts_that_grow_meanwhile_are_those_of_the_instant() {
+    TableConfig config = small_config();
+    config.ttl_s = 1000;
+    config.min_count = 3;
+    Table table(config, 0);
+    Table twin(config, 0);
+    const auto count = [](Table& own, std::uint64_t first, std::uint64_t end, std::uint32_t now_s) {
+        std::vector<std::uint64_t> ids(end - first);
+        std::iota(ids.begin(), ids.end(), first);
+        std::vector<float> rows(ids.size() * own.config().width());
+        own.lookup_or_admit(ids, std::vector<std::uint32_t>(ids.size(), 1), now_s, rows.data());
+    };
+    count(table, 0, 30'000, 1);
+    count(twin, 0, 30'000, 1);
+    const Bytes expected = twin.snapshot();
+    const auto snapshot = table.begin_snapshot();
+    count(table, 20'000, 25'000, 500);  // counted again,
+    count(table, 30'000, 200'000, 1);   // beside many that were not there,
+    table.erase(std::array<std::uint64_t, 3>{5, 6, 29'999});
+    table.expire(1100, 1'000'000);  // and most of them out of time
+    check(rest_of(*snapshot) == expected, "of the instant");
+}
+
 void a_snapshot_that_was_given_up_leaves_nothing() {
     Table table(small_config(), 0);
     random_operations(table, 5, 100);
@@ -307,6 +332,7 @@ int main() {
     using namespace freshrank;
     restored_table_repeats_the_original();
     snapshots_are_of_the_instant_at_which_they_began();
+    pending_counts_that_grow_meanwhile_are_those_of_the_instant();
     a_snapshot_that_was_given_up_leaves_nothing();
     forged_snapshots_never_crash();
     bad_optimizers_of_a_snapshot_are_refused_by_name();

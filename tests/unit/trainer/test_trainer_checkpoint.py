@@ -80,6 +80,22 @@ def test_restarted_trainer_equals_an_undisturbed_one_bit_for_bit(
     assert contents[0] == contents[1]
 
 
+def test_checkpoint_written_while_learning_goes_on_is_of_its_instant(
+    make_bench: MakeBench,
+) -> None:
+    bench = make_bench(**QUIET, **RARE)
+    _fill(bench)
+    trainer = bench.trainer()
+    _run(bench, trainer, 4)
+    expected = _content(trainer)
+    trainer._saver._begin()
+    _run(bench, trainer, 4)
+    assert trainer._saver.settle()
+    restored = bench.trainer()
+    assert _content(restored) == expected
+    assert _content(trainer) != expected
+
+
 def test_checkpoint_holds_what_is_not_published_yet(make_bench: MakeBench) -> None:
     bench = make_bench(**QUIET)
     _fill(bench, 3)
