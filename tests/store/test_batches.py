@@ -219,3 +219,13 @@ def test_threads_out_of_range_are_refused(n: int) -> None:
     with pytest.raises(StoreError, match="threads is"):
         table.threads = n
     assert table.threads == 1
+
+
+def test_a_step_of_no_ids_moves_none_of_the_rows_read_before_it() -> None:
+    """They may have gone meanwhile: their numbers are other rows' or nobody's."""
+    table = make(init_scale=1.0)
+    rows = admit(table, ids_of(3, 4))
+    table.erase(ids_of(3))
+    assert table.apply(ids_of(), np.ones((0, table.width), np.float32)) == 0
+    np.testing.assert_array_equal(table.lookup(ids_of(3, 4)), [np.zeros(4), rows[1]])
+    assert len(Table.restore(table.snapshot())) == 1

@@ -102,7 +102,8 @@ std::uint64_t Table::step(std::span<const std::uint32_t> entries, GradientOf gra
 
 std::uint64_t Table::apply(Ids ids, const float* gradients) {
     const std::lock_guard lock(mutex_);
-    if (!std::ranges::equal(looked_up_.ids, ids)) {
+    // No ids are what is left of a batch whose rows may have gone; its rows are not theirs.
+    if (looked_up_.rows.size() != ids.size() || !std::ranges::equal(looked_up_.ids, ids)) {
         find_again(ids);
     }
     const std::uint32_t width = config_.width();
