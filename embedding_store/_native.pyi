@@ -280,7 +280,7 @@ class Table:
         """Changes with version > since: keys, their rows, tombstones; ascending, disjoint.
 
         Raises:
-            StoreError: `since` is not below `version`, so it is not one that `advance` ended.
+            StoreError: `since` is beyond `version`.
         """
     def trim_tombstones(self, through: int) -> int: ...
     def snapshot(self) -> bytes:

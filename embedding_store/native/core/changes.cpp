@@ -88,10 +88,10 @@ std::uint64_t Table::advance() {
 
 Delta Table::delta(std::uint64_t since) const {
     const std::shared_lock lock(mutex_);
-    require(since < counters_.version,
+    require(since <= counters_.version,
             "since is " + std::to_string(since) + ", and the table is at version " +
                 std::to_string(counters_.version) +
-                ", which it has not ended: a reader that is ahead of a table read another one, or "
+                ": a reader that is ahead of a table read another one, or "
                 "a later state of this one; fill it anew with delta(0)");
     std::vector<std::pair<std::uint64_t, std::uint32_t>> changed;
     for (std::uint32_t row = 0; row < numbers_.high_water(); ++row) {
