@@ -39,7 +39,7 @@ def export_parquet(table: Table, path: str | Path, *, batch_rows: int = BATCH_RO
 
     Args:
         table: Read only.
-        path: Replaced if it is there.
+        path: A regular file there is replaced; of a symbolic link, the file that it leads to.
         batch_rows: Rows read at a time, and per row group: what bounds memory here and in readers.
 
     Returns:
@@ -47,14 +47,16 @@ def export_parquet(table: Table, path: str | Path, *, batch_rows: int = BATCH_RO
 
     Raises:
         ImportError: pyarrow is not installed.
+        StoreError: at `path` is a directory, a device or a pipe; it is as it was.
         ValueError: `batch_rows` is not positive.
     """
     pa, pq = _pyarrow()
     _check_arguments(table, batch_rows)
+    target = _replaceable(Path(path))
     clock_s = table.statistics()["clock_s"]
     layout = {**_layout(table), "version": table.version, "clock_s": clock_s}
     schema = _schema(pa, table).with_metadata({METADATA_KEY: json.dumps(layout)})
-    partial = Path(f"{path}.partial")
+    partial = Path(f"{target}.partial")
     n_rows = 0
     try:
         with pq.ParquetWriter(partial, schema, use_dictionary=False, compression="zstd") as writer:
@@ -65,7 +67,7 @@ def export_parquet(table: Table, path: str | Path, *, batch_rows: int = BATCH_RO
                 arrays = [pa.array(own) for own in (keys, *metadata)]
                 writer.write_batch(pa.record_batch([arrays[0], *lists, *arrays[1:]], schema=schema))
                 n_rows += len(keys)
-        partial.replace(path)
+        partial.replace(target)
     finally:
         partial.unlink(missing_ok=True)
     return n_rows
@@ -113,6 +115,13 @@ def _check_arguments(table: object, batch_rows: int) -> None:
         raise TypeError(f"rows with their state are those of a Table, not of {table!r:.80}")
     if batch_rows < 1:
         raise ValueError(f"batch_rows is {batch_rows}; it must be at least 1")
+
+
+def _replaceable(path: Path) -> Path:
+    """Where a file for `path` goes: links are followed, and what is no file is not renamed away."""
+    if path.exists() and not path.is_file():
+        raise StoreError(f"{path} is no regular file, and no other is replaced: name a file")
+    return path.resolve()
 
 
 def _pyarrow() -> tuple[Any, Any]:

@@ -1,6 +1,7 @@
 """Rows to Parquet and back: nothing lost, nothing that does not fit let in."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -126,6 +127,28 @@ def test_rows_put_into_a_living_table_are_changed_now(tmp_path: Path) -> None:
     assert table.statistics()["pending"] == 0
     np.testing.assert_array_equal(table.lookup(ids_of(5)), before)
     np.testing.assert_array_equal(table.lookup(keys), lived_table().lookup(keys))
+
+
+def test_a_link_stays_and_the_file_it_leads_to_is_replaced(tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    target, link = tmp_path / "disk" / "rows", tmp_path / "link"
+    link.symlink_to(target)
+    for table in (make(first_order=True), lived_table()):  # it leads nowhere, then to a file
+        export_parquet(table, link)
+        assert link.readlink() == target
+        assert_same_rows(import_parquet(target, config_of()), table)
+    assert sorted(one.name for one in tmp_path.rglob("*")) == ["disk", "link", "rows"]
+
+
+def test_what_is_no_file_is_not_replaced(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "pipe")
+    before = sorted((one.name, one.lstat().st_ino) for one in tmp_path.iterdir())
+    for path in (*(tmp_path / name for name, _ in before), Path("/dev/null")):
+        with pytest.raises(StoreError, match=f"^{path} is no regular file, .*: name a file"):
+            export_parquet(make(), path)
+    assert sorted((one.name, one.lstat().st_ino) for one in tmp_path.iterdir()) == before
 
 
 def test_empty_table_is_an_empty_file(tmp_path: Path) -> None:

@@ -122,8 +122,7 @@ void Table::lookup_or_admit(Ids ids, std::span<const std::uint32_t> counts, std:
     if (workers_->n_shares() == 1) {
         read_and_count(ids, counts, now_s, rows, out);
     } else {
-        count(ids, now_s, rows, [=] { return count_of; });
-        copy_rows(rows, ids.size(), out);
+        read_and_count_shared(ids, counts, now_s, rows, out);
     }
     admit_absent(ids, now_s, rows, count_of);
     if (counters_.n_admitted != n_before) {
@@ -155,13 +154,43 @@ void Table::read_and_count(Ids ids, std::span<const std::uint32_t> counts, std::
     });
 }
 
-void Table::copy_rows(const std::uint32_t* rows, std::size_t n_rows, float* out) const {
+// Which share of the work changes a row: of a cache line of metadata one changes all. Nobody where
+// there is none.
+unsigned Table::owner_of_row(std::uint32_t row) const {
+    const unsigned n_shares = workers_->n_shares();
+    return row == no_row ? n_shares : row / Metadata::line_records % n_shares;
+}
+
+// Ranges of the batch read, then owners count.
+void Table::read_and_count_shared(Ids ids, std::span<const std::uint32_t> counts,
+                                  std::uint32_t now_s, std::uint32_t* rows, float* out) {
     const std::uint32_t width = config_.width();
-    workers_->run_ranges(n_rows, [&](std::size_t first, std::size_t end) {
+    owned_.reset(ids.size(), workers_->n_shares());
+    workers_->run_ranges(ids.size(), [&](std::size_t first, std::size_t end, unsigned share) {
         with_width(width, [&](auto n_floats) {
-            for (std::size_t i = first; i < end; ++i) {
-                fetch_ahead(slabs_, {rows, n_rows}, i, width);
-                copy_row(slabs_, rows[i], n_floats, out + i * n_floats);
+            owned_.tell(share, [&](auto tell) {
+                for_each_row(
+                    index_, ids.subspan(first, end - first),
+                    [&](std::uint32_t row) { return std::array{slabs_.lines(row, width)}; },
+                    [&](std::size_t k, std::uint32_t row) {
+                        const std::size_t i = first + k;
+                        rows[i] = row;
+                        copy_row(slabs_, row, n_floats, out + i * n_floats);
+                        tell(i, owner_of_row(row));
+                    });
+            });
+        });
+    });
+    workers_->run([&](unsigned share) {
+        owned_.each(share, [&](std::span<const std::uint32_t> entries) {
+            constexpr std::size_t ahead = 16;
+            for (std::size_t k = 0; k < entries.size(); ++k) {
+                if (k + ahead < entries.size()) {
+                    prefetch(metadata_.lines(rows[entries[k + ahead]]));
+                }
+                if (const std::uint32_t n = counts[entries[k]]; n != 0) {
+                    touch(rows[entries[k]], n, now_s);
+                }
             }
         });
     });
@@ -211,83 +240,6 @@ void Table::read(std::span<const Bags> bags, std::span<const std::uint64_t> requ
         pool(bags, first, end, pooled);
     });
     reading_.is_open = true;
-}
-
-void Table::remember(std::span<const Bags> bags, std::size_t n_rows, std::size_t n_slots) {
-    std::size_t n_ids = 0;
-    reading_.parts.resize(bags.size());
-    for (std::size_t p = 0; p < bags.size(); ++p) {
-        const Bags& own = bags[p];
-        auto& part = reading_.parts[p];
-        part.slot = own.slot;
-        part.pooling = own.of.pooling;
-        part.is_single = own.of.ids.size() == n_rows;
-        for (std::size_t i = 0; part.is_single && i < n_rows; ++i) {
-            part.is_single = own.of.offsets[i + 1] - own.of.offsets[i] == 1;
-        }
-        part.offsets.clear();
-        if (!part.is_single) {
-            part.offsets.assign(own.of.offsets.begin(), own.of.offsets.end());
-        }
-        n_ids += own.of.ids.size();
-    }
-    reading_.rows.resize(n_ids);
-    reading_.n_rows = n_rows;
-    reading_.n_slots = n_slots;
-    reading_.n_removed = counters_.n_removed();
-    reading_.is_open = false;  // until every row is known
-}
-
-// Of the batch's rows from `first` to `end` - 1.
-void Table::pool(std::span<const Bags> bags, std::size_t first, std::size_t end,
-                 float* pooled) const {
-    const std::uint32_t width = config_.width();
-    const std::size_t stride = reading_.n_slots * width;
-    std::span<const std::uint32_t> rows = reading_.rows;
-    with_width(width, [&](auto n_floats) {
-        std::size_t start = 0;  // of the part
-        for (std::size_t p = 0; p < bags.size(); ++p) {
-            const auto& part = reading_.parts[p];
-            std::size_t at = start + static_cast<std::size_t>(bags[p].of.offsets[first]);
-            start += bags[p].of.ids.size();
-            float* to = pooled + first * stride + part.slot * n_floats;
-            for (std::size_t i = first; i < end; ++i, to += stride) {
-                const std::size_t n = part.n_ids(i);
-                if (n == 0) {
-                    std::memset(to, 0, n_floats * sizeof(float));
-                }
-                for (std::size_t k = 0; k < n; ++k, ++at) {
-                    fetch_ahead(slabs_, rows, at, width);
-                    if (k == 0) {
-                        copy_row(slabs_, rows[at], n_floats, to);
-                    } else if (rows[at] != no_row) {
-                        add_to(to, slabs_.at(rows[at]), n_floats);
-                    }
-                }
-                divide(to, n_floats, divisor(part.pooling, n));
-            }
-        }
-    });
-}
-
-void Table::lookup_pooled(const IdBags& bags, float* out) const {
-    const std::shared_lock lock(mutex_);
-    const std::uint32_t width = config_.width();
-    workers_->run_ranges(bags.size(), [&](std::size_t first, std::size_t end) {
-        const IdBags own = bags.slice(first, end);
-        with_width(width, [&](auto n_floats) {
-            pool_bags(own, n_floats, out + first * n_floats, [&](auto&& use) {
-                for_each_row(
-                    index_, own.ids,
-                    [&](std::uint32_t row) { return std::array{slabs_.lines(row, width)}; },
-                    [&](std::size_t i, std::uint32_t row) {
-                        if (row != no_row) {
-                            use(i, slabs_.at(row));
-                        }
-                    });
-            });
-        });
-    });
 }
 
 }  // namespace freshrank

@@ -10,6 +10,7 @@
 namespace freshrank {
 
 void Table::Moves::reset(std::size_t n_max, std::uint32_t width) {
+    n_rows = n_repeats = 0;
     rows.resize(n_max);
     gradients.resize(n_max);
     repeats.resize(n_max);
@@ -17,23 +18,23 @@ void Table::Moves::reset(std::size_t n_max, std::uint32_t width) {
     scratch.resize(width);
 }
 
-// Finds the rows of the entries that are its own, each once, and what moves it: the entry's
-// gradient itself, or where there are more a sum in the batch's order. No hash tells rows that came
-// before: a row's version word, which nobody reads meanwhile, holds the row's number in this batch,
-// and any other value is told from one by asking whose number that is. Nothing throws from here to
-// the step, which gives every row its version back.
-template <class IsOwn, class GradientOf>
-void Table::Moves::gather(std::span<const std::uint32_t> entries, Metadata& metadata,
-                          std::uint32_t width, IsOwn is_own, GradientOf gradient_of) {
+// Finds the rows of n entries, each once, and what moves it: the entry's gradient itself, or where
+// there are more a sum in the batch's order. No hash tells rows that came before: a row's version
+// word, which nobody reads meanwhile, holds the row's number in this batch, and any other value is
+// told from one by asking whose number that is. Nothing throws from here to the step, which gives
+// every row its version back.
+template <class EntryOf, class GradientOf>
+void Table::Moves::gather(std::span<const std::uint32_t> row_of, std::size_t n_entries,
+                          EntryOf entry_of, Metadata& metadata, GradientOf gradient_of) {
     constexpr std::size_t ahead = 16;
-    std::uint32_t n = 0;
-    std::size_t n_repeats = 0;
-    for (std::size_t i = 0; i < entries.size(); ++i) {
-        if (i + ahead < entries.size() && is_own(entries[i + ahead])) {
-            prefetch(metadata.lines(entries[i + ahead]));
+    auto n = static_cast<std::uint32_t>(n_rows);
+    for (std::size_t k = 0; k < n_entries; ++k) {
+        if (k + ahead < n_entries && row_of[entry_of(k + ahead)] != no_row) {
+            prefetch(metadata.lines(row_of[entry_of(k + ahead)]));
         }
-        const std::uint32_t row = entries[i];
-        if (!is_own(row)) {
+        const std::size_t i = entry_of(k);
+        const std::uint32_t row = row_of[i];
+        if (row == no_row) {
             continue;
         }
         std::uint32_t& mark = metadata.record(row).version_word;
@@ -46,9 +47,14 @@ void Table::Moves::gather(std::span<const std::uint32_t> entries, Metadata& meta
         n += is_repeat ? 0 : 1;
     }
     n_rows = n;
+}
+
+template <class GradientOf>
+void Table::Moves::sum_repeats(std::span<const std::uint32_t> row_of, const Metadata& metadata,
+                               std::uint32_t width, GradientOf gradient_of) {
     float* free = sums.data();
     for (std::size_t k = 0; k < n_repeats; ++k) {
-        const float*& gradient = gradients[metadata.record(entries[repeats[k]]).version_word];
+        const float*& gradient = gradients[metadata.record(row_of[repeats[k]]).version_word];
         const bool is_sum = gradient >= sums.data() && gradient < free;
         if (!is_sum) {
             gradient = std::copy_n(gradient, width, free) - width;
@@ -67,20 +73,30 @@ std::uint64_t Table::step(std::span<const std::uint32_t> entries, GradientOf gra
     for (Moves& moves : moves_) {
         moves.reset(entries.size(), config_.width());
     }
+    if (n_shares > 1) {  // one thread owns all
+        owned_.reset(entries.size(), n_shares);
+        workers_->run_ranges(entries.size(), [&](std::size_t i, std::size_t end, unsigned share) {
+            owned_.tell(share, [&](auto tell) {
+                for (; i < end; ++i) {
+                    tell(i, owner_of_row(entries[i]));
+                }
+            });
+        });
+    }
     const StepRows step_rows = best_steps(slices_);
     workers_->run([&](unsigned share) {
         Moves& moves = moves_[share];
-        const auto gather = [&](auto is_own) {
-            moves.gather(entries, metadata_, config_.width(), is_own, gradient_of);
-        };
-        // Told apart where it is decided, not at every row: one thread owns all.
         if (n_shares == 1) {
-            gather([](std::uint32_t row) { return row != no_row; });
+            moves.gather(
+                entries, entries.size(), [](std::size_t k) { return k; }, metadata_, gradient_of);
         } else {
-            gather([=](std::uint32_t row) {
-                return row != no_row && row / Metadata::line_records % n_shares == share;
+            owned_.each(share, [&](std::span<const std::uint32_t> own) {
+                moves.gather(
+                    entries, own.size(), [=](std::size_t k) { return own[k]; }, metadata_,
+                    gradient_of);
             });
         }
+        moves.sum_repeats(entries, metadata_, config_.width(), gradient_of);
         step_rows({.slices = slices_,
                    .slabs = slabs_.view(),
                    .metadata = metadata_,

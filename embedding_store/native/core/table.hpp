@@ -20,6 +20,7 @@
 #include "lock.hpp"
 #include "metadata.hpp"
 #include "optimizer.hpp"
+#include "owned.hpp"
 #include "pending.hpp"
 #include "pool.hpp"
 #include "pooling.hpp"
@@ -30,7 +31,6 @@ namespace freshrank {
 using Ids = std::span<const std::uint64_t>;
 
 inline constexpr std::uint32_t format_version = 1;
-inline constexpr unsigned max_threads = 64;
 
 class Snapshot;
 
@@ -179,6 +179,7 @@ class Table {
     // The rows that one share of the workers moves, each once, and the gradient that moves each.
     struct Moves {
         std::size_t n_rows = 0;
+        std::size_t n_repeats = 0;
         std::vector<std::uint32_t> rows;      // in the batch's order, as all of these
         std::vector<const float*> gradients;  // the caller's own, or a sum of several
         std::vector<std::uint32_t> repeats;   // entries whose row had come before
@@ -187,9 +188,12 @@ class Table {
 
         // Makes room for n_max entries: what may throw, before anything is marked.
         void reset(std::size_t n_max, std::uint32_t width);
-        template <class IsOwn, class GradientOf>
-        void gather(std::span<const std::uint32_t> entries, Metadata& metadata, std::uint32_t width,
-                    IsOwn is_own, GradientOf gradient_of);
+        template <class EntryOf, class GradientOf>
+        void gather(std::span<const std::uint32_t> row_of, std::size_t n_entries, EntryOf entry_of,
+                    Metadata& metadata, GradientOf gradient_of);
+        template <class GradientOf>
+        void sum_repeats(std::span<const std::uint32_t> row_of, const Metadata& metadata,
+                         std::uint32_t width, GradientOf gradient_of);
     };
 
     // Gradients of bags as each of their ids gets them.
@@ -213,7 +217,9 @@ class Table {
     void find_rows(Ids ids, std::uint32_t* rows) const;
     void read_and_count(Ids ids, std::span<const std::uint32_t> counts, std::uint32_t now_s,
                         std::uint32_t* rows, float* out);
-    void copy_rows(const std::uint32_t* rows, std::size_t n_rows, float* out) const;
+    void read_and_count_shared(Ids ids, std::span<const std::uint32_t> counts, std::uint32_t now_s,
+                               std::uint32_t* rows, float* out);
+    unsigned owner_of_row(std::uint32_t row) const;
     void find_again(Ids ids);
     template <class GradientOf>
     std::uint64_t step(std::span<const std::uint32_t> entries, GradientOf gradient_of);
@@ -260,6 +266,7 @@ class Table {
     LookedUp looked_up_;
     std::vector<std::uint32_t> absent_;  // entries whose id had no row
     BagGradients bag_gradients_;
+    Owned owned_;
     std::vector<Moves> moves_;                       // of every share of the work
     std::vector<Distinct<Occurrence>> occurrences_;  // of every share of the work
     std::unique_ptr<Workers> workers_ = std::make_unique<Workers>(1);

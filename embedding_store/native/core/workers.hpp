@@ -24,6 +24,8 @@
 
 namespace freshrank {
 
+inline constexpr unsigned max_threads = 64;
+
 class Workers {
   public:
     explicit Workers(unsigned n_threads) {
@@ -60,13 +62,17 @@ class Workers {
         await([&] { return n_working_.load() == 0; }, n_working_);
     }
 
-    // f(first, end) for equal ranges of n items.
+    // f(first, end), or f(first, end, share), for equal ranges of n items.
     template <class F>
     void run_ranges(std::size_t n, F&& f) {
-        auto range = [&](unsigned share) {
-            f(n * share / n_shares(), n * (share + 1) / n_shares());
-        };
-        run(range);
+        run([&](unsigned share) {
+            const std::size_t first = n * share / n_shares(), end = n * (share + 1) / n_shares();
+            if constexpr (std::is_invocable_v<F, std::size_t, std::size_t, unsigned>) {
+                f(first, end, share);
+            } else {
+                f(first, end);
+            }
+        });
     }
 
   private:
