@@ -52,6 +52,20 @@ class BucketMap {
         return found.is_any ? buckets_[found.at].value(found.slot) : absent;
     }
 
+    // visit(bucket) for those that are full where a key of this hash belongs, which may remove keys
+    // of it; up to the first with room.
+    template <class Visit>
+    void each_full(std::uint64_t hash, Visit&& visit) {
+        for (std::uint64_t n = home(hash); buckets_.has(n); ++n) {
+            if (buckets_[n].count == B::n_slots) {
+                visit(buckets_[n]);
+            }
+            if (buckets_[n].count < B::n_slots) {
+                return;
+            }
+        }
+    }
+
     // Makes room, so that the `place` that follows cannot fail. What fails here changes nothing.
     void prepare_insert(std::uint64_t hash) {
         if (!is_growing() && n_keys_ + 1 > load_limit(n_homes_) && n_homes_ < max_homes_) {

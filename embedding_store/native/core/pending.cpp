@@ -94,7 +94,7 @@ void PendingCounts::add(std::uint64_t id, Known known, std::uint32_t count, std:
         return;
     }
     count = std::min(count, max_pending_count);
-    if (make_room()) {
+    if (make_room(id)) {
         keep(id, {});
         map_.insert(id, {count, rules_.unit(now_s)});
         ++n_held_;
@@ -105,12 +105,17 @@ void PendingCounts::add(std::uint64_t id, Known known, std::uint32_t count, std:
     }
 }
 
-bool PendingCounts::make_room() {
+bool PendingCounts::make_room(std::uint64_t id) {
     if (n_counted_ >= max_entries_) {
         return false;
     }
     while (n_held_ >= max_entries_) {
         sweep(sweep_slice);
+    }
+    // A sweep clears the map from one end: where it has not come by, what is out of time and what
+    // came since would together overfill buckets, while the map as a whole has room.
+    if (n_held_ > n_counted_) {
+        map_.each_full(map_.hash(id), [&](PendingBucket& bucket) { sweep(bucket); });
     }
     return true;
 }

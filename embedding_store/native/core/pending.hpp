@@ -114,7 +114,7 @@ class PendingCounts {
     }
     void count_in(std::uint32_t seen_s);
     void count_out(std::uint32_t seen_s);
-    bool make_room();
+    bool make_room(std::uint64_t id);
     void sweep(PendingBucket& bucket);
     void keep(std::uint64_t id, PendingBucket::Value value);
 
