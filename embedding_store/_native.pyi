@@ -346,8 +346,8 @@ class Table:
         `table_version`, and `clock_s` and the rows' last times.
 
         Raises:
-            StoreError: a row's version is 0 or beyond the table's, or the budget has no room for
-                all; nothing has changed.
+            StoreError: `table_version` is above 2^31 - 1, a row's version is 0 or beyond it, or the
+                budget has no room for all; nothing has changed.
         """
     def keys(self) -> U64:
         """All admitted ids, ascending."""

@@ -20,20 +20,26 @@ std::uint64_t Table::expire(std::uint32_t now_s, std::uint64_t max_rows) {
     }
     const std::uint32_t high_water = numbers_.high_water();
     std::uint32_t& row = counters_.row_cursor;
-    std::uint64_t n_removed = 0;
+    const std::uint64_t n_before = counters_.n_expired;
     // At most once around, so that one call never visits a row twice.
-    for (std::uint64_t n = std::min<std::uint64_t>(max_rows, high_water); n > 0; --n) {
-        if (metadata_.version(row) != 0 && is_stale(metadata_.last_seen_s(row)) &&
-            numbers_.n_live() > config_.limits.min_rows &&
-            tombstones_.size() < room_.tombstones()) {
-            remove_row(metadata_.key(row));
-            ++counters_.n_expired;
-            ++n_removed;
+    std::uint64_t n_left = std::min<std::uint64_t>(max_rows, high_water);
+    while (n_left > 0) {
+        const std::uint64_t end = std::min<std::uint64_t>(row + n_left, high_water);
+        const auto records = metadata_.run(row, static_cast<std::uint32_t>(end));
+        for (const Metadata::Record& record : records) {
+            if (is_stale(record.last_seen_s) && record.version() != 0 &&
+                numbers_.n_live() > config_.limits.min_rows &&
+                tombstones_.size() < room_.tombstones()) {
+                remove_row(metadata_.key(row));
+                ++counters_.n_expired;
+            }
+            ++row;
         }
-        row = row + 1 >= high_water ? 0 : row + 1;
+        n_left -= records.size();
+        row = row >= high_water ? 0 : row;
     }
     pending_.sweep(max_rows);
-    return n_removed;
+    return counters_.n_expired - n_before;
 }
 
 // Zeroes what it frees: the next tenant inherits nothing, and a forgotten person leaves nothing.
@@ -94,9 +100,12 @@ Delta Table::delta(std::uint64_t since) const {
                 ": a reader that is ahead of a table read another one, or "
                 "a later state of this one; fill it anew with delta(0)");
     std::vector<std::pair<std::uint64_t, std::uint32_t>> changed;
-    for (std::uint32_t row = 0; row < numbers_.high_water(); ++row) {
-        if (metadata_.version(row) > since) {
-            changed.emplace_back(metadata_.key(row), row);
+    for (std::uint32_t row = 0; row < numbers_.high_water();) {
+        for (const Metadata::Record& record : metadata_.run(row, numbers_.high_water())) {
+            if (record.version() > since) {
+                changed.emplace_back(metadata_.key(row), row);
+            }
+            ++row;
         }
     }
     std::sort(changed.begin(), changed.end());

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <bit>
 #include <cstdint>
+#include <span>
 #include <utility>
 #include <vector>
 
@@ -32,6 +33,9 @@ class Metadata {
         std::uint32_t last_seen_s;
         std::uint32_t frequency;  // occurrences counted, stops at 2^32 - 1
         float state;              // the optimizer's, where that is a single float
+
+        // Of the last change; 0 = no row here.
+        std::uint32_t version() const { return version_word & max_version; }
     };
     static constexpr std::uint32_t line_records = line_bytes / sizeof(Record);
 
@@ -41,11 +45,13 @@ class Metadata {
     const Record& record(std::uint32_t row) const {
         return first_[row >> piece_bits][row & (piece_records - 1)];
     }
-    Lines lines(std::uint32_t row) const { return {&record(row), sizeof(Record)}; }
-    // Of the last change; 0 = no row here.
-    std::uint32_t version(std::uint32_t row) const {
-        return record(row).version_word & max_version;
+    // Of rows from `row` on, `end` excluded: as many as stand together. Sweeps are scans of these.
+    std::span<const Record> run(std::uint32_t row, std::uint32_t end) const {
+        const std::uint32_t n_left = piece_records - (row & (piece_records - 1));
+        return {&record(row), std::min(end - row, n_left)};
     }
+    Lines lines(std::uint32_t row) const { return {&record(row), sizeof(Record)}; }
+    std::uint32_t version(std::uint32_t row) const { return record(row).version(); }
     void set_version(std::uint32_t row, std::uint64_t version) {
         record(row).version_word = static_cast<std::uint32_t>(version) | changed_bit;
     }
