@@ -14,7 +14,6 @@ U32 = npt.NDArray[np.uint32]
 F32 = npt.NDArray[np.float32]
 I64 = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
-U8 = npt.NDArray[np.uint8]
 
 # A snapshot whole, in a file, or in chunks.
 SnapshotData = bytes | bytearray | memoryview | str | PathLike[str] | Iterable[bytes]
@@ -146,6 +145,24 @@ class Table:
         """
     @threads.setter
     def threads(self, n: int) -> None: ...
+    # As it was made with:
+    @property
+    def seed(self) -> int: ...
+    @property
+    def slot(self) -> int: ...
+    @property
+    def max_bytes(self) -> int: ...
+    # As `configure` last left them:
+    @property
+    def min_count(self) -> int: ...
+    @property
+    def probability(self) -> float: ...
+    @property
+    def ttl_s(self) -> int: ...
+    @property
+    def min_rows(self) -> int: ...
+    @property
+    def count_half_life_s(self) -> int: ...
     @property
     def pending_bytes(self) -> int:
         """Bytes set aside for ids that wait for a row, as it was made with; 0: no limit."""
@@ -158,11 +175,11 @@ class Table:
     def configure(
         self,
         *,
-        optimizer: Optimizer,
-        first_order_optimizer: Optimizer | None = None,
-        min_count: int,
-        probability: float,
-        ttl_s: int,
+        optimizer: Optimizer | None = None,
+        first_order_optimizer: Optimizer | None = ...,
+        min_count: int | None = None,
+        probability: float | None = None,
+        ttl_s: int | None = None,
         min_rows: int | None = None,
         count_half_life_s: int | None = None,
     ) -> None:
@@ -170,7 +187,7 @@ class Table:
 
         An optimizer keeps its kind, ftrl its beta, and a half-life stays 0 or above 0: the state
         in the rows rests on them. All its other values may change. Rows that a new `ttl_s` finds
-        too old go at the next sweep; pending counts are kept. None leaves a limit as it is.
+        too old go at the next sweep; pending counts are kept. What is not given stays.
 
         Raises:
             StoreError: a value out of range, or state of another kind; nothing has changed.
@@ -233,7 +250,7 @@ class Table:
         Raises:
             StoreError: there was no such read, it was learned, or rows have left since.
         """
-    def contains(self, ids: U64) -> U8: ...
+    def contains(self, ids: U64) -> Bools: ...
     def pending(self, ids: U64) -> U32:
         """Occurrences of ids without a row, faded up to now; estimated beyond their bytes."""
     def born_s(self, ids: U64) -> U32:
@@ -260,7 +277,11 @@ class Table:
             StoreError: it is 2^31 - 1, the last there is: one a second lasts 68 years.
         """
     def delta(self, since: int) -> tuple[U64, F32, U64]:
-        """Changes with version > since: keys, their rows, tombstones; ascending, disjoint."""
+        """Changes with version > since: keys, their rows, tombstones; ascending, disjoint.
+
+        Raises:
+            StoreError: `since` is not below `version`, so it is not one that `advance` ended.
+        """
     def trim_tombstones(self, through: int) -> int: ...
     def snapshot(self) -> bytes:
         """The whole table, format v1: `begin_snapshot` read to its end. Equal tables, equal bytes.
@@ -362,7 +383,7 @@ class ServingTable:
     def width(self) -> int: ...
     @property
     def dtype(self) -> str: ...
-    def lookup(self, ids: U64, out: F32 | None = None) -> tuple[F32, U8]:
+    def lookup(self, ids: U64, out: F32 | None = None) -> tuple[F32, Bools]:
         """Rows and whether each id was there; absent ids read zeros."""
     def lookup_pooled(self, ids: U64, offsets: I64, mode: str, first_n: int = 0) -> tuple[F32, U32]:
         """Read one row per bag, as `Table.lookup_pooled` does.

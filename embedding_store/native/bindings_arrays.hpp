@@ -87,9 +87,13 @@ class Input {
   public:
     Input(const char* name, const AnyArray& array, std::size_t n_dims = 1) : array_(array) {
         if (array.dtype() != nb::dtype<T>()) {
-            throw nb::type_error((std::string(name) + " must have dtype " + name_of<T>() +
-                                  ", not " + name_of(array.dtype()))
-                                     .c_str());
+            throw nb::type_error(
+                (std::string(name) + " must have dtype " + name_of<T>() + ", not " +
+                 name_of(array.dtype()) +
+                 (std::is_same_v<T, std::uint64_t> && array.dtype() == nb::dtype<std::int64_t>()
+                      ? ": of an int64 array take .view(np.uint64)"
+                      : ""))
+                    .c_str());
         }
         if (array.ndim() != n_dims) {
             throw nb::value_error((std::string(name) + " must have " + std::to_string(n_dims) +
@@ -146,6 +150,12 @@ NumpyArray<T> new_array(std::initializer_list<std::size_t> shape) {
     void* data = ::operator new(n * sizeof(T), alignment);
     const nb::capsule owner(data, [](void* p) noexcept { ::operator delete(p, alignment); });
     return NumpyArray<T>(data, shape, owner);
+}
+
+// The core writes bytes of 0 and 1; numpy's masks are bools.
+inline std::uint8_t* bytes_of(NumpyArray<bool>& mask) {
+    static_assert(sizeof(bool) == 1);
+    return reinterpret_cast<std::uint8_t*>(mask.data());
 }
 
 template <class T>

@@ -78,8 +78,8 @@ void bind_serving_table(nb::module_& m) {
             [](const ServingTable& table, const AnyArray& ids, const nb::object& out) {
                 const IdsInput input("ids", ids);
                 const Output output(out, input.size(), table.width());
-                auto found = new_array<std::uint8_t>({input.size()});
-                std::uint8_t* found_data = found.data();
+                auto found = new_array<bool>({input.size()});
+                std::uint8_t* found_data = bytes_of(found);
                 {
                     const nb::gil_scoped_release release;
                     table.lookup(input.span(), output.data, found_data);

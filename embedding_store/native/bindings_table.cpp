@@ -51,28 +51,32 @@ void construct(Table* self, std::int64_t dim, bool first_order, const nb::object
     new (self) Table(config, n_rows, std::move(budget));
 }
 
+// What is not given stays.
 void configure(Table& table, const nb::object& optimizer, const nb::object& first_order_optimizer,
-               std::int64_t min_count, double probability, std::int64_t ttl_s,
-               std::optional<std::int64_t> min_rows,
+               std::optional<std::int64_t> min_count, std::optional<double> probability,
+               std::optional<std::int64_t> ttl_s, std::optional<std::int64_t> min_rows,
                std::optional<std::int64_t> count_half_life_s) {
-    Policy policy{.optimizer = optimizer_of(optimizer),
-                  .first_order_optimizer = optional_optimizer_of(first_order_optimizer),
-                  .probability = probability,
-                  .min_count = in_range("min_count", min_count, 1, max_min_count),
-                  .ttl_s = in_range("ttl_s", ttl_s, 0, max_time_s)};
+    Policy policy = table.policy();
+    policy.probability = probability.value_or(policy.probability);
+    if (!optimizer.is_none()) {
+        policy.optimizer = optimizer_of(optimizer);
+    }
+    if (first_order_optimizer.ptr() != Py_Ellipsis) {
+        policy.first_order_optimizer = optional_optimizer_of(first_order_optimizer);
+    }
+    if (min_count) {
+        policy.min_count = in_range("min_count", *min_count, 1, max_min_count);
+    }
+    if (ttl_s) {
+        policy.ttl_s = in_range("ttl_s", *ttl_s, 0, max_time_s);
+    }
     if (min_rows) {
         policy.min_rows = not_negative("min_rows", *min_rows);
     }
     if (count_half_life_s) {
         policy.count_half_life_s = in_range("count_half_life_s", *count_half_life_s, 0, max_time_s);
     }
-    const nb::gil_scoped_release release;
-    table.configure(policy);
-}
-
-Policy policy_of(const Table& table) {
-    const nb::gil_scoped_release release;
-    return table.policy();
+    table.configure(policy);  // under the interpreter lock: nobody changes what was just read
 }
 
 // One array in, one array of n values out, the core called without the interpreter lock.
@@ -86,6 +90,15 @@ auto by_id(void (Table::*query)(Ids, T*) const) {
         (table.*query)(input.span(), data);
         return out;
     };
+}
+
+NumpyArray<bool> contains(const Table& table, const AnyArray& ids) {
+    const IdsInput input("ids", ids);
+    auto out = new_array<bool>({input.size()});
+    std::uint8_t* data = bytes_of(out);
+    const nb::gil_scoped_release release;
+    table.contains(input.span(), data);
+    return out;
 }
 
 nb::tuple delta(const Table& table, std::int64_t since) {
@@ -142,20 +155,31 @@ void bind_parameters(nb::class_<Table>& type) {
                 table.set_threads(in_range("threads", n, 1, max_threads));
             },
             nb::call_guard<nb::gil_scoped_release>())
+        .def_prop_ro("seed", [](const Table& table) { return table.config().seed; })
+        .def_prop_ro("slot", [](const Table& table) { return table.config().slot; })
+        .def_prop_ro("max_bytes",
+                     [](const Table& table) { return table.config().limits.max_bytes; })
         .def_prop_ro("pending_bytes",
                      [](const Table& table) { return table.config().limits.pending_bytes; })
+        .def_prop_ro("min_count", [](const Table& table) { return table.policy().min_count; })
+        .def_prop_ro("probability", [](const Table& table) { return table.policy().probability; })
+        .def_prop_ro("ttl_s", [](const Table& table) { return table.policy().ttl_s; })
+        .def_prop_ro("min_rows", [](const Table& table) { return table.policy().min_rows; })
+        .def_prop_ro("count_half_life_s",
+                     [](const Table& table) { return table.policy().count_half_life_s; })
         .def_prop_ro("optimizer",
-                     [](const Table& table) { return object_of(policy_of(table).optimizer); })
+                     [](const Table& table) { return object_of(table.policy().optimizer); })
         .def_prop_ro(
             "first_order_optimizer",
-            [](const Table& table) { return object_of(policy_of(table).first_order_optimizer); })
-        .def("configure", &configure, nb::kw_only(), "optimizer"_a,
-             "first_order_optimizer"_a = nb::none(), "min_count"_a, "probability"_a, "ttl_s"_a,
-             "min_rows"_a = nb::none(), "count_half_life_s"_a = nb::none());
+            [](const Table& table) { return object_of(table.policy().first_order_optimizer); })
+        .def("configure", &configure, nb::kw_only(), "optimizer"_a = nb::none(),
+             nb::arg("first_order_optimizer").none() = nb::ellipsis(), "min_count"_a = nb::none(),
+             "probability"_a = nb::none(), "ttl_s"_a = nb::none(), "min_rows"_a = nb::none(),
+             "count_half_life_s"_a = nb::none());
 }
 
 void bind_questions(nb::class_<Table>& type) {
-    type.def("contains", by_id<std::uint8_t>(&Table::contains), "ids"_a)
+    type.def("contains", &contains, "ids"_a)
         .def("pending", by_id<std::uint32_t>(&Table::pending), "ids"_a)
         .def("born_s", by_id<std::uint32_t>(&Table::born_s), "ids"_a)
         .def("last_seen_s", by_id<std::uint32_t>(&Table::last_seen_s), "ids"_a)

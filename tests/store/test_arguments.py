@@ -243,3 +243,17 @@ def test_empty_batches_are_fine() -> None:
     serving.upsert(none, np.empty((0, 2), np.float32))
     assert table.delta(0)[1].shape == (0, 5)
     assert hash_strings([], 1).shape == mix_ids(none, none, 1).shape == (0,)
+
+
+def test_masks_are_masks() -> None:
+    table, replica, ids = make(), ServingTable(width=4), ids_of(10, 11, 12, 13)
+    admit(table, ids[2:])
+    replica.upsert(ids[2:], table.lookup(ids[2:]))
+    for mask in (table.contains(ids), replica.lookup(ids)[1]):
+        assert mask.dtype == np.bool_
+        assert ids[~mask].tolist() == [10, 11]
+
+
+def test_ids_in_an_int64_array_are_told_how_to_become_ids() -> None:
+    with pytest.raises(TypeError, match=r"view\(np.uint64\)"):
+        make().lookup(np.arange(3))

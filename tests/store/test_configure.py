@@ -1,6 +1,6 @@
 """What may change while a table lives, and that a snapshot keeps it."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -119,3 +119,24 @@ def test_a_new_rate_of_ftrl_moves_no_weight_by_itself() -> None:
     configure(table, plain("ftrl", lr=0.9))
     table.apply(ids_of(1), np.zeros((1, 4), np.float32))
     np.testing.assert_allclose(table.lookup(ids_of(1)), before, rtol=1e-6)
+
+
+def test_what_is_not_given_stays() -> None:
+    table = make(
+        "adagrad",
+        first_order=True,
+        first_order_optimizer=plain("ftrl"),
+        min_count=3,
+        probability=0.5,
+        ttl_s=9,
+        min_rows=2,
+        count_half_life_s=7,
+    )
+    table.configure(optimizer=replace(table.optimizer, lr=0.01))
+    assert table.optimizer == plain("adagrad", lr=0.01)
+    assert table.first_order_optimizer == plain("ftrl")
+    told = (table.min_count, table.probability, table.ttl_s, table.min_rows)
+    assert (*told, table.count_half_life_s) == (3, 0.5, 9, 2, 7)
+    table.configure(ttl_s=10)
+    assert (table.ttl_s, table.min_count, table.optimizer.lr) == (10, 3, 0.01)
+    assert (table.seed, table.slot, table.max_bytes) == (7, 3, 0)

@@ -212,3 +212,48 @@ def test_what_waits_costs_no_more_where_a_sweep_has_not_come_by() -> None:
         assert table.statistics()["pending"] == len(ids)
         table.expire(100 * (cycle + 1) + 50, 100_000)  # half of them
     assert max(times_s[1:]) < 10 * max(times_s[0], 0.02)
+
+
+def neighbours(n: int = 2_500) -> tuple[U64, U64]:
+    """Two sets of ids that share cache lines of any table, early ones and late ones."""
+    ids = np.random.default_rng(1).integers(0, 2**63, 2 * n).astype(np.uint64)
+    return ids[:n], ids[n:]
+
+
+def test_times_do_not_depend_on_who_shares_a_line() -> None:
+    early, late = neighbours()
+    tables = [make(min_count=100), make(min_count=100)]
+    for table in tables:
+        admit(table, early, 1_000)
+        admit(table, late, 300_000)
+    assert tables[0].snapshot() == tables[1].snapshot()
+
+
+def test_late_neighbours_bring_nobody_to_life() -> None:
+    early, late = neighbours()
+    table = make(min_count=2)
+    admit(table, early, 1_000)
+    admit(table, late, 300_000)
+    table.configure(ttl_s=200_000)
+    admit(table, early, 300_001)
+    assert len(table) == 0
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_faded_counts_stay_faded_beside_later_neighbours(late: bool) -> None:
+    early, neighbour = neighbours()
+    table = make(min_count=100, count_half_life_s=1_000)
+    admit(table, early, 1_000, 64)
+    admit(table, neighbour[: len(neighbour) * late], 400_000)
+    admit(table, early, 5_000, 50)  # late: 64 was halved four times since, and 54 are too few
+    assert len(table) == 0
+
+
+def test_a_snapshot_keeps_times_that_the_clock_leaves_behind_meanwhile() -> None:
+    early, late = neighbours()
+    tables = [make(min_count=100), make(min_count=100)]
+    for table in tables:
+        admit(table, early, 1_000)
+    snapshot = tables[0].begin_snapshot()
+    admit(tables[0], late, 300_000)
+    assert b"".join(snapshot) == tables[1].snapshot()

@@ -1,5 +1,7 @@
 """Calls from several threads: no torn row, no lost update, no deadlock."""
 
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 
@@ -85,3 +87,37 @@ def test_no_update_of_concurrent_writers_is_lost() -> None:
     run_together(write, write, grow, read)
     assert (table.lookup(KEYS) == 400).all()
     assert len(table) == 500 + 59_000
+
+
+FORKED = """
+import os, sys
+import numpy as np
+from embedding_store import Optimizer, ServingTable, StoreError, Table
+
+table = Table(dim=4, optimizer=Optimizer("sgd", lr=0.1))
+table.threads = 2
+serving = ServingTable(width=4)
+ids = np.arange(10_000, dtype=np.uint64)
+table.lookup_or_admit(ids, np.ones(len(ids), np.uint32), 1)
+snapshot = table.begin_snapshot()
+child = os.fork()
+if child:
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == 0
+    assert len(b"".join(snapshot)) > 0
+    sys.exit()
+reading = [lambda: table.lookup(ids), lambda: serving.lookup(ids), snapshot.__next__]
+for call in [*reading, lambda: table.erase(ids)]:
+    try:
+        call()
+        os._exit(1)
+    except StoreError as error:
+        assert "restore a snapshot here" in str(error), error
+snapshot.close()
+del snapshot, serving, table
+os._exit(0)
+"""
+
+
+def test_a_fork_is_told_and_never_waits() -> None:
+    subprocess.run([sys.executable, "-c", FORKED], check=True, timeout=60)

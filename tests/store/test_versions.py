@@ -44,7 +44,7 @@ def test_delta_holds_only_what_changed_since() -> None:
     np.testing.assert_array_equal(rows, table.lookup(keys))
     assert tombstones.size == 0
     assert table.delta(second)[0].tolist() == [1]
-    assert table.delta(table.version)[0].size == 0
+    assert table.delta(table.advance())[0].size == 0
     assert table.delta(0)[0].tolist() == [1, 3, 5, 9]
 
 
@@ -125,3 +125,26 @@ def test_base_and_deltas_replayed_equal_the_whole_table() -> None:
     follow(late, table.delta(base_version))  # one cumulative delta instead of many
     assert_same(always, table)
     assert_same(late, table)
+
+
+def test_a_reader_that_is_ahead_is_told_so() -> None:
+    table = make()
+    admit(table, ids_of(1))
+    ended = table.advance()
+    assert len(table.delta(ended)[0]) == 0
+    with pytest.raises(StoreError, match="fill it anew"):
+        table.delta(ended + 1)
+
+
+@pytest.mark.parametrize("erased", [False, True])
+def test_rows_put_with_an_older_version_reach_readers_all_the_same(erased: bool) -> None:
+    table = make()
+    admit(table, ids_of(1))
+    rows, _ = table.rows_from(0, 10)
+    table.advance()
+    if erased:
+        table.erase(ids_of(1))
+    seen = table.advance()
+    table.put_rows(**rows)
+    keys, _, gone = table.delta(seen)
+    assert (keys.tolist(), gone.tolist()) == ([1], [])

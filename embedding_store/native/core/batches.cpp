@@ -220,7 +220,8 @@ void Table::read(std::span<const Bags> bags, std::span<const std::uint64_t> requ
                 if (!own.is_counted[bag]) {
                     return 0;
                 }
-                const std::uint64_t hash = mix64(ids[i] ^ mix64(requests[bag]));
+                // Keyed: nobody chooses ids that meet.
+                const std::uint64_t hash = index_.hash(ids[i] ^ mix64(requests[bag]));
                 auto& occurrences = occurrences_[owner_of(ids[i])];
                 return occurrences.add({requests[bag], ids[i]}, hash).second ? 1 : 0;
             };

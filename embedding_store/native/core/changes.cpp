@@ -45,7 +45,9 @@ std::uint64_t Table::expire(std::uint32_t now_s, std::uint64_t max_rows) {
 // Zeroes what it frees: the next tenant inherits nothing, and a forgotten person leaves nothing.
 void Table::remove_row(std::uint64_t id) {
     keep({&id, 1});
-    tombstones_.insert({id, counters_.version});  // first: if memory runs out here, nothing changed
+    // First what may fail: if memory runs out here, nothing changed.
+    numbers_.prepare_give_back();
+    tombstones_.insert({id, counters_.version});
     looked_up_.ids.clear();
     const std::uint32_t row = index_.erase(id);
     expects(row != no_row, "a row to remove is not in the index");
@@ -69,10 +71,10 @@ std::uint64_t Table::erase(Ids ids) {
         pending_.erase(id);
         if (index_.find(id) != no_row) {
             remove_row(id);
+            ++counters_.n_erased;
             ++n_removed;
         }
     }
-    counters_.n_erased += n_removed;
     return n_removed;
 }
 
@@ -86,11 +88,17 @@ std::uint64_t Table::advance() {
     require(counters_.version < max_version,
             "the table's version is " + std::to_string(max_version) +
                 ", the last there is; write its rows to a new table: rows_from, put_rows");
+    has_ended_version_ = true;
     return counters_.version++;
 }
 
 Delta Table::delta(std::uint64_t since) const {
     const std::shared_lock lock(mutex_);
+    require(since < counters_.version,
+            "since is " + std::to_string(since) + ", and the table is at version " +
+                std::to_string(counters_.version) +
+                ", which it has not ended: a reader that is ahead of a table read another one, or "
+                "a later state of this one; fill it anew with delta(0)");
     std::vector<std::pair<std::uint64_t, std::uint32_t>> changed;
     for (std::uint32_t row = 0; row < numbers_.high_water();) {
         for (const Metadata::Record& record : metadata_.run(row, numbers_.high_water())) {

@@ -133,15 +133,22 @@ void Table::put_rows(const RowsView& rows) {
     counters_.version = version;
     move_clock(now_s);
     for (std::size_t i = 0; i < rows.keys.size(); ++i) {
+        // A version of its own only where nobody can have missed it: not the reader of an earlier
+        // state, which would never be told.
+        std::uint64_t row_version = counters_.version;
         std::uint32_t row = index_.find(rows.keys[i]);
         if (row == no_row) {
+            if (!rows.versions.empty() && !has_ended_version_ &&
+                tombstones_.find(rows.keys[i]) == nullptr) {
+                row_version = rows.versions[i];
+            }
             row = give_birth(rows.keys[i], rows.last_seen_s[i]);
             require(row != no_row, "the index has no room for id " + std::to_string(rows.keys[i]));
             pending_.erase(rows.keys[i]);
         }
         keep_rows({&row, 1});
         set_floats(row, rows.values + i * n_floats);
-        metadata_.set_version(row, rows.versions.empty() ? version : rows.versions[i]);
+        metadata_.set_version(row, row_version);
         metadata_.last_seen_s(row) = rows.last_seen_s[i];
         metadata_.born_s(row) = rows.born_s[i];
         metadata_.frequency(row) = rows.frequency[i];

@@ -13,7 +13,9 @@ void PendingCounts::limit(std::uint64_t max_bytes) {
     max_bytes_ = max_bytes;
     const std::uint64_t exact_bytes = max_bytes - max_bytes / 4;
     std::uint64_t fits = 0;
-    for (std::uint64_t step = exact_bytes / sizeof(std::uint64_t); step > 0; step /= 2) {
+    // No more than a map can ever hold.
+    for (std::uint64_t step = std::min(exact_bytes / sizeof(std::uint64_t), std::uint64_t{1} << 32);
+         step > 0; step /= 2) {
         if (decltype(map_)::bytes_for(fits + step) <= exact_bytes) {
             fits += step;
         }
@@ -23,6 +25,10 @@ void PendingCounts::limit(std::uint64_t max_bytes) {
 }
 
 void PendingCounts::advance(std::uint64_t clock_s) {
+    const std::uint64_t step_s = std::uint64_t{rules_.unit_s} * LineTimes::step;
+    if (view_ != nullptr && clock_s / step_s != clock_s_ / step_s) {
+        view_->gather_all();  // times that it still tells apart may now be lifted
+    }
     clock_s_ = clock_s;
     if (rules_.ttl_s == 0 || clock_s <= rules_.ttl_s) {
         return;
@@ -54,7 +60,7 @@ void PendingCounts::count_out(std::uint32_t seen_s) {
 
 PendingCounts::Known PendingCounts::find(std::uint64_t id, std::uint32_t now_s) const {
     const auto value = map_.value_or(id, map_.hash(id), {});
-    const std::uint32_t seen_s = rules_.latest_s(value.unit);
+    const std::uint32_t seen_s = rules_.seen_s(value.unit, clock_s_);
     if (value.count != 0 && is_counted(seen_s)) {
         return rules_.is_stale(seen_s, clock_s_)
                    ? Known{}
@@ -72,7 +78,7 @@ void PendingCounts::add(std::uint64_t id, Known known, std::uint32_t count, std:
     if (bucket != nullptr) {
         auto value = bucket->value(slot);
         keep(id, value);
-        const std::uint32_t seen_s = rules_.latest_s(value.unit);
+        const std::uint32_t seen_s = rules_.seen_s(value.unit, clock_s_);
         if (is_counted(seen_s)) {
             count_out(seen_s);
             value.unit = std::max(value.unit, rules_.unit(now_s));
@@ -125,14 +131,14 @@ void PendingCounts::erase(std::uint64_t id) {
     if (value.count != 0) {
         keep(id, value);
         --n_held_;
-        count_out(rules_.latest_s(value.unit));
+        count_out(rules_.seen_s(value.unit, clock_s_));
     }
 }
 
 // From the last slot down: erasing one moves only the last into its place.
 void PendingCounts::sweep(PendingBucket& bucket) {
     for (unsigned slot = bucket.count; slot-- > 0;) {
-        if (!is_counted(rules_.latest_s(bucket.value(slot).unit))) {
+        if (!is_counted(rules_.seen_s(bucket.value(slot).unit, clock_s_))) {
             keep(bucket.keys[slot], bucket.value(slot));
             map_.erase_or(bucket.keys[slot], {});
             --n_held_;
@@ -169,7 +175,7 @@ void PendingCounts::change_rules(PendingRules rules) {
         }
         bucket.base = 0;
         for (unsigned slot = 0; slot < bucket.count; ++slot) {
-            const std::uint32_t unit = rules_.unit(old.latest_s(values[slot].unit));
+            const std::uint32_t unit = rules_.unit(old.seen_s(values[slot].unit, clock_s_));
             bucket.put(slot, bucket.keys[slot], {values[slot].count, unit});
             if (is_counted(rules_.latest_s(unit))) {
                 count_in(rules_.latest_s(unit));

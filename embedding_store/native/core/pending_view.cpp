@@ -5,7 +5,10 @@
 namespace freshrank {
 
 PendingView::PendingView(PendingCounts& counts)
-    : counts_(counts), first_bin_(counts.first_bin_), kept_(random_secret()) {
+    : counts_(counts),
+      clock_s_(counts.clock_s_),
+      first_bin_(counts.first_bin_),
+      kept_(random_secret()) {
     entries_.reserve(counts.size());
 }
 
@@ -13,7 +16,7 @@ void PendingView::keep(std::uint64_t id, PendingBucket::Value value) {
     if (is_gathered() || part_of(counts_.map_.hash(id)) < part_ || kept_.find(id) != nullptr) {
         return;
     }
-    const std::uint32_t seen_s = counts_.rules_.latest_s(value.unit);
+    const std::uint32_t seen_s = counts_.rules_.seen_s(value.unit, clock_s_);
     const bool was_there = value.count != 0 && was_counted(seen_s);
     kept_.insert({id, was_there ? value.count : 0, seen_s});
 }
@@ -26,7 +29,7 @@ bool PendingView::gather() {
     const std::uint64_t first = part_ * length;
     counts_.map_.each_in_hash_range(
         first, first + (length - 1), [&](std::uint64_t key, PendingBucket::Value value) {
-            const std::uint32_t seen_s = counts_.rules_.latest_s(value.unit);
+            const std::uint32_t seen_s = counts_.rules_.seen_s(value.unit, clock_s_);
             if (was_counted(seen_s) && kept_.find(key) == nullptr) {
                 entries_.push_back({key, value.count, seen_s});
             }

@@ -47,6 +47,7 @@ class PendingView {
     }
 
     PendingCounts& counts_;
+    std::uint64_t clock_s_;
     std::uint64_t first_bin_;
     unsigned part_ = 0;  // the next
     RecordMap<Kept> kept_;

@@ -50,25 +50,33 @@ class Numbers {
   public:
     explicit Numbers(Tally* tally = nullptr) : free_(tally) {}
 
-    std::uint32_t take() {
+    // The number that take() gives, once what it needs is there: what fails changes nothing.
+    std::uint32_t next() {
         if (n_free_ > 0) {
-            const std::uint32_t number = free_[n_free_ - 1];
-            if (n_free_ == n_same_) {
-                if (is_watched_) {
-                    taken_.push_back(number);
-                }
-                --n_same_;
+            if (is_watched_ && taken_.size() == taken_.capacity()) {
+                taken_.reserve(2 * taken_.size() + 64);
             }
-            --n_free_;
-            return number;
+            return free_[n_free_ - 1];
         }
         require(high_water_ < no_row, "a table holds at most 2^32 - 1 rows");
-        return high_water_++;
+        return high_water_;
     }
-    void give_back(std::uint32_t number) {
-        free_.ensure(n_free_);
-        free_[n_free_++] = number;
+    void take() {
+        if (n_free_ == 0) {
+            ++high_water_;
+            return;
+        }
+        if (n_free_ == n_same_) {
+            if (is_watched_) {
+                taken_.push_back(free_[n_free_ - 1]);
+            }
+            --n_same_;
+        }
+        --n_free_;
     }
+    // Memory for a number that comes back; then give_back cannot fail.
+    void prepare_give_back() { free_.ensure(n_free_); }
+    void give_back(std::uint32_t number) { free_[n_free_++] = number; }
 
     // Numbers ever handed out: 0 .. high_water() - 1.
     std::uint32_t high_water() const { return high_water_; }
@@ -84,6 +92,7 @@ class Numbers {
         high_water_ = high_water;
         n_free_ = n_kept;
         for (const std::uint32_t number : free) {
+            prepare_give_back();
             give_back(number);
         }
     }
@@ -128,22 +137,25 @@ class RecordMap {
         const std::uint32_t n = index_.find(key);
         return n == no_row ? nullptr : &records_[n];
     }
-    // The key must be absent.
+    // The key must be absent. What fails, here and in erase, changes nothing.
     void insert(const Record& record) {
         const std::uint64_t hash = index_.hash(record.key);
         index_.prepare_insert(hash);
-        const std::uint32_t n = numbers_.take();
+        const std::uint32_t n = numbers_.next();
         records_.ensure(n);
         keep(n);
+        numbers_.take();
         index_.place(record.key, hash, n);
         records_[n] = record;
     }
     bool erase(std::uint64_t key) {
-        const std::uint32_t n = index_.erase(key);
+        const std::uint32_t n = index_.find(key);
         if (n == no_row) {
             return false;
         }
         keep(n);
+        numbers_.prepare_give_back();
+        index_.erase(key);
         records_[n] = Record{};
         numbers_.give_back(n);
         return true;

@@ -133,8 +133,9 @@ void ServingTable::put(std::span<const std::uint64_t> keys, const std::uint8_t* 
             if (row == no_row) {
                 const std::uint64_t hash = index_.hash(keys[i]);
                 index_.prepare_insert(hash);
-                row = numbers_.take();
+                row = numbers_.next();
                 rows_.ensure(row);
+                numbers_.take();
                 index_.place(keys[i], hash, row);
             }
             std::memcpy(rows_.at(row), encoded + i * rows_.row_bytes(), rows_.row_bytes());
@@ -146,6 +147,7 @@ std::uint64_t ServingTable::remove(std::span<const std::uint64_t> keys) {
     in_slices(keys, [&](std::span<const std::uint64_t> slice, std::size_t) {
         const std::lock_guard lock(mutex_);
         for (const std::uint64_t key : slice) {
+            numbers_.prepare_give_back();
             const std::uint32_t row = index_.erase(key);
             if (row != no_row) {
                 std::memset(rows_.at(row), 0, rows_.row_bytes());

@@ -25,37 +25,9 @@ inline std::uint32_t decayed(std::uint32_t count, std::uint32_t seen_s, std::uin
     return n_halvings < 32 ? count >> n_halvings : 0;
 }
 
-// Rules of time, all of them event time in seconds.
-struct PendingRules {
-    PendingRules(std::uint32_t ttl, std::uint32_t half_life)
-        : ttl_s(ttl),
-          half_life_s(half_life),
-          unit_s(static_cast<std::uint32_t>(
-              std::max<std::uint64_t>(ttl, 16ULL * half_life) / 16'385 + 1)) {}
-
-    std::uint32_t ttl_s;        // 0: kept for ever
-    std::uint32_t half_life_s;  // 0: never halved
-    // Times are kept in units of one second up to a ttl of 16,384 s, above it in 2^-14 of it: 16
-    // bits hold more than any rule looks back, since after 16 half-lives nothing is left.
-    std::uint32_t unit_s;
-
-    std::uint32_t unit(std::uint32_t time_s) const { return time_s / unit_s; }
-    // The latest second of a unit, so that nothing goes too early.
-    std::uint32_t latest_s(std::uint32_t unit) const {
-        return static_cast<std::uint32_t>(
-            std::min<std::uint64_t>(std::uint64_t{unit} * unit_s + unit_s - 1, ~std::uint32_t{0}));
-    }
-    bool is_stale(std::uint32_t seen_s, std::uint64_t clock_s) const {
-        return ttl_s != 0 && std::uint64_t{seen_s} + ttl_s < clock_s;
-    }
-    std::uint32_t decayed(std::uint32_t count, std::uint32_t seen_s, std::uint64_t now_s) const {
-        return freshrank::decayed(count, seen_s, now_s, half_life_s);
-    }
-};
-
 // Times of one line, 16 bits each, since a base that follows the latest of them in steps of `step`
 // units and stays at least one step behind it. What falls below the base is older than any rule
-// looks back, and reads as the base.
+// looks back, and is lifted to the base.
 struct LineTimes {
     static constexpr std::uint32_t step = 1U << 15;
 
@@ -78,6 +50,40 @@ struct LineTimes {
     static std::uint16_t age(std::uint32_t base, std::uint32_t unit) {
         return unit < base * step ? std::uint16_t{0}
                                   : static_cast<std::uint16_t>(unit - base * step);
+    }
+};
+
+// Rules of time, all of them event time in seconds.
+struct PendingRules {
+    PendingRules(std::uint32_t ttl, std::uint32_t half_life)
+        : ttl_s(ttl),
+          half_life_s(half_life),
+          unit_s(static_cast<std::uint32_t>(
+              std::max<std::uint64_t>(ttl, 16ULL * half_life) / 16'385 + 1)) {}
+
+    std::uint32_t ttl_s;        // 0: kept for ever
+    std::uint32_t half_life_s;  // 0: never halved
+    // Times are kept in units of one second up to a ttl of 16,384 s, above it in 2^-14 of it: 16
+    // bits hold more than any rule looks back, since after 16 half-lives nothing is left.
+    std::uint32_t unit_s;
+
+    std::uint32_t unit(std::uint32_t time_s) const { return time_s / unit_s; }
+    // The latest second of a unit, so that nothing goes too early.
+    std::uint32_t latest_s(std::uint32_t unit) const {
+        return static_cast<std::uint32_t>(
+            std::min<std::uint64_t>(std::uint64_t{unit} * unit_s + unit_s - 1, ~std::uint32_t{0}));
+    }
+    // When a unit of a line was, told by the clock. What other times of its line may have lifted is
+    // as long ago as what reads as 0 here: so no answer depends on which times share a line.
+    std::uint32_t seen_s(std::uint32_t unit, std::uint64_t clock_s) const {
+        const std::uint64_t forgotten = std::uint64_t{unit} + LineTimes::step;
+        return latest_s(forgotten <= clock_s / unit_s ? 0 : unit);
+    }
+    bool is_stale(std::uint32_t seen_s, std::uint64_t clock_s) const {
+        return ttl_s != 0 && std::uint64_t{seen_s} + ttl_s < clock_s;
+    }
+    std::uint32_t decayed(std::uint32_t count, std::uint32_t seen_s, std::uint64_t now_s) const {
+        return freshrank::decayed(count, seen_s, now_s, half_life_s);
     }
 };
 

@@ -111,6 +111,7 @@ bool Snapshot::next(Bytes& chunk) {
         &Snapshot::put_pending,  &Snapshot::put_sketch,    &Snapshot::put_rows,
         &Snapshot::put_checksum,
     };
+    process_.check();
     {
         const std::lock_guard lock(mutex_);
         chunk.clear();
@@ -125,14 +126,18 @@ bool Snapshot::next(Bytes& chunk) {
             }
         }
         checksum_.add(chunk.data(), chunk.size());
+        if (!id_) {
+            return true;
+        }
     }
-    if (id_) {
-        close();
-    }
+    close();
     return true;
 }
 
 void Snapshot::close() {
+    if (!process_.is_this()) {
+        return;  // a fork holds a copy of everything, and nobody waits for it
+    }
     const std::lock_guard lock(mutex_);
     if (table_ == nullptr) {
         return;
@@ -151,6 +156,7 @@ void Snapshot::close() {
 }
 
 std::uint64_t Snapshot::id() const {
+    process_.check();
     const std::lock_guard lock(mutex_);
     require(id_.has_value(), "a snapshot has its id when it was read to its end");
     return *id_;

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "hash.hpp"
+#include "lock.hpp"
 #include "pending_view.hpp"
 #include "preimages.hpp"
 #include "snapshot_layout.hpp"
@@ -64,6 +65,7 @@ class Snapshot {
     template <class T>
     bool put_piece(Bytes& chunk, std::vector<T>& records);
 
+    Process process_;
     mutable std::mutex mutex_;  // of its readers; taken before the table's
     Table* table_;              // null when it was let go
     SnapshotHeader header_;

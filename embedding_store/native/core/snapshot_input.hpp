@@ -48,10 +48,14 @@ class SnapshotInput {
         const auto stored = take<std::uint64_t>();
         require(stored == expected, damaged());
         require(!fill(), "snapshot is damaged: it goes on behind its checksum");
+        is_verified_ = true;
         return stored;
     }
     // After something in it was refused: says whether it was damaged on its way here.
     bool is_whole() {
+        if (is_verified_) {
+            return true;
+        }
         SipHasher rest = checksum_;
         std::vector<std::uint8_t> last;  // these may be the checksum
         while (!is_truncated_ && fill()) {
@@ -96,6 +100,7 @@ class SnapshotInput {
     SipHasher checksum_{checksum_key};
     std::uint64_t n_copied_ = 0;
     bool is_truncated_ = false;
+    bool is_verified_ = false;
 };
 
 }  // namespace freshrank

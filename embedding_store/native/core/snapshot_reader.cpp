@@ -155,6 +155,7 @@ class SnapshotReader {
         check_rows();
         check_disjoint();
         table_.last_snapshot_ = id;
+        table_.has_ended_version_ = header_.table_version > 1;
     }
 
     void restore_counters() {
@@ -256,8 +257,9 @@ class SnapshotReader {
     }
 
     void put(const RowRecord& record, const float* values) {
-        require(record.version > 0 && record.version <= header_.table_version,
-                "snapshot is damaged: a row's version lies beyond the table's");
+        require(record.version > 0 && record.version <= header_.table_version &&
+                    record.last_seen_s <= header_.clock_s,
+                "snapshot is damaged: a row's version or time lies beyond the table's");
         require(aged_s(table_.slices_, values + table_.config_.width()) <= header_.clock_s,
                 "snapshot is damaged: a row's accumulators were aged after the table's clock");
         table_.slabs_.ensure(record.row);

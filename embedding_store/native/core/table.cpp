@@ -146,18 +146,20 @@ std::uint32_t Table::give_birth(std::uint64_t id, std::uint32_t now_s) {
     const std::uint64_t hash = index_.hash(id);
     index_.prepare_insert(hash);
     looked_up_.ids.clear();
-    const std::uint32_t row = numbers_.take();
+    const std::uint32_t row = numbers_.next();
     slabs_.ensure(row);
     metadata_.ensure(row);
     keep_rows({&row, 1});
+    // The row's own version is at least the tombstone's: a delta that needed one carries the other.
+    tombstones_.erase(id);
+    // From here on nothing fails.
+    numbers_.take();
     index_.place(id, hash, row);
     initialise_row(config_, slices_, id, slabs_.at(row), state(row));
     metadata_.key(row) = id;
     metadata_.set_version(row, counters_.version);
     metadata_.last_seen_s(row) = now_s;
     metadata_.born_s(row) = now_s;
-    // The row's own version is at least the tombstone's: a delta that needed one carries the other.
-    tombstones_.erase(id);
     ++counters_.n_admitted;
     return row;
 }

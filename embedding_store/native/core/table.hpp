@@ -261,6 +261,7 @@ class Table {
     RecordMap<Tombstone> tombstones_;
     Room room_;
     Counters counters_;
+    bool has_ended_version_ = false;  // by advance(), or before the snapshot it was restored from
     // Of the batch in hand, and kept for their memory.
     Reading reading_;
     LookedUp looked_up_;
