@@ -16,9 +16,9 @@ STORE = "tests/store/"
 PROOFS = {
     "kills": Proof(("tests/fault",), 200, "times kill -9"),
     "model": Proof(("tests/property",), 2_000, "examples of up to 40 calls"),
-    "fuzz-decode": Proof((STORE + "test_fuzz.py::test_decode",), 300, "seconds of libFuzzer"),
+    "fuzz-decode": Proof((STORE + "test_fuzz.py::test_fuzzed_files",), 300, "seconds of libFuzzer"),
     "fuzz-operations": Proof(
-        (STORE + "test_fuzz.py::test_operations",), 300, "seconds of libFuzzer"
+        (STORE + "test_fuzz.py::test_fuzzed_calls",), 300, "seconds of libFuzzer"
     ),
     "damage": Proof((STORE + "test_damage.py",), 2_000, "damaged copies of a large file"),
     "flood": Proof((STORE + "test_budget.py",), 60, "seconds of new ids"),

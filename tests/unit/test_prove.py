@@ -20,6 +20,8 @@ def test_a_proof_names_tests_that_take_its_scale_and_record_figures(name: str) -
         for path in (path.glob("test_*.py") if path.is_dir() else [path])
     ]
     assert any("record(" in text for text in texts)
+    for test in PROOFS[name].tests:
+        assert f"def {test.partition('::')[2] or 'test_'}" in "".join(texts)
     scaled = {f'scale("{name}"', 'scale(f"fuzz-{harness}"'}
     assert any(call in text for text in texts for call in scaled)
 
