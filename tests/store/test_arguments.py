@@ -256,4 +256,4 @@ def test_masks_are_masks() -> None:
 
 def test_ids_in_an_int64_array_are_told_how_to_become_ids() -> None:
     with pytest.raises(TypeError, match=r"view\(np.uint64\)"):
-        make().lookup(np.arange(3))
+        make().lookup(np.arange(3))  # type: ignore[arg-type]

@@ -11,8 +11,9 @@ import pytest
 from freshrank import embedded
 from freshrank.clock import ManualClock, SystemClock
 from freshrank.config import loads
-from freshrank.embedded import Embedded, Worker, open_log
+from freshrank.embedded import Embedded, Worker
 from freshrank.errors import ConfigError, Error, TransportError
+from freshrank.logs import open_log
 from freshrank.settings import Settings
 
 DEADLINE_S = 10.0

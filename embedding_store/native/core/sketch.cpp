@@ -27,7 +27,8 @@ std::array<Sketch::Cell, Sketch::n_rows> Sketch::cells(std::uint64_t id) const {
 std::uint32_t Sketch::read(Cell cell, const PendingRules& rules, std::uint32_t now_s,
                            std::uint64_t clock_s) const {
     const Line& line = lines_.data()[cell.line];
-    const std::uint32_t seen_s = rules.seen_s(LineTimes::unit(line.base, line.ages[cell.at]), clock_s);
+    const std::uint32_t seen_s =
+        rules.seen_s(LineTimes::unit(line.base, line.ages[cell.at]), clock_s);
     return rules.is_stale(seen_s, clock_s) ? 0 : rules.decayed(line.counts[cell.at], seen_s, now_s);
 }
 
