@@ -10,7 +10,7 @@
 namespace freshrank::fuzz {
 
 void Session::delta() {
-    const std::uint64_t since = input_.below(8);
+    const std::uint64_t since = std::min<std::uint64_t>(input_.below(8), model_.version);
     const Delta delta = tables_[0]->delta(since);
     const auto changed =
         sorted_keys(model_.rows, [&](const ModelRow& row) { return row.version > since; });
