@@ -257,11 +257,12 @@ class SnapshotReader {
     }
 
     void put(const RowRecord& record, const float* values) {
-        require(record.version > 0 && record.version <= header_.table_version &&
-                    record.last_seen_s <= header_.clock_s,
-                "snapshot is damaged: a row's version or time lies beyond the table's");
+        require(record.version > 0 && record.version <= header_.table_version,
+                "snapshot is damaged: a row's version lies beyond the table's");
         require(aged_s(table_.slices_, values + table_.config_.width()) <= header_.clock_s,
                 "snapshot is damaged: a row's accumulators were aged after the table's clock");
+        require(record.last_seen_s <= header_.clock_s,
+                "snapshot is damaged: a row was last seen after the table's clock");
         table_.slabs_.ensure(record.row);
         table_.metadata_.ensure(record.row);
         // Of an increment: a key that has moved here leaves its old number to another row.

@@ -140,7 +140,7 @@ void readers_of_a_training_table_run_beside_its_writer() {
             table.last_seen_s(keys, times.data());
             table.pending(keys, times.data());
             table.statistics();
-            table.delta(3);
+            table.delta(table.version() / 2);
             table.lookup_pooled(pairs.of(keys), rows.data());
             check(table.rows_from(100, 50).keys.size() <= 50, "no row too many");
             check(table.inspect(7).state != Inspection::State::pending, "all come at once");
