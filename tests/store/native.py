@@ -2,10 +2,11 @@
 
 import os
 import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
+
+from tests.programs import ended
 
 NATIVE = Path(__file__).parents[2] / "embedding_store" / "native"
 BUILD_DEADLINE_S = 600  # two minutes of one core, when others want it too
@@ -35,9 +36,5 @@ def run(
     command: list[str], deadline_s: float = RUN_DEADLINE_S, environment: dict[str, str] = SANITIZED
 ) -> str:
     """Run a command in the core's folder, which must succeed; what it printed."""
-    done = subprocess.run(
-        command, cwd=NATIVE, env=environment, capture_output=True, text=True, timeout=deadline_s,
-        check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, f"{command}:\n{done.stdout[-8000:]}\n{done.stderr[-8000:]}"
+    done = ended(*command, timeout_s=deadline_s, cwd=NATIVE, env=environment)
     return done.stdout + done.stderr

@@ -70,13 +70,13 @@ def write_all(inputs: Iterator[bytes], folder: Path) -> Path:
 @pytest.mark.timeout(900)
 def test_fuzzed_files(sanitized: Build, tmp_path: Path) -> None:
     inputs = write_all(decode_inputs(), tmp_path / "inputs")
-    fuzz("decode", inputs, 10_000, sanitized, tmp_path)
+    fuzz("decode", inputs, 4_000, sanitized, tmp_path)
 
 
 @pytest.mark.timeout(900)
 def test_fuzzed_calls(sanitized: Build, tmp_path: Path) -> None:
     inputs = write_all(operations_inputs(), tmp_path / "inputs")
-    fuzz("operations", inputs, 300, sanitized, tmp_path)
+    fuzz("operations", inputs, 150, sanitized, tmp_path)
 
 
 def fuzz(harness: str, inputs: Path, n_mutations: int, sanitized: Build, tmp_path: Path) -> None:

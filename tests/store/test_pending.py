@@ -126,6 +126,13 @@ def test_new_rules_of_time_keep_what_was_counted() -> None:
     assert table.statistics()["pending"] == 1
 
 
+def test_shorter_units_of_time_put_nothing_ahead_of_the_clock() -> None:
+    table = make(min_count=2, ttl_s=29_122)  # counted in units of two seconds
+    admit(table, ids_of(1), now_s=8)
+    table.configure(ttl_s=20)
+    assert Table.restore(table.snapshot()).snapshot() == table.snapshot()
+
+
 def test_a_full_filter_goes_on_bit_for_bit_after_a_restore() -> None:
     def churn(table: Table, seed: int) -> None:
         rng = np.random.default_rng(seed)

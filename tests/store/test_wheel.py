@@ -1,12 +1,12 @@
 """The store needs numpy only, and stands beside any torch."""
 
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from tests.programs import ended
 from tests.proofs import record, scale
 
 ROOT = Path(__file__).parents[2]
@@ -16,9 +16,7 @@ TORCHES = ("", "2.8.0", "2.15.0")
 
 
 def run(*command: str | Path) -> str:
-    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
-    assert done.returncode == 0, f"{command}:\n{done.stdout[-4000:]}\n{done.stderr[-4000:]}"
-    return done.stdout
+    return ended(*command, timeout_s=3_600.0).stdout
 
 
 def test_importing_and_using_the_store_imports_numpy_only() -> None:

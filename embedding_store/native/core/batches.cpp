@@ -223,7 +223,7 @@ void Table::read(std::span<const Bags> bags, std::span<const std::uint64_t> requ
                 // Keyed: nobody chooses ids that meet.
                 const std::uint64_t hash = index_.hash(ids[i] ^ mix64(requests[bag]));
                 auto& occurrences = occurrences_[owner_of(ids[i])];
-                return occurrences.add({requests[bag], ids[i]}, hash).second ? 1 : 0;
+                return occurrences.add({requests[bag], ids[i]}, hash) ? 1 : 0;
             };
         };
         count(ids, now_s, rows, counter);

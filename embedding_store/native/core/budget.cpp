@@ -157,6 +157,7 @@ void Table::make_room() {
 // Each the least valuable of the next 64: lowest frequency, halved by age, then oldest last seen.
 void Table::evict(std::uint64_t n_rows) {
     constexpr unsigned window = 64;
+    n_rows = std::min<std::uint64_t>(n_rows, numbers_.n_live());
     for (; n_rows > 0 && tombstones_.size() < room_.tombstones(); --n_rows) {
         std::tuple<std::uint32_t, std::uint32_t, std::uint64_t> least;
         bool is_any = false;

@@ -5,14 +5,11 @@
 #include <bit>
 #include <cstddef>
 #include <cstdint>
-#include <span>
-#include <utility>
 #include <vector>
 
 namespace freshrank {
 
-// The distinct keys of one batch, numbered in order of first appearance. Kept from batch to batch,
-// so that its memory is.
+// The distinct keys of one batch. Kept from batch to batch, so that its memory is.
 template <class Key>
 class Distinct {
   public:
@@ -25,21 +22,19 @@ class Distinct {
         keys_.reserve(n_max);
     }
 
-    // Returns the key's number and whether it is new. Equal keys have equal hashes.
-    std::pair<std::uint32_t, bool> add(const Key& key, std::uint64_t hash) {
+    // Returns whether it is new. Equal keys have equal hashes.
+    bool add(const Key& key, std::uint64_t hash) {
         std::size_t at = (hash * 0x9e3779b97f4a7c15ULL) >> shift_;
         while (slots_[at] != empty) {
             if (keys_[slots_[at]] == key) {
-                return {slots_[at], false};
+                return false;
             }
             at = (at + 1) & (slots_.size() - 1);
         }
         slots_[at] = static_cast<std::uint32_t>(keys_.size());
         keys_.push_back(key);
-        return {slots_[at], true};
+        return true;
     }
-
-    std::span<const Key> keys() const { return keys_; }
 
   private:
     static constexpr std::uint32_t empty = ~std::uint32_t{0};

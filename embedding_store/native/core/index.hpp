@@ -11,7 +11,7 @@ namespace freshrank {
 struct alignas(line_bytes) Bucket {
     using Value = std::uint32_t;
     static constexpr unsigned n_slots = 5;
-    // Load at most 0.8 = 4 of 5 slots: 16 bytes a key, and lookups as fast as at 0.72.
+    // Load at most 0.8 = 4 of 5 slots: 16 bytes a key.
     static constexpr std::uint64_t load_times_ten = 40;
     static constexpr std::uint64_t growth_divisor = 2;
     // Homes that wait for their turn to grow get at most half a key more.

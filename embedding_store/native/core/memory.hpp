@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <cstdlib>
 #include <cstring>
 #include <memory>
 #include <new>
@@ -51,7 +52,8 @@ struct Tally {
 
 // Cache-line aligned array, counted where a tally is given, which must outlive it. From 2 MiB on it
 // is aligned to huge pages and asks for them: random access to millions of rows otherwise pays a
-// page walk on top of every cache miss.
+// page walk on top of every cache miss. Zeros of 32 MiB and more take no time until they are
+// touched.
 template <class T>
 class AlignedArray {
     static_assert(std::is_trivially_copyable_v<T>);
@@ -61,8 +63,13 @@ class AlignedArray {
     explicit AlignedArray(std::size_t n, Fill fill = Fill::zeros, Tally* tally = nullptr) : n_(n) {
         const std::size_t n_bytes = n * sizeof(T);
         const std::size_t alignment = n_bytes >= huge_page_bytes ? huge_page_bytes : line_bytes;
-        data_ = {static_cast<T*>(::operator new(n_bytes, std::align_val_t{alignment})),
-                 Release{alignment, n_bytes, tally}};
+        if (fill == Fill::zeros && n_bytes >= lazy_bytes) {
+            data_ = lazy_zeros(n_bytes, tally);
+            fill = Fill::nothing;
+        } else {
+            data_ = {static_cast<T*>(::operator new(n_bytes, std::align_val_t{alignment})),
+                     Release{nullptr, alignment, n_bytes, tally}};
+        }
         if (tally != nullptr) {
             tally->add(n_bytes);
         }
@@ -83,7 +90,12 @@ class AlignedArray {
     std::size_t n_bytes() const { return n_ * sizeof(T); }
 
   private:
+    // What calloc mostly gets from the system, which has cleared it. Small arrays do without, as
+    // each takes another huge page for its alignment.
+    static constexpr std::size_t lazy_bytes = std::size_t{8} << 20;
+
     struct Release {
+        void* block = nullptr;  // of calloc, where it is of lazy_zeros
         std::size_t alignment = line_bytes;
         std::size_t n_bytes = 0;
         Tally* tally = nullptr;
@@ -91,9 +103,25 @@ class AlignedArray {
             if (tally != nullptr) {
                 tally->n_bytes -= n_bytes;
             }
-            ::operator delete(pointer, std::align_val_t{alignment});
+            if (block != nullptr) {
+                std::free(block);
+            } else {
+                ::operator delete(pointer, std::align_val_t{alignment});
+            }
         }
     };
+
+    static std::unique_ptr<T, Release> lazy_zeros(std::size_t n_bytes, Tally* tally) {
+        std::size_t n_block = n_bytes + huge_page_bytes;
+        void* const block = std::calloc(n_block, 1);
+        if (block == nullptr) {
+            throw std::bad_alloc();
+        }
+        void* first = block;
+        std::align(huge_page_bytes, n_bytes, first, n_block);
+        return {static_cast<T*>(first), Release{block, huge_page_bytes, n_bytes, tally}};
+    }
+
     std::unique_ptr<T, Release> data_;
     std::size_t n_ = 0;
 };

@@ -175,7 +175,9 @@ void PendingCounts::change_rules(PendingRules rules) {
         }
         bucket.base = 0;
         for (unsigned slot = 0; slot < bucket.count; ++slot) {
-            const std::uint32_t unit = rules_.unit(old.seen_s(values[slot].unit, clock_s_));
+            // The latest second of a long unit may lie ahead of the clock.
+            const std::uint64_t seen_s = old.seen_s(values[slot].unit, clock_s_);
+            const auto unit = rules_.unit(static_cast<std::uint32_t>(std::min(seen_s, clock_s_)));
             bucket.put(slot, bucket.keys[slot], {values[slot].count, unit});
             if (is_counted(rules_.latest_s(unit))) {
                 count_in(rules_.latest_s(unit));
@@ -212,10 +214,11 @@ bool PendingCounts::restore_sketch(std::span<const Sketch::Line> lines, std::uin
         return true;  // without a limit nothing is ever estimated
     }
     const bool is_in_time = std::all_of(lines.begin(), lines.end(), [&](const auto& line) {
-        return std::uint64_t{line.base} * LineTimes::step <= clock_s_ / rules_.unit_s;
+        return line.n_halvings == 0 &&
+               std::uint64_t{line.base} * LineTimes::step <= clock_s_ / rules_.unit_s;
     });
-    if (!is_in_time || n_counted > ~std::uint32_t{0} || lines.size() % Sketch::n_rows != 0 ||
-        lines.size() > Sketch::lines_for(max_bytes_ / 4)) {
+    if (!is_in_time || n_counted / max_pending_count > lines.size() ||
+        lines.size() % Sketch::n_rows != 0 || lines.size() > Sketch::lines_for(max_bytes_ / 4)) {
         return false;
     }
     sketch_.allocate(lines.size(), tally_);

@@ -1,6 +1,6 @@
 #include "pending_view.hpp"
 
-#include <utility>
+#include <algorithm>
 
 namespace freshrank {
 
@@ -23,7 +23,7 @@ void PendingView::keep(std::uint64_t id, PendingBucket::Value value) {
 
 bool PendingView::gather() {
     if (is_gathered()) {
-        return false;
+        return gather_kept();
     }
     constexpr std::uint64_t length = ~std::uint64_t{0} / n_parts + 1;
     const std::uint64_t first = part_ * length;
@@ -34,15 +34,19 @@ bool PendingView::gather() {
                 entries_.push_back({key, value.count, seen_s});
             }
         });
-    if (++part_ == n_parts) {
-        for (std::uint32_t n = 0; n < kept_.numbers().high_water(); ++n) {
-            if (const Kept& kept = kept_.at(n); kept.count != 0) {
-                entries_.push_back({kept.key, kept.count, kept.seen_s});
-            }
-        }
-        kept_ = RecordMap<Kept>(random_secret());
-    }
+    ++part_;
     return true;
+}
+
+bool PendingView::gather_kept() {
+    const std::uint32_t n_kept = kept_.numbers().high_water();
+    const std::uint32_t end = std::min(n_kept, next_kept_ + slice);
+    for (; next_kept_ < end; ++next_kept_) {
+        if (const Kept& kept = kept_.at(next_kept_); kept.count != 0) {
+            entries_.push_back({kept.key, kept.count, kept.seen_s});
+        }
+    }
+    return next_kept_ < n_kept;
 }
 
 }  // namespace freshrank

@@ -20,13 +20,12 @@ class PendingView {
     // Before an id's count changes; a value of count 0 where it has none.
     void keep(std::uint64_t id, PendingBucket::Value value);
 
-    // One part; false when there was none left.
+    // One part, or some of what was kept; false when nothing is left.
     bool gather();
     void gather_all() {
         while (gather()) {
         }
     }
-    bool is_gathered() const { return part_ == n_parts; }
     // In no order.
     std::vector<Entry>& entries() { return entries_; }
     std::uint64_t n_bytes() const { return kept_.n_bytes() + entries_.capacity() * sizeof(Entry); }
@@ -39,6 +38,10 @@ class PendingView {
     };
     static constexpr unsigned part_bits = 10;  // a part of 10 million takes 0.1 ms
     static constexpr unsigned n_parts = 1U << part_bits;
+    static constexpr std::uint32_t slice = 1U << 14;  // of what was kept, 0.1 ms as well
+    // From now on nothing that changes matters.
+    bool is_gathered() const { return part_ == n_parts; }
+    bool gather_kept();
     static unsigned part_of(std::uint64_t hash) {
         return static_cast<unsigned>(hash >> (64 - part_bits));
     }
@@ -51,6 +54,7 @@ class PendingView {
     std::uint64_t first_bin_;
     unsigned part_ = 0;  // the next
     RecordMap<Kept> kept_;
+    std::uint32_t next_kept_ = 0;
     std::vector<Entry> entries_;
 };
 

@@ -120,7 +120,7 @@ class Numbers {
     Chunks<std::uint32_t> free_;
 };
 
-// key -> small record, for tombstones. Record has `key` and `is_free()`.
+// key -> small record. Record has `key` and `is_free()`.
 template <class Record>
 class RecordMap {
   public:

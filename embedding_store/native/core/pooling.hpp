@@ -49,16 +49,6 @@ inline void add_to(float* sum, const float* row, std::size_t n_floats) {
     }
 }
 
-// What each row of a bag gets of the bag's gradient; in `scratch` where that is less than all.
-inline const float* share_of(const float* gradient, float by, std::vector<float>& scratch) {
-    if (by == 1) {
-        return gradient;
-    }
-    std::copy_n(gradient, scratch.size(), scratch.data());
-    divide(scratch.data(), scratch.size(), by);
-    return scratch.data();
-}
-
 // Bag i holds ids[offsets[i]:offsets[i + 1]]; offsets never fall and begin at 0, but for a slice of
 // others, where they count from their first.
 struct IdBags {

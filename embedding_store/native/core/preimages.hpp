@@ -6,11 +6,8 @@
 #include <bit>
 #include <cstddef>
 #include <cstdint>
-#include <cstdlib>
 #include <cstring>
 #include <limits>
-#include <memory>
-#include <new>
 #include <utility>
 #include <vector>
 
@@ -22,17 +19,25 @@ class Preimages {
   public:
     // Of the records 0 .. n_records - 1, in blocks of a power of two of them.
     Preimages(std::uint32_t n_records, std::uint32_t image_bytes, std::uint32_t block_records)
-        : n_records_(n_records),
-          image_bytes_(image_bytes),
+        : image_bytes_(image_bytes),
           block_bits_(static_cast<std::uint32_t>(std::countr_zero(block_records))),
-          piece_bytes_(sizeof no_piece + piece_images * (sizeof no_piece + image_bytes)),
-          // Zeroed page by page, when they are touched: to begin takes no time.
-          is_kept_(static_cast<std::uint64_t*>(std::calloc(n_words(), sizeof(std::uint64_t)))),
-          blocks_((std::uint64_t{n_records} + block_records - 1) >> block_bits_),
-          slab_pieces_(std::clamp<std::size_t>(slab_bytes / piece_bytes_, 1,
-                                               blocks_.size() + n_records / piece_images + 1)) {
-        if (is_kept_ == nullptr) {
-            throw std::bad_alloc();
+          piece_bytes_(sizeof no_piece + piece_images * (sizeof no_piece + image_bytes)) {
+        cover(n_records);
+    }
+
+    // Of as many records as there are now; before the first is kept.
+    void cover(std::uint32_t n_records) {
+        if (n_words(n_records) > is_kept_.size()) {
+            is_kept_ = AlignedArray<std::uint64_t>(n_words(n_records));
+        }
+        blocks_.resize((std::uint64_t{n_records} + (1U << block_bits_) - 1) >> block_bits_);
+        n_records_ = n_records;
+        // Each block may end with a piece that is not full.
+        most_pieces_ = blocks_.size() + n_records / piece_images + 1;
+        if (slabs_.empty()) {
+            slab_bytes_ =
+                std::min(std::max(huge_page_bytes, piece_bytes_), most_pieces_ * piece_bytes_);
+            slab_pieces_ = slab_bytes_ / piece_bytes_;
         }
     }
 
@@ -45,7 +50,7 @@ class Preimages {
     // Whether somebody needs what record n holds: it is of the instant, its block is not taken, and
     // it is not kept yet.
     bool is_wanted(std::uint32_t n) const {
-        return n < n_records_ && n >= first() && (is_kept_[n / 64] >> n % 64 & 1) == 0;
+        return n < n_records_ && n >= first() && (is_kept_.data()[n / 64] >> n % 64 & 1) == 0;
     }
     // Where to write what record n holds, before it changes; null where nobody needs it.
     std::uint8_t* place_for(std::uint32_t n) {
@@ -59,7 +64,7 @@ class Preimages {
             block.last_piece = piece;
         }
         std::uint8_t* image = image_of(block.last_piece, block.n_images++ % piece_images);
-        is_kept_[n / 64] |= std::uint64_t{1} << n % 64;
+        is_kept_.data()[n / 64] |= std::uint64_t{1} << n % 64;
         std::memcpy(image, &n, sizeof n);
         return image + sizeof n;
     }
@@ -76,6 +81,7 @@ class Preimages {
         const std::uint32_t from = first();
         std::vector<const std::uint8_t*> images(end() - from);
         const Block block = std::exchange(blocks_[n_taken_], Block{});
+        n_free_ += (block.n_images + piece_images - 1) / piece_images;
         std::uint32_t n_left = block.n_images;
         for (std::uint32_t piece = block.last_piece; n_left > 0;) {
             do {
@@ -99,9 +105,18 @@ class Preimages {
         ++n_taken_;
     }
 
+    // Whoever begins or takes blocks provides memory, so that whoever changes records need not wait
+    // for the system's pages: while lacks(n), add(new_slab()).
+    using Slab = AlignedArray<std::uint8_t>;
+    bool lacks(std::size_t n_slabs) const {
+        const std::size_t n_spare = slabs_.size() * slab_pieces_ + n_free_ - n_pieces_;
+        return n_spare < std::min(n_slabs * slab_pieces_, most_pieces_ - n_pieces_);
+    }
+    Slab new_slab() const { return Slab(slab_bytes_, Fill::zeros); }
+    void add(Slab slab) { slabs_.push_back(std::move(slab)); }
+
     std::uint64_t n_bytes() const {
-        return slabs_.size() * slab_pieces_ * piece_bytes_ + n_words() * sizeof(std::uint64_t) +
-               blocks_.size() * sizeof(Block);
+        return slabs_.size() * slab_bytes_ + is_kept_.n_bytes() + blocks_.size() * sizeof(Block);
     }
 
   private:
@@ -109,20 +124,20 @@ class Preimages {
     // a block with one image holds little: of 8,192 records at random among ten million, most are
     // the first of their block.
     static constexpr std::uint32_t piece_images = 4;
-    // Memory comes from the system in huge pages: a fault for each small one would cost as much as
-    // filling it.
-    static constexpr std::size_t slab_bytes = huge_page_bytes;
     static constexpr std::uint32_t no_piece = std::numeric_limits<std::uint32_t>::max();
 
     struct Block {
         std::uint32_t last_piece = no_piece;
         std::uint32_t n_images = 0;
     };
-    struct Free {
-        void operator()(std::uint64_t* words) const { std::free(words); }
-    };
 
-    std::size_t n_words() const { return n_records_ / 64 + 1; }
+    // Many are a whole number of huge pages: the first batches touch them all.
+    static std::size_t n_words(std::uint32_t n_records) {
+        constexpr std::size_t huge_page_words = huge_page_bytes / sizeof(std::uint64_t);
+        const std::size_t n = n_records / 64 + 1;
+        const std::size_t n_pages = (n + huge_page_words - 1) / huge_page_words;
+        return n < huge_page_words / 16 ? n : n_pages * huge_page_words;
+    }
     std::uint32_t bound(std::uint32_t n_blocks) const {
         return static_cast<std::uint32_t>(
             std::min<std::uint64_t>(std::uint64_t{n_blocks} << block_bits_, n_records_));
@@ -139,24 +154,28 @@ class Preimages {
         if (free_piece_ != no_piece) {
             const std::uint32_t piece = free_piece_;
             std::memcpy(&free_piece_, at(piece), sizeof free_piece_);
+            --n_free_;
             return piece;
         }
         if (n_pieces_ == slabs_.size() * slab_pieces_) {
-            slabs_.emplace_back(slab_pieces_ * piece_bytes_, Fill::nothing);
+            slabs_.emplace_back(slab_bytes_, Fill::nothing);
         }
         return n_pieces_++;
     }
 
-    std::uint32_t n_records_;
+    std::uint32_t n_records_ = 0;
     std::uint32_t image_bytes_;
     std::uint32_t block_bits_;
     std::size_t piece_bytes_;
     std::uint32_t n_taken_ = 0;
-    std::unique_ptr<std::uint64_t[], Free> is_kept_;  // a bit for each record
+    AlignedArray<std::uint64_t> is_kept_;  // a bit for each record
     std::vector<Block> blocks_;
-    std::size_t slab_pieces_;
-    std::vector<AlignedArray<std::uint8_t>> slabs_;
+    std::size_t most_pieces_ = 0;
+    std::size_t slab_bytes_ = 0;
+    std::size_t slab_pieces_ = 0;
+    std::vector<Slab> slabs_;
     std::uint32_t n_pieces_ = 0;
+    std::uint32_t n_free_ = 0;
     std::uint32_t free_piece_ = no_piece;  // each names the next
 };
 

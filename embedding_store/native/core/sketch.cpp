@@ -2,6 +2,16 @@
 
 namespace freshrank {
 
+namespace {
+
+constexpr std::uint32_t halvings_told_apart = 1U << 15;
+
+unsigned shift_of(const Sketch::Line& line, std::uint32_t n_halvings) {
+    return std::min((n_halvings - line.n_halvings) % halvings_told_apart, 16U);
+}
+
+}  // namespace
+
 void Sketch::allocate(std::uint64_t n_lines, Tally* tally) {
     if (lines_.size() == 0) {
         lines_ = AlignedArray<Line>(n_lines, Fill::zeros, tally);
@@ -29,7 +39,8 @@ std::uint32_t Sketch::read(Cell cell, const PendingRules& rules, std::uint32_t n
     const Line& line = lines_.data()[cell.line];
     const std::uint32_t seen_s =
         rules.seen_s(LineTimes::unit(line.base, line.ages[cell.at]), clock_s);
-    return rules.is_stale(seen_s, clock_s) ? 0 : rules.decayed(line.counts[cell.at], seen_s, now_s);
+    const std::uint32_t count = std::uint32_t{line.counts[cell.at]} >> shift_of(line, n_halvings_);
+    return rules.is_stale(seen_s, clock_s) ? 0 : rules.decayed(count, seen_s, now_s);
 }
 
 std::uint32_t Sketch::estimate(std::uint64_t id, const PendingRules& rules, std::uint32_t now_s,
@@ -49,12 +60,7 @@ void Sketch::add(std::uint64_t id, std::uint32_t count, std::uint32_t threshold,
                  const PendingRules& rules, std::uint32_t now_s, std::uint64_t clock_s) {
     n_counted_ += std::min(count, threshold);
     if (n_counted_ * 4 > threshold * (lines_.size() / n_rows * Line::n_cells)) {
-        for (std::size_t i = 0; i < lines_.size(); ++i) {
-            for (std::uint16_t& cell : line_to_change(i).counts) {
-                cell /= 2;
-            }
-        }
-        n_counted_ /= 2;
+        halve();
     }
     const std::uint32_t raised = static_cast<std::uint32_t>(std::min<std::uint64_t>(
         std::uint64_t{estimate(id, rules, now_s, clock_s)} + count, max_pending_count));
@@ -65,16 +71,38 @@ void Sketch::add(std::uint64_t id, std::uint32_t count, std::uint32_t threshold,
         Line& line = line_to_change(cell.line);
         const std::uint32_t unit =
             std::max(rules.unit(now_s), LineTimes::unit(line.base, line.ages[cell.at]));
-        line.base = LineTimes::raise(line.base, unit, line.ages);
+        line.base = LineTimes::raise(line.base, unit, line.ages) & 0x1ffffU;
         line.ages[cell.at] = LineTimes::age(line.base, unit);
         line.counts[cell.at] = static_cast<std::uint16_t>(raised);
     }
+}
+
+void Sketch::halve() {
+    n_counted_ /= 2;
+    n_halvings_ = (n_halvings_ + 1) % halvings_told_apart;
+    const std::size_t n_due = lines_.size() / (halvings_told_apart / 2) + 1;
+    for (std::size_t i = 0; i < n_due; ++i) {
+        line_to_change(cursor_);
+        cursor_ = (cursor_ + 1) % lines_.size();
+    }
+}
+
+Sketch::Line Sketch::settled(Line line, std::uint32_t n_halvings) {
+    for (std::uint16_t& count : line.counts) {
+        count = static_cast<std::uint16_t>(count >> shift_of(line, n_halvings));
+    }
+    line.n_halvings = 0;
+    return line;
 }
 
 Sketch::Line& Sketch::line_to_change(std::size_t n) {
     Line& line = lines_.data()[n];
     if (kept_ != nullptr) {
         kept_->keep(static_cast<std::uint32_t>(n), &line);
+    }
+    if (line.n_halvings != n_halvings_) {
+        line = settled(line, n_halvings_);
+        line.n_halvings = n_halvings_ & 0x7fffU;
     }
     return line;
 }
@@ -92,7 +120,8 @@ void Sketch::change_rules(const PendingRules& from, const PendingRules& to) {
         for (unsigned at = 0; at < Line::n_cells; ++at) {
             const std::uint32_t unit =
                 to.unit(from.latest_s(LineTimes::unit(old.base, old.ages[at])));
-            line.base = LineTimes::raise(line.base, unit, std::span(line.ages).first(at));
+            line.base =
+                LineTimes::raise(line.base, unit, std::span(line.ages).first(at)) & 0x1ffffU;
             line.ages[at] = LineTimes::age(line.base, unit);
         }
     }

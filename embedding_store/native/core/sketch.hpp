@@ -100,7 +100,8 @@ class Sketch {
         static constexpr unsigned n_cells = 15;
         std::uint16_t counts[n_cells];
         std::uint16_t ages[n_cells];
-        std::uint32_t base;
+        std::uint32_t base : 17;
+        std::uint32_t n_halvings : 15;  // that its counts have seen, of all; 0 in a snapshot
     };
     static constexpr unsigned n_rows = 4;
 
@@ -118,8 +119,11 @@ class Sketch {
         return n_bytes / (n_rows * sizeof(Line)) * n_rows;
     }
     std::uint64_t n_lines() const { return lines_.size(); }
-    const Line* lines() const { return lines_.data(); }
     std::uint64_t n_counted() const { return n_counted_; }
+    std::uint32_t n_halvings() const { return n_halvings_; }
+    const Line& line(std::size_t n) const { return lines_.data()[n]; }
+    // A line as it was after so many halvings of all, and as snapshots hold it.
+    static Line settled(Line line, std::uint32_t n_halvings);
     void assign(std::span<const Line> lines, std::uint64_t n_counted);
     void watch(Preimages* kept) { kept_ = kept; }
 
@@ -132,12 +136,17 @@ class Sketch {
     std::uint32_t read(Cell cell, const PendingRules& rules, std::uint32_t now_s,
                        std::uint64_t clock_s) const;
 
+    void halve();
     Line& line_to_change(std::size_t n);
 
     SipKey key_;
     Preimages* kept_ = nullptr;  // of a snapshot under way
     AlignedArray<Line> lines_;
     std::uint64_t n_counted_ = 0;  // since the cells were halved last, and what was left then
+    // Lines are halved when they are changed, read as if they were, and looked after in turn, so
+    // that none falls as far behind as its number of halvings can tell.
+    std::uint32_t n_halvings_ = 0;
+    std::size_t cursor_ = 0;
 };
 
 }  // namespace freshrank

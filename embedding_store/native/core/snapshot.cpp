@@ -16,6 +16,11 @@ namespace {
 
 constexpr std::uint32_t piece_records = 1U << 14;  // of sections other than rows: 64 KiB to 1 MiB
 
+// Memory of 2 MiB for rows that change meanwhile. A batch of 8,192 rows of dim 16 takes up to two
+// at first, half of one later; who begins is waited for, who reads on is not.
+constexpr std::size_t slabs_at_begin = 4;
+constexpr std::size_t slabs_ahead = 16;
+
 template <class T>
 void append(Snapshot::Bytes& bytes, const T* values, std::size_t n) {
     const auto* from = reinterpret_cast<const std::uint8_t*>(values);
@@ -44,16 +49,25 @@ SnapshotHeader header_of(const TableConfig& config) {
 }  // namespace
 
 struct Snapshot::State {
-    State(Table& table, const SnapshotHeader& header)
-        : row_floats(table.config_.width() + table.config_.n_state()),
-          row_bytes(static_cast<std::uint32_t>(sizeof(RowRecord) + row_floats * sizeof(float))),
-          rows(header.row_high_water, row_bytes, block_rows(row_floats)),
+    State(Table& table, const SnapshotHeader& header, Preimages&& of_rows)
+        : row_floats(floats_of(table.config_)),
+          row_bytes(bytes_of(row_floats)),
+          rows(std::move(of_rows)),
           tombstones(table.tombstones_.numbers().high_water(), sizeof(Table::Tombstone),
                      piece_records),
           sketch(static_cast<std::uint32_t>(header.n_sketch_lines), sizeof(Sketch::Line),
                  piece_records / 16),
+          n_sketch_halvings(table.pending_.sketch().n_halvings()),
           pending(table.pending_) {
+        rows.cover(header.row_high_water);
         sorted_tombstones.reserve(header.n_tombstones);
+    }
+
+    static std::uint32_t floats_of(const TableConfig& config) {
+        return config.width() + config.n_state();
+    }
+    static std::uint32_t bytes_of(std::uint32_t row_floats) {
+        return static_cast<std::uint32_t>(sizeof(RowRecord) + row_floats * sizeof(float));
     }
 
     std::uint32_t row_floats;
@@ -61,11 +75,28 @@ struct Snapshot::State {
     Preimages rows;
     Preimages tombstones;
     Preimages sketch;
+    std::uint32_t n_sketch_halvings;
     PendingView pending;
     std::vector<Table::Tombstone> sorted_tombstones;
 };
 
-Snapshot::Snapshot(Table& table, std::optional<std::uint64_t> since)
+// Before the table's lock is taken: the system's pages take their time.
+Preimages Snapshot::row_preimages(Table& table) {
+    std::uint32_t n_rows = 0;
+    std::uint32_t row_floats = 0;
+    {
+        const std::shared_lock lock(table.mutex_);
+        n_rows = table.numbers_.high_water();
+        row_floats = State::floats_of(table.config_);
+    }
+    Preimages rows(n_rows, State::bytes_of(row_floats), block_rows(row_floats));
+    while (rows.lacks(slabs_at_begin)) {
+        rows.add(rows.new_slab());
+    }
+    return rows;
+}
+
+Snapshot::Snapshot(Table& table, std::optional<std::uint64_t> since, Preimages&& rows)
     : table_(&table), header_(header_of(table.config_)) {
     const Table::Counters& counters = table.counters_;
     header_.flags = since ? increment_flag : 0;
@@ -90,7 +121,7 @@ Snapshot::Snapshot(Table& table, std::optional<std::uint64_t> since)
     header_.n_sketch_counted = table.pending_.sketch().n_counted();
     header_.n_sketch_lines = table.pending_.sketch().n_lines();
     header_.n_free_kept = since ? table.numbers_.n_same() : 0;
-    state_ = std::make_unique<State>(table, header_);
+    state_ = std::make_unique<State>(table, header_, std::move(rows));
     // From here on nothing fails.
     table.numbers_.mark();
     table.numbers_.watch();
@@ -119,6 +150,7 @@ bool Snapshot::next(Bytes& chunk) {
             return false;
         }
         require(table_ != nullptr, "the snapshot was closed before its end; begin another");
+        provide();
         while (chunk.empty()) {
             if (!(this->*sections[section_])(chunk)) {
                 ++section_;
@@ -166,6 +198,22 @@ std::uint64_t Snapshot::n_bytes() const {
     return state_->rows.n_bytes() + state_->tombstones.n_bytes() + state_->sketch.n_bytes() +
            state_->pending.n_bytes() + table_->numbers_.watched_bytes() +
            state_->sorted_tombstones.capacity() * sizeof(Table::Tombstone);
+}
+
+// Memory for rows that change while this reader waits for nobody.
+void Snapshot::provide() {
+    Preimages& rows = state_->rows;
+    for (bool is_short = true; is_short;) {
+        {
+            const std::shared_lock lock(table_->mutex_);
+            is_short = rows.lacks(slabs_ahead);
+        }
+        if (is_short) {
+            Preimages::Slab slab = rows.new_slab();
+            const std::lock_guard lock(table_->mutex_);
+            rows.add(std::move(slab));
+        }
+    }
 }
 
 void Snapshot::keep(std::span<const std::uint64_t> ids) {
@@ -288,11 +336,12 @@ bool Snapshot::put_sketch(Bytes& chunk) {
     }
     const std::lock_guard lock(table_->mutex_);
     state_->sketch.take([&](std::uint32_t n, const std::uint8_t* image) {
-        append(chunk,
-               image != nullptr
-                   ? image
-                   : reinterpret_cast<const std::uint8_t*>(table_->pending_.sketch().lines() + n),
-               sizeof(Sketch::Line));
+        Sketch::Line line = table_->pending_.sketch().line(n);
+        if (image != nullptr) {
+            std::memcpy(&line, image, sizeof line);
+        }
+        line = Sketch::settled(line, state_->n_sketch_halvings);
+        append(chunk, &line, 1);
     });
     return true;
 }
@@ -370,6 +419,7 @@ void Table::keep_rows(std::span<const std::uint32_t> rows) {
 }
 
 std::unique_ptr<Snapshot> Table::begin_snapshot(std::optional<std::uint64_t> since) {
+    Preimages rows = Snapshot::row_preimages(*this);
     const std::lock_guard lock(mutex_);
     require(snapshot_ == nullptr,
             "a snapshot of this table is being taken: read it to its end or close it first");
@@ -378,7 +428,7 @@ std::unique_ptr<Snapshot> Table::begin_snapshot(std::optional<std::uint64_t> sin
                 (last_snapshot_ ? "the last of this table was " + std::to_string(*last_snapshot_)
                                 : "none of this table, or the last was not read to its end") +
                 "; write a full one");
-    return std::unique_ptr<Snapshot>(new Snapshot(*this, since));
+    return std::unique_ptr<Snapshot>(new Snapshot(*this, since, std::move(rows)));
 }
 
 std::vector<std::uint8_t> Table::snapshot() {

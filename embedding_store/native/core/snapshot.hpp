@@ -50,7 +50,8 @@ class Snapshot {
     struct State;  // what it holds of the table
 
     // `table`'s lock is held alone.
-    Snapshot(Table& table, std::optional<std::uint64_t> since);
+    Snapshot(Table& table, std::optional<std::uint64_t> since, Preimages&& rows);
+    static Preimages row_preimages(Table& table);
 
     // Each adds at most one piece of its section; false when the section is over.
     bool put_header(Bytes& chunk);
@@ -60,6 +61,7 @@ class Snapshot {
     bool put_sketch(Bytes& chunk);
     bool put_rows(Bytes& chunk);
     bool put_checksum(Bytes& chunk);
+    void provide();
     void write_row(std::uint32_t row, std::uint8_t* to) const;
     std::uint8_t* put_block(std::uint8_t* to);
     template <class T>

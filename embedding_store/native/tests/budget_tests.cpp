@@ -102,17 +102,29 @@ void floods_stay_within_the_budget_and_go_on_after_a_restore() {
     check(table.statistics().sketch_admitted > 0, "the sketch was full and in use");
 }
 
+template <class T>
+std::vector<std::uint8_t> forge(std::vector<std::uint8_t> file, std::size_t at, T value) {
+    std::memcpy(file.data() + at, &value, sizeof value);
+    const std::size_t n_covered = file.size() - checksum_bytes;
+    const std::uint64_t checksum = siphash24(file.data(), n_covered, checksum_key);
+    std::memcpy(file.data() + n_covered, &checksum, sizeof checksum);
+    return file;
+}
+
+void no_row_is_evicted_where_there_is_none() {
+    const auto file = Table(limited_config(), 0).snapshot();
+    const auto table =
+        restore({forge(file, offsetof(SnapshotHeader, n_wanted), ~std::uint64_t{0})});
+    flood(*table, 4, 1, 1);
+    check(table->statistics().evicted == 0, "it is empty");
+}
+
 void bad_limits_of_a_snapshot_are_refused() {
     Table table(limited_config(), 0);
     flood(table, 3, 1, 20);
     const auto whole = table.snapshot();
     const auto refused = [&](std::size_t at, auto value, const std::string& said) {
-        auto forged = whole;
-        std::memcpy(forged.data() + at, &value, sizeof value);
-        const std::size_t n_covered = forged.size() - checksum_bytes;
-        const std::uint64_t checksum = siphash24(forged.data(), n_covered, checksum_key);
-        std::memcpy(forged.data() + n_covered, &checksum, sizeof checksum);
-        const std::string message = refusal([&] { restore({forged}); });
+        const std::string message = refusal([&] { restore({forge(whole, at, value)}); });
         check(message.find(said) != std::string::npos, message.c_str());
     };
     constexpr std::size_t limits = offsetof(SnapshotHeader, limits);
@@ -131,7 +143,9 @@ void bad_limits_of_a_snapshot_are_refused() {
                                 header.n_tombstones * 2 * sizeof(std::uint64_t);
     const std::size_t sketch = pending + header.n_pending * sizeof(PendingCounts::Entry);
     check(header.n_sketch_lines > 0 && header.n_pending > 0, "both are there");
-    refused(sketch + offsetof(Sketch::Line, base), 0x1000U, "its sketch of");
+    constexpr std::size_t base = sizeof(Sketch::Line) - sizeof(std::uint32_t);
+    refused(sketch + base, 0x1000U, "its sketch of");
+    refused(sketch + base, 1U << 17, "its sketch of");
     refused(sketch - 4, ~0U, "last seen at 4294967295");
     refused(pending + 8, 0U, "a pending count of 0");
     refused(pending + 8, 0x10000U, "a pending count of 65536");
@@ -148,6 +162,7 @@ int main() {
         pending_counts_mirror_a_plain_map(rules);
     }
     floods_stay_within_the_budget_and_go_on_after_a_restore();
+    no_row_is_evicted_where_there_is_none();
     bad_limits_of_a_snapshot_are_refused();
     std::puts("budget tests passed");
     return 0;
