@@ -47,20 +47,22 @@ browser:
 	  && apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq chromium-headless-shell >/dev/null; } \
 	  || echo "no headless Chromium: the tests of /ui will be skipped (apt-get install chromium-headless-shell)"
 
-# Tests of the real transports start a Kafka broker, whose jars Maven resolves once, and Redis.
+# Tests of the real transports start a Kafka broker, whose jars Maven resolves once, and Redis; those
+# of metrics and rules ask Prometheus' promtool.
 servers:
-	@{ command -v java && command -v mvn && command -v redis-server; } >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null \
-	  && apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq default-jre-headless maven redis-server >/dev/null; } \
-	  || echo "no Java, Maven or Redis: the tests that need them will be skipped (apt-get install default-jre-headless maven redis-server)"
+	@{ command -v java && command -v mvn && command -v redis-server && command -v promtool; } >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null \
+	  && apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq default-jre-headless maven redis-server >/dev/null \
+	  && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends prometheus >/dev/null; } \
+	  || echo "no Java, Maven, Redis or promtool: the tests that need them will be skipped (apt-get install default-jre-headless maven redis-server prometheus)"
 
 $(VENV)/ready: pyproject.toml $(CORE)
 	@command -v $(PYTHON) >/dev/null || { echo "Python 3.11 or newer is needed: install python3, or make PYTHON=/path/to/python"; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed, this is $$($(PYTHON) --version): make PYTHON=/path/to/python"; exit 1; }
 	@command -v $${CXX:-c++} >/dev/null || { echo "A C++20 compiler is needed to build the native core: apt-get install g++ (Debian), dnf install gcc-c++ (Fedora), xcode-select --install (macOS)"; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@echo "installing into $(VENV): 2 to 4 minutes and 6 GB, most of it PyTorch"
+	@echo "installing into $(VENV): 2 to 5 minutes and 7 GB, most of it PyTorch"
 	@$(BIN)/python -m pip install -q $(PIP_ARGS) --upgrade pip
-	@$(BIN)/python -m pip install -q $(PIP_ARGS) -e '.[train,baselines,kafka,redis,dev]'
+	@$(BIN)/python -m pip install -q $(PIP_ARGS) -e '.[train,baselines,kafka,redis,docs,dev]'
 	@touch $@
 
 clean:

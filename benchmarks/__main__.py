@@ -12,7 +12,7 @@ from pathlib import Path
 from benchmarks.report import as_markdown, as_text
 
 FOLDER = Path(__file__).parent
-NO_BENCHMARKS = ("__main__", "report")
+NO_BENCHMARKS = ("__main__", "parts", "report")
 
 
 def main(folder: Path = FOLDER) -> int:

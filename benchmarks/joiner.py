@@ -58,8 +58,8 @@ def run() -> list[Row]:
     ]
 
 
-def record(directory: Path) -> None:
-    """Write the log."""
+def events() -> tuple[list[Impression], list[Action]]:
+    """What was shown and what was clicked, each by event time."""
     rng = random.Random(1)
     shown: list[Impression] = []
     acted: list[Action] = []
@@ -67,9 +67,15 @@ def record(directory: Path) -> None:
         shown.append(impression(rng, 1_000_000 + REQUEST_EVERY_MS * i))
         acted += (action(rng, shown[-1]) for _ in range(rng.choice([0, 1, 1, 2])))
     acted.sort(key=lambda one: one.ts_ms)
+    return shown, acted
+
+
+def record(directory: Path) -> None:
+    """Write the log."""
+    shown, acted = events()
     log = LocalLog(directory, clock=ManualClock(), fsync="never")
-    for topic, events in ((IMPRESSIONS, shown), (ACTIONS, acted)):
-        new = [NewRecord(b"", messages.encode(one)) for one in events]
+    for topic, some in ((IMPRESSIONS, shown), (ACTIONS, acted)):
+        new = [NewRecord(b"", messages.encode(one)) for one in some]
         for start in range(0, len(new), 1_000):
             log.append(topic, new[start : start + 1_000], partition=0)
     log.close()

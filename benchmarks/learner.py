@@ -197,9 +197,19 @@ def raw_stream() -> dict[str, tuple[I64, I64]]:
 
 
 def batch_of(
-    encoder: FeatureEncoder, stream: Mapping[str, tuple[I64, I64]], start: int
+    encoder: FeatureEncoder,
+    stream: Mapping[str, tuple[I64, I64]],
+    start: int,
+    n_shown: int = N_SHOWN,
 ) -> ExampleBatch:
-    """A batch as the trainer gets it."""
+    """A batch as the trainer gets it.
+
+    Args:
+        encoder: Slots and dense values.
+        stream: Slot -> (values, offsets) of all rows.
+        start: The batch's first row.
+        n_shown: Rows of a request.
+    """
     rng = np.random.default_rng(start)
     slots = {}
     for slot in encoder.slots:
@@ -208,9 +218,10 @@ def batch_of(
         ids = values[own[0] : own[-1]].astype(np.uint64)
         salt = np.full(len(ids), sum(slot.table.encode()), np.uint64)
         slots[slot.name] = SlotIds(mix_ids(ids, salt, 1), own - own[0])
-    requests = np.arange(start, start + BATCH) // N_SHOWN
+    requests = np.arange(start, start + BATCH) // n_shown
     ts_ms = 1_700_000_000_000 + requests * 20
     ones = np.ones((BATCH, 1), np.float32)
+    n_dense = len(encoder.dense_names)
     return ExampleBatch(
         info=BatchInfo(encoder.schema_hash),
         request_ids=[f"request-{n}" for n in requests],
@@ -224,7 +235,7 @@ def batch_of(
         weights=ones,
         keep_rates=ones,
         served=np.full((BATCH, 1), np.nan, np.float32),
-        values=Encoded(BATCH, slots, rng.random((BATCH, N_DENSE)).astype(np.float32)),
+        values=Encoded(BATCH, slots, rng.random((BATCH, n_dense)).astype(np.float32)),
     )
 
 

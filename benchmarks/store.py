@@ -13,13 +13,10 @@ five minutes and 9 GB; `--quick` tries everything in small, where the goals mean
 """
 
 import argparse
-import multiprocessing
-import sys
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from typing import Final
 
-from benchmarks import report
+from benchmarks import parts, report
 from benchmarks.report import Row
 from benchmarks.store_parts import against_peers, memory, pauses, scans, threads
 from benchmarks.store_parts.sizes import FULL, QUICK, Sizes
@@ -46,23 +43,12 @@ def run(*, quick: bool = False, only: str | None = None) -> list[Row]:
         quick: Small tables, to try the benchmark itself.
         only: The one part to measure.
     """
-    rows: list[Row] = []
-    for part in PARTS:
-        if only is not None and part.__name__ != only:
-            continue
-        print(f"measuring {part.__name__}", file=sys.stderr)
-        # Spawned, not forked: nothing of the parts before is mapped in it.
-        context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(1, context) as fresh_process:
-            rows += fresh_process.submit(part, QUICK if quick else FULL).result()
-    return rows
+    return parts.measured(PARTS, only, QUICK if quick else FULL)
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """What `run` takes."""
-    parser.add_argument("--quick", action="store_true", help="small tables: try the benchmark")
-    names = [part.__name__ for part in PARTS]
-    parser.add_argument("--only", choices=names, help="measure this part alone")
+    parts.add_options(parser, PARTS, "small tables: try the benchmark")
 
 
 if __name__ == "__main__":

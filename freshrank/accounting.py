@@ -4,7 +4,8 @@
     accepted actions   = matched + duplicate + unmatched + late + dead letter + pending
     impression items   = positive + negative + sampled out + pending   (per task with negatives)
                        = positive + unlabelled                         (per task without)
-    examples written   = learned + refused - those of other logs' archives   (once caught up)
+    examples written   = learned + refused + forgotten - those of other logs' archives
+                                                                           (once caught up)
 
 Rows of negative weight are no examples: a reversal pair is one, its row of weight +1.
 """
@@ -38,7 +39,7 @@ def problems(totals: Mapping[str, int], settings: Settings) -> list[str]:
         check(
             f"impression_items ({task.name})", items, given(*(f"{task.name}.{i}" for i in _ITEMS))
         )
-    dealt_with = given("examples_learned", "examples_dead_letter")
+    dealt_with = given("examples_learned", "examples_dead_letter", "examples_forgotten")
     from_elsewhere = {"-history_examples": -totals.get("history_examples", 0)}
     check("examples_written", totals.get("examples_written", 0), dealt_with | from_elsewhere)
     return found

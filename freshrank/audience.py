@@ -111,6 +111,10 @@ class Audience:
             for user, device, row in zip(users, devices, candidates, strict=True)
         ]
 
+    def flip(self) -> None:
+        """Let every cohort like from now on what it disliked. Safe for threads."""
+        self._phase = self._phase + np.pi
+
     def click_probability(
         self, users: npt.NDArray[np.int64], items: npt.NDArray[np.int64], *, at_s: float
     ) -> npt.NDArray[np.float64]:

@@ -16,14 +16,17 @@ import typer
 
 from freshrank import __version__
 from freshrank.cli_groups import (
-    DEFAULT_CONFIG,
-    ConfigPath,
-    Json,
     config_app,
     dev_app,
+    dlq_app,
+    events_app,
+    snapshots_app,
     topics_app,
 )
+from freshrank.cli_options import DEFAULT_CONFIG, DEFAULT_URL, ConfigPath, Json, Key, Url
+from freshrank.cli_roles import demo, join, serve, train
 from freshrank.errors import ConfigError, Error, TransportError
+from freshrank.transport.files import disk_failed, has_failed
 
 app = typer.Typer(
     name="freshrank",
@@ -33,6 +36,9 @@ app = typer.Typer(
 )
 app.add_typer(config_app, name="config")
 app.add_typer(topics_app, name="topics")
+app.add_typer(dlq_app, name="dlq")
+app.add_typer(snapshots_app, name="snapshots")
+app.add_typer(events_app, name="events")
 app.add_typer(dev_app, name="dev")
 
 
@@ -60,103 +66,117 @@ def doctor(config: ConfigPath = DEFAULT_CONFIG, as_json: Json = False) -> None:
     run(config, environ=os.environ, as_json=as_json)
 
 
-@app.command()
-def demo(
-    seconds: Annotated[
-        float | None,
-        typer.Option(min=1.0, help="Seconds of audience at full speed; 15 by default."),
-    ] = None,
-    headless: Annotated[
-        bool, typer.Option("--headless", help="End by itself and print the result.")
-    ] = False,
-    as_json: Json = False,
-    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[
-        int | None, typer.Option(min=0, max=65_535, help="Port; 8000, or any free one if headless.")
-    ] = None,
-    data_dir: Annotated[
-        Path | None, typer.Option(help="Keep the data here instead of a temporary directory.")
-    ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the simulated audience.")] = 1,
-) -> None:
-    """Run the whole loop with a simulated audience and open it to your browser and curl."""
-    from freshrank.commands.demo import run
-
-    run(
-        host=host,
-        port=port,
-        seconds=seconds,
-        headless=headless,
-        as_json=as_json,
-        data_dir=data_dir,
-        seed=seed,
-    )
-
-
-@app.command()
-def serve(
-    config: ConfigPath = DEFAULT_CONFIG,
-    host: Annotated[str | None, typer.Option(help="Instead of service.host.")] = None,
-    port: Annotated[
-        int | None,
-        typer.Option(min=0, max=65_535, help="Instead of service.port; 0: any free one."),
-    ] = None,
-    learn: Annotated[
-        bool | None,
-        typer.Option("--learn/--no-learn", help="Train too; by default when torch is installed."),
-    ] = None,
-    insecure: Annotated[
-        bool, typer.Option("--insecure", help="Listen beyond loopback without API keys.")
-    ] = False,
-) -> None:
-    """Rank over HTTP and learn from what comes back, until stopped."""
-    from freshrank.commands.serve import run
-
-    run(config, host=host, port=port, environ=os.environ, insecure=insecure, learn=learn)
-
-
-@app.command()
-def train(
-    config: ConfigPath = DEFAULT_CONFIG,
-    history: Annotated[
-        Path | None, typer.Option(help="Learn this archive first, as far as it is not learned.")
-    ] = None,
-    until_lag: Annotated[
-        int | None,
-        typer.Option(min=0, help="End once no more than so many records are to be learned."),
-    ] = None,
-    allow_gaps: Annotated[
-        bool, typer.Option("--allow-gaps", help="Learn on where records of the archive are gone.")
-    ] = False,
-    as_json: Json = False,
-) -> None:
-    """Join and learn without serving, an archive first if you have one, until stopped."""
-    from freshrank.commands.train import run
-
-    run(
-        config,
-        history=history,
-        allow_gaps=allow_gaps,
-        until_lag=until_lag,
-        as_json=as_json,
-        environ=os.environ,
-    )
+for role in (demo, serve, train, join):
+    app.command()(role)
 
 
 @app.command()
 def rank(
     user: Annotated[str, typer.Option(help="Whom to rank for.")],
     items: Annotated[list[str], typer.Argument(help="The candidates.")],
-    url: Annotated[str, typer.Option(help="Address of the service.")] = "http://127.0.0.1:8000",
-    key: Annotated[
-        str | None, typer.Option(envvar="FRESHRANK_KEY", help="API key, if the service needs one.")
-    ] = None,
+    url: Url = DEFAULT_URL,
+    key: Key = None,
     as_json: Json = False,
 ) -> None:
     """Rank a few items for a user, as a table."""
     from freshrank.commands.rank import run
 
     run(url=url, key=key, user=user, items=items, as_json=as_json)
+
+
+@app.command()
+def top(
+    url: Url = DEFAULT_URL,
+    key: Key = None,
+    once: Annotated[bool, typer.Option("--once", help="Print the figures once and end.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Show on one screen what the loop is doing, each second, until `q` or Ctrl-C."""
+    from freshrank.commands.top import run
+
+    run(url=url, key=key, once=once, as_json=as_json)
+
+
+@app.command()
+def rollback(
+    to: Annotated[str, typer.Option(help="Name of a checkpoint: see `freshrank snapshots list`.")],
+    reason: Annotated[str, typer.Option(help="Why; it stands in the log.")] = "",
+    relearn: Annotated[
+        bool, typer.Option("--relearn", help="Learn once more what was learned since.")
+    ] = False,
+    pause: Annotated[
+        bool, typer.Option("--pause", help="Stop learning first, until it is resumed.")
+    ] = False,
+    wait: Annotated[float, typer.Option(min=0, help="Seconds for it to be served.")] = 30.0,
+    url: Url = DEFAULT_URL,
+    key: Key = None,
+    as_json: Json = False,
+) -> None:
+    """Serve the parameters of a checkpoint again, and learn on from there."""
+    from freshrank.commands.rollback import run
+
+    run(
+        to,
+        url=url,
+        key=key,
+        reason=reason,
+        relearn=relearn,
+        pause=pause,
+        wait_s=wait,
+        as_json=as_json,
+    )
+
+
+@app.command()
+def forget(
+    slot: Annotated[str, typer.Argument(help="The feature, such as user_id.")],
+    name: Annotated[str, typer.Argument(metavar="KEY", help="The id, as clients send it.")],
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what is known of it, and do nothing.")
+    ] = False,
+    wait: Annotated[float, typer.Option(min=0, help="Seconds for it to be forgotten.")] = 30.0,
+    url: Url = DEFAULT_URL,
+    key: Key = None,
+    as_json: Json = False,
+) -> None:
+    """Forget a user, an item or another id: its row, its state, and what old events say of it."""
+    from freshrank.commands.forget import run
+
+    run(slot, name, url=url, key=key, is_dry=dry_run, wait_s=wait, as_json=as_json)
+
+
+@app.command()
+def backup(
+    place: Annotated[Path, typer.Argument(help="A new directory; with --verify a backup.")],
+    config: ConfigPath = DEFAULT_CONFIG,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Only say whether that backup is whole.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Copy what a deployment must keep, while it runs or not, or verify such a copy."""
+    from freshrank.commands.backup import save
+    from freshrank.commands.backup import verify as check
+
+    if verify:
+        check(place, as_json=as_json)
+    else:
+        save(config, place, environ=os.environ, as_json=as_json)
+
+
+@app.command()
+def restore(
+    source: Annotated[Path, typer.Argument(help="A backup.")],
+    config: ConfigPath = DEFAULT_CONFIG,
+    force: Annotated[
+        bool, typer.Option("--force", help="Move aside what is in the data directory.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Put a backup into the data directory of a deployment that is stopped."""
+    from freshrank.commands.backup import load
+
+    load(config, source, is_forced=force, environ=os.environ, as_json=as_json)
 
 
 @app.command()
@@ -237,6 +257,10 @@ def main() -> None:
         typer.echo(str(error), err=True)
         sys.exit(exit_code(error))
     except OSError as error:
+        if has_failed(error):
+            failed = disk_failed("end", error)
+            typer.echo(str(failed), err=True)
+            sys.exit(exit_code(failed))
         if error.errno != errno.ENOSPC:
             raise
         typer.echo(f"no space left: {error.filename or 'the output is incomplete'}", err=True)

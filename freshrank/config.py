@@ -4,6 +4,7 @@ Environment variables override: `FRESHRANK__SYNC__SPARSE_EVERY=5s` is `sync.spar
 `FRESHRANK__FEATURES__0__DIM=8` reaches into a list. Relative paths mean the current directory.
 """
 
+import hashlib
 import io
 from collections.abc import Mapping
 from importlib import resources
@@ -48,6 +49,12 @@ def load(path: Path, *, environ: Mapping[str, str]) -> Settings:
 def demo_text() -> str:
     """The commented configuration that `freshrank demo` runs with."""
     return resources.files("freshrank").joinpath("demo.yaml").read_text("utf-8")
+
+
+def digest(settings: Settings) -> str:
+    """16 hex digits that tell configurations apart; keys do not count."""
+    content = settings.model_dump_json(by_alias=True, exclude={"auth"})
+    return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
 def masked(settings: Settings) -> dict[str, Any]:
@@ -149,6 +156,8 @@ class _Document:
         if mistake.is_key and around in self._keys:
             return Diagnostic(self._keys[around], path, mistake.text)
         is_secret = around[:2] == ("auth", "keys") and not mistake.is_key
+        # A url may have a password in it.
+        is_secret |= around[:1] == ("state",) or around[:2] == ("sync", "channel")
         while around not in self._values:
             around = around[:-1]
         return Diagnostic(self._values[around], path, mistake.text, is_secret=is_secret)

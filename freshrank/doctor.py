@@ -11,13 +11,16 @@ import socket
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from freshrank.config import demo_text, load, loads
+from packaging.requirements import Requirement
+
+from freshrank.config import demo_text, digest, load, loads
 from freshrank.diagnostics import InvalidConfigError
+from freshrank.doctor_servers import servers, stored
+from freshrank.findings import Finding
 from freshrank.settings import ServiceSettings, Settings
 
 # A log partition, its checkpoints and parameters of the demo take some 100 MB; below this the
@@ -37,23 +40,6 @@ ANSWER_BYTES_MAX: Final = 1 << 16
 DAY_S: Final = 86_400.0
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """What one check found.
-
-    Attributes:
-        name: What was checked.
-        ok: False when something must be mended.
-        text: What was found.
-        mend: What to do, where `ok` is False.
-    """
-
-    name: str
-    ok: bool
-    text: str
-    mend: str = ""
-
-
 def examine(path: Path, *, environ: Mapping[str, str]) -> list[Finding]:
     """All checks. Nothing is changed on the machine.
 
@@ -63,23 +49,58 @@ def examine(path: Path, *, environ: Mapping[str, str]) -> list[Finding]:
     """
     finding, settings = configuration(path, environ)
     service = settings.service if settings else ServiceSettings()
-    return [
+    found = [
         python(sys.version_info[:3]),
+        packages(importlib.metadata.requires("freshrank") or []),
         native_core(importlib.import_module),
         onnxruntime(is_installed),
         learning(is_installed),
         *(owner(name, owners(name), home(name)) for name in SHARED_NAMES),
         finding,
         data_directory(service.data_dir, free_bytes),
-        port(service.host, service.port),
+        port(service.host, service.port, digest(settings) if settings and path.exists() else None),
         clock(time.time(), Path(__file__).stat().st_mtime),
     ]
+    if settings is not None:
+        if settings.metrics.port:
+            found.append(metrics_port(settings.metrics.host, settings.metrics.port))
+        if is_installed("safetensors"):  # where a trainer can have saved something
+            found.append(stored(settings))
+        found += servers(settings)
+    return found
 
 
 def python(version: Sequence[int]) -> Finding:
     """Python 3.11 or newer."""
     text = ".".join(map(str, version))
     return Finding("python", tuple(version) >= (3, 11), text, "install Python 3.11 or newer")
+
+
+def packages(requirements: Iterable[str]) -> Finding:
+    """The packages that are installed are of versions that freshrank works with.
+
+    Args:
+        requirements: Of freshrank, as its metadata lists them; those of an extra that is not
+            installed may be absent.
+    """
+    wrong, n_fit = [], 0
+    for one in map(Requirement, requirements):
+        is_base = one.marker is None or one.marker.evaluate({"extra": ""})
+        try:
+            version = importlib.metadata.version(one.name)
+        except importlib.metadata.PackageNotFoundError:
+            if is_base:
+                wrong.append((one, "is missing"))
+            continue
+        if one.specifier.contains(version, prereleases=True):
+            n_fit += 1
+        else:
+            wrong.append((one, f"has version {version}, needed is {one.specifier}"))
+    if wrong:
+        mend = "pip install " + " ".join(f"'{one.name}{one.specifier}'" for one, _ in wrong)
+        text = "; ".join(f"{one.name} {what}" for one, what in wrong)
+        return Finding("packages", False, text, mend)
+    return Finding("packages", True, f"{n_fit} of the versions that are needed")
 
 
 def native_core(import_module: Callable[[str], object]) -> Finding:
@@ -179,9 +200,42 @@ def data_directory(directory: Path, free_bytes: Callable[[Path], int]) -> Findin
     return Finding(name, n_free >= FREE_BYTES_MIN, text, f"free 1 GiB, or {mend}")
 
 
-def port(host: str, number: int) -> Finding:
-    """Nobody else listens where the service will; freshrank itself may."""
+def port(host: str, number: int, config_hash: str | None = None) -> Finding:
+    """Nobody else listens where the service will; freshrank itself may.
+
+    Args:
+        host: Where it will listen.
+        number: The port.
+        config_hash: Of the configuration examined; None takes any freshrank for this one.
+    """
     name = f"port {number}"
+    error = _refusal(host, number)
+    if error is None:
+        return Finding(name, True, f"free on {host}")
+    mend = "stop the other program, or set FRESHRANK__SERVICE__PORT to another port"
+    answer = answer_of(host, number) if error.errno == errno.EADDRINUSE else None
+    if answer is None:
+        return Finding(name, False, f"cannot listen on {host}: {error.strerror}", mend)
+    theirs = answer.get("config_hash")
+    if config_hash is None or theirs in (None, config_hash):  # without a key it says no more
+        return Finding(name, True, "freshrank answers here")
+    told = f"{answer.get('version')} with configuration {theirs}, not {config_hash}"
+    return Finding(name, False, f"another freshrank answers here: {told}", mend)
+
+
+def metrics_port(host: str, number: int) -> Finding:
+    """Nobody but a joiner or trainer listens where these answer Prometheus."""
+    name, error = f"port {number} of metrics", _refusal(host, number)
+    if error is None:
+        return Finding(name, True, f"free on {host}")
+    if error.errno == errno.EADDRINUSE and _asked(host, number, "/health/live") == {"live": True}:
+        return Finding(name, True, "freshrank answers here")
+    mend = "stop the other program, or set FRESHRANK__METRICS__PORT to another port"
+    return Finding(name, False, f"cannot listen on {host}: {error.strerror}", mend)
+
+
+def _refusal(host: str, number: int) -> OSError | None:
+    """Why nobody could listen there."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the service does
@@ -189,27 +243,29 @@ def port(host: str, number: int) -> Finding:
             listener.bind((host, number))
             listener.listen(1)
         except OSError as error:
-            if error.errno == errno.EADDRINUSE and is_freshrank(host, number):
-                return Finding(name, True, "freshrank answers here")
-            mend = "stop the other program, or set FRESHRANK__SERVICE__PORT to another port"
-            return Finding(name, False, f"cannot listen on {host}: {error.strerror}", mend)
-    return Finding(name, True, f"free on {host}")
+            return error
+    return None
 
 
-def is_freshrank(host: str, number: int) -> bool:
-    """Whether what listens answers as freshrank does, or asks for a key as freshrank does."""
+def answer_of(host: str, number: int) -> Mapping[str, object] | None:
+    """What freshrank says there of its version, or that it wants a key; None: it is another."""
+    document = _asked(host, number, "/v1/version")
+    is_ours = "config_hash" in document or document.get("type") == "/problems/unauthorized"
+    return document if is_ours else None
+
+
+def _asked(host: str, number: int, path: str) -> Mapping[str, object]:
+    """The JSON object that a path answers with; empty where it does not."""
     address = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - not listening
     connection = http.client.HTTPConnection(address, number, timeout=ANSWER_TIMEOUT_S)
     try:
-        connection.request("GET", "/v1/version")
+        connection.request("GET", path)
         document = json.loads(connection.getresponse().read(ANSWER_BYTES_MAX))
     except (OSError, http.client.HTTPException, ValueError):
-        return False
+        return {}
     finally:
         connection.close()
-    if not isinstance(document, dict):
-        return False
-    return "config_hash" in document or document.get("type") == "/problems/unauthorized"
+    return document if isinstance(document, dict) else {}
 
 
 def clock(now_s: float, installed_s: float) -> Finding:

@@ -12,40 +12,35 @@ lies under `service.data_dir`:
 """
 
 import contextlib
-import logging
-import threading
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 
 from freshrank import doctor
+from freshrank.channels import open_channel
 from freshrank.clock import Clock, SystemClock
-from freshrank.errors import ConfigError, Error, TransportError
-from freshrank.feature_state import LocalFeatureState
+from freshrank.errors import ConfigError
 from freshrank.features import FeatureEncoder
 from freshrank.logs import open_log
+from freshrank.metrics import Reading
+from freshrank.metrics_lag import Lag
 from freshrank.progress import Progress
 from freshrank.settings import Settings
-from freshrank.transport.directory import DirectoryChannel
+from freshrank.states import open_state
+from freshrank.transport.base import TopicPartition
+from freshrank.worker import Worker
 from service.app import Service, ServiceParts, create_app
 
 if TYPE_CHECKING:
     from trainer.archive import Archiver
+    from trainer.checkpoint_store import CheckpointStore
     from trainer.joiner import Joiner
     from trainer.loop import Trainer
-
-logger = logging.getLogger(__name__)
-
-# How long a part waits for news before it looks at its clock again. Short enough that a publication
-# that falls due while nothing arrives is at most this late.
-STEP_TIMEOUT_S = 0.05
-# Back-off after a transport error such as a full disk: the first retry soon, later ones each 5 s.
-RETRY_FIRST_S, RETRY_MAX_S = 0.2, 5.0
-CLOSE_TIMEOUT_S = 30.0
+    from trainer.readings import TrainerReadings
 
 
 def can_learn() -> bool:
@@ -53,56 +48,17 @@ def can_learn() -> bool:
     return all(map(doctor.is_installed, doctor.TRAIN_MODULES))
 
 
-class Worker:
-    """A thread that calls `step` until stopped.
+def check_can_learn() -> None:
+    """Refuse to learn without the extra `train`.
 
-    A `TransportError` (disk full, log unreachable) is retried with back-off; any other error is a
-    bug or damaged state: it is logged, the worker stops, the service goes on with what it has.
+    Raises:
+        ConfigError: it is not installed.
     """
-
-    def __init__(self, name: str, step: Callable[[float], int]) -> None:
-        self._name = name
-        self._step = step
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
-        self.failure: Exception | None = None
-
-    def start(self) -> None:
-        """Begin."""
-        self._thread.start()
-
-    def stop(self) -> None:
-        """Finish the step under way and end the thread.
-
-        Raises:
-            Error: it does not end, so what it works on must not be touched.
-        """
-        self._stop.set()
-        if self._thread.ident is not None:
-            self._thread.join(CLOSE_TIMEOUT_S)
-        if self._thread.is_alive():
-            self.failure = Error(f"worker {self._name} did not end in {CLOSE_TIMEOUT_S:.0f} s")
-            raise self.failure
-
-    def _run(self) -> None:
-        retry_s = RETRY_FIRST_S
-        trouble = ""
-        while not self._stop.is_set():
-            try:
-                self._step(STEP_TIMEOUT_S)
-                if trouble:
-                    logger.warning("worker=%s state=recovered", self._name)
-                retry_s, trouble = RETRY_FIRST_S, ""
-            except TransportError as error:
-                if error.code != trouble:  # a line per change, not per try
-                    logger.warning("worker=%s state=retrying error=%s", self._name, error)
-                trouble = error.code
-                self._stop.wait(retry_s)
-                retry_s = min(2 * retry_s, RETRY_MAX_S)
-            except Exception as error:
-                self.failure = error
-                logger.exception("worker=%s state=stopped", self._name)
-                return
+    if not can_learn():
+        raise ConfigError(
+            f"learning needs {', '.join(doctor.TRAIN_MODULES)}: {doctor.TRAIN_MEND}, "
+            "or serve without learning: --no-learn"
+        )
 
 
 class Embedded:
@@ -139,27 +95,27 @@ class Embedded:
         simulated: bool = False,
         clock: Clock | None = None,
     ) -> None:
-        if learn and not can_learn():
-            raise ConfigError(
-                f"learning needs {', '.join(doctor.TRAIN_MODULES)}: {doctor.TRAIN_MEND}, "
-                "or serve without learning: --no-learn"
-            )
+        if learn:
+            check_can_learn()
         if learn and settings.log.kind != "local":
             raise ConfigError(
-                f"log.kind is {settings.log.kind}: joining needs a local log as yet; serve such a "
-                "log without learning: --no-learn"
+                f"log.kind is {settings.log.kind}: such a log is joined by `freshrank join` and "
+                "learned by `freshrank train`, processes of their own: --no-learn"
             )
         clock = clock or SystemClock()
         directory = settings.service.data_dir
         self.settings = settings
         self.encoder = FeatureEncoder(settings)
         self.log = open_log(settings, clock)
-        self.channel = DirectoryChannel(directory / "parameters", clock=clock)
+        self.channel = open_channel(settings, clock)
         self.progress = Progress()
-        self.state = LocalFeatureState(settings, directory / "features" / "state.msgpack")
+        self.state = open_state(settings)
         self.joiners: list[Joiner] = []
         self.archiver: Archiver | None = None
         self.trainer: Trainer | None = None
+        self._trainer_readings: TrainerReadings | None = None
+        self._checkpoints: CheckpointStore | None = None
+        self._lag = Lag(self.log, self._positions)
         self._workers: dict[str, Worker] = {}
         try:
             if learn:
@@ -198,8 +154,10 @@ class Embedded:
     ) -> None:
         from trainer.archive import Archiver
         from trainer.archive_reader import Archive
+        from trainer.checkpoint_store import CheckpointStore
         from trainer.joiner import Joiner
         from trainer.loop import Trainer
+        from trainer.readings import TrainerReadings
 
         settings, encoder = self.settings, self.encoder
         archive = None
@@ -220,6 +178,7 @@ class Embedded:
                     clock=clock,
                     state=self.state,
                     progress=self.progress,
+                    allow_gaps=allow_gaps,
                 )
             )
         self.trainer = Trainer(
@@ -231,7 +190,10 @@ class Embedded:
             clock=clock,
             progress=self.progress,
             history=archive,
+            allow_gaps=allow_gaps,
         )
+        self._trainer_readings = TrainerReadings(settings, encoder)
+        self._checkpoints = CheckpointStore(directory / "trainer", keep=settings.checkpoint.keep)
 
     def start(self) -> None:
         """Start joiners and trainer; the replica starts with the app's lifespan."""
@@ -250,6 +212,7 @@ class Embedded:
         with contextlib.ExitStack() as stack:  # the last one first
             stack.callback(self.log.close)
             stack.callback(self.channel.close)
+            stack.callback(self.state.close)
             stack.callback(self._close_learning, drain=drain)
             for worker in reversed(self._workers.values()):
                 stack.callback(worker.stop)
@@ -283,6 +246,37 @@ class Embedded:
             total.update(part.accounting() if part is not None else {})
         return dict(total)
 
+    def inspect(self, table: str, id: int) -> Mapping[str, Any]:
+        """What the trainer's table knows of one id; nothing without a trainer."""
+        if self.trainer is None:
+            return {}
+        return self.trainer.learner.sparse.tables[table].inspect(id)
+
+    def snapshots(self) -> list[dict[str, Any]]:
+        """The trainer's checkpoints; none without a trainer."""
+        return [] if self._checkpoints is None else self._checkpoints.described()
+
     def statistics(self) -> dict[str, float]:
         """The trainer's gauges."""
         return {} if self.trainer is None else self.trainer.statistics()
+
+    def readings(self) -> list[Reading]:
+        """Metrics of joiners and trainer."""
+        found = self.progress.readings() + self._lag.readings()
+        for joiner in self.joiners:
+            found += joiner.readings()
+        found += [worker.reading() for worker in self._workers.values()]
+        if self.trainer is not None and self._trainer_readings is not None:
+            is_leading = self._workers["trainer"].failure is None
+            found += (
+                self._trainer_readings.leading(self.accounting(), self.statistics())
+                if is_leading
+                else self._trainer_readings.standby()
+            )
+        return found
+
+    def _positions(self) -> dict[TopicPartition, int]:
+        positions = {} if self.trainer is None else self.trainer.reader.ends()
+        for joiner in self.joiners:
+            positions |= joiner.positions()
+        return positions

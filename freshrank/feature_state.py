@@ -16,7 +16,7 @@ import numpy as np
 from embedding_store import hash_strings
 from freshrank._live import Rings, Series
 from freshrank.errors import SchemaError
-from freshrank.feature_updates import Did, FeatureUpdates, StateAnswer, StateQuery
+from freshrank.feature_updates import Did, FeatureUpdates, Forgotten, StateAnswer, StateQuery
 from freshrank.settings import Settings
 from freshrank.state_layout import StateLayout
 from freshrank.transport.files import make_directory, replace_file
@@ -28,6 +28,7 @@ __all__ = [
     "LocalFeatureState",
     "StateAnswer",
     "StateQuery",
+    "StateReader",
 ]
 
 logger = logging.getLogger(__name__)
@@ -38,13 +39,19 @@ FORMAT: Final = 1
 UNSAVED_MAX: Final = 1 << 20
 _ROUND_UPDATES: Final = 200
 _TEXTS_MIN: Final = 4_096
+# An entry of this time reads as nothing, is as good as none to whoever adds, and is swept.
+_LONG_PAST_MS: Final = -(1 << 62)
 
 
-class FeatureState(Protocol):
-    """Where the joiner writes and the service reads."""
+class StateReader(Protocol):
+    """What a request needs of feature state."""
 
     def read(self, query: StateQuery) -> StateAnswer:
         """Everything one request asks, at once."""
+
+
+class FeatureState(StateReader, Protocol):
+    """Where the joiner writes and the service reads."""
 
     def apply(self, updates: FeatureUpdates) -> None:
         """A round of the joiner, unless all its marks were reached before."""
@@ -52,6 +59,9 @@ class FeatureState(Protocol):
     @property
     def saved(self) -> Mapping[str, int]:
         """Marks that outlive this process: rounds up to them need not be sent again."""
+
+    def close(self) -> None:
+        """Release what is held."""
 
 
 class LocalFeatureState:
@@ -86,6 +96,7 @@ class LocalFeatureState:
         }
         self.rings = {event: Rings(n_max=n) for event, n in layout.ring_lengths.items()}
         self._texts: dict[int, str] = {}  # of items with string ids
+        self._forgotten: dict[int, int] = {}  # user -> event time of the command
         self._n_texts_max = _TEXTS_MIN
         self._lock = threading.Lock()  # of the writers
         self._marks: dict[str, int] = {}
@@ -100,6 +111,9 @@ class LocalFeatureState:
         """Marks of the file."""
         return self._saved
 
+    def close(self) -> None:
+        """Nothing is held."""
+
     def read(self, query: StateQuery) -> StateAnswer:
         """Everything one request asks."""
         values = {
@@ -107,8 +121,10 @@ class LocalFeatureState:
             for name, keys in query.keys.items()
         }
         recent: dict[str, list[str]] = {}
-        if query.user is not None and self.rings:
+        if query.user is not None and (self.rings or self._forgotten):
             user, at = self._layout.tokens("user_id", [query.user]), np.array([query.before_ms])
+            if (forgotten_ms := self._forgotten.get(int(user[0]))) is not None:
+                self._layout.hide(values, query.before_ms, forgotten_ms)
             for event, rings in self.rings.items():
                 recent[event] = list(self._items(rings.read(user, at)[0].tolist()))
         return StateAnswer(values, recent)
@@ -119,6 +135,8 @@ class LocalFeatureState:
             marks = updates.marks
             if marks and all(self._marks.get(log, -1) >= at for log, at in marks.items()):
                 return
+            for one in updates.forgotten:
+                self._forget(one)
             for name, (keys, ts_ms) in updates.events.items():
                 if name in self.series:  # else of an earlier configuration
                     self.series[name].add(keys, ts_ms)
@@ -126,7 +144,9 @@ class LocalFeatureState:
             self._did(updates.did)
             self._n_unsaved += _ROUND_UPDATES
             self._marks |= {log: max(at, self._marks.get(log, at)) for log, at in marks.items()}
-            if self._n_unsaved > max(UNSAVED_MAX, sum(map(len, self.series.values()))):
+            n_keys = sum(map(len, self.series.values()))
+            # What is forgotten leaves the file, and the rounds that writers keep.
+            if updates.forgotten or self._n_unsaved > max(UNSAVED_MAX, n_keys):
                 try:
                     self._save()
                 except OSError as error:  # the writer keeps its rounds
@@ -136,7 +156,8 @@ class LocalFeatureState:
         """Everything, as `restore` takes it."""
         series = {n: [a.tobytes() for a in one.entries()] for n, one in self.series.items()}
         rings = {n: [a.tobytes() for a in one.entries()] for n, one in self.rings.items()}
-        return msgspec.msgpack.encode([FORMAT, self._marks, series, rings, self._texts])
+        content = [FORMAT, self._marks, series, rings, self._texts]
+        return msgspec.msgpack.encode([*content, *filter(None, [self._forgotten])])
 
     def restore(self, value: bytes) -> None:
         """Take what `snapshot` wrote; series that the configuration lacks are left out.
@@ -150,7 +171,7 @@ class LocalFeatureState:
                 self._take(*content)
         except (msgspec.DecodeError, TypeError, ValueError) as error:
             raise SchemaError(
-                f"feature state is damaged: {error}; restore a back-up, or delete "
+                f"feature state is damaged: {error}; restore a backup, or delete "
                 f"{self._path} to begin with nothing known"
             ) from error
         if version != FORMAT:
@@ -165,6 +186,7 @@ class LocalFeatureState:
         series: dict[str, list[bytes]],
         rings: dict[str, list[bytes]],
         texts: dict[int, str],
+        forgotten: dict[int, int] | None = None,
     ) -> None:
         for name in self.series.keys() & series.keys():
             keys, times, x, y = series[name]
@@ -184,6 +206,7 @@ class LocalFeatureState:
             )
         self._marks = dict(marks)
         self._texts = dict(texts)
+        self._forgotten = dict(forgotten or {})
 
     def _save(self) -> None:
         if self._path is None:
@@ -192,6 +215,27 @@ class LocalFeatureState:
         make_directory(self._path.parent)
         replace_file(self._path, self.snapshot())
         self._saved = dict(self._marks)
+
+    def _forget(self, one: Forgotten) -> None:
+        key = np.array([one.id], np.uint64)
+        nothing = np.array([_LONG_PAST_MS]), np.zeros(1), np.zeros(1)
+        for name in self._layout.keyed_by(one.slot):
+            self.series[name].restore(key, *nothing)
+        if one.slot not in ("user_id", "item_id"):
+            return
+        for event, rings in self.rings.items():
+            keys, ts_ms, ties, items = rings.entries()
+            has_id = (keys if one.slot == "user_id" else items) == key
+            if has_id.any():
+                kept = Rings(n_max=self._layout.ring_lengths[event])
+                kept.add(keys[~has_id], ts_ms[~has_id], ties[~has_id], items[~has_id])
+                self.rings[event] = kept
+        if one.slot == "item_id":
+            self._texts.pop(one.id, None)
+        elif self._layout.pairs:
+            since_ms = one.ts_ms - self._layout.pairs_ms
+            known = {user: at for user, at in self._forgotten.items() if at >= since_ms}
+            self._forgotten = known | {one.id: max(one.ts_ms, known.get(one.id, one.ts_ms))}
 
     def _did(self, did: Iterable[tuple[str, str, Did]]) -> None:
         by_event: dict[str, list[tuple[str, Did]]] = {}

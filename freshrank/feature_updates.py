@@ -1,8 +1,9 @@
 """What is said to feature state: rounds of updates, and one question per request."""
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 import numpy as np
@@ -11,7 +12,8 @@ from freshrank.encoding import F64
 from freshrank.errors import SchemaError
 from freshrank.feature_types import I64, U64
 
-FORMAT: Final = 1
+FORMAT: Final = 2
+_PLAIN: Final = 1  # the same where nothing is to be forgotten
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -29,6 +31,20 @@ class Did:
     item: str
 
 
+class Forgotten(NamedTuple):
+    """An id of which nothing is to be known any more.
+
+    Attributes:
+        slot: Its feature.
+        id: The 64-bit id.
+        ts_ms: Event time of the command.
+    """
+
+    slot: str
+    id: int
+    ts_ms: int
+
+
 @dataclass(slots=True)
 class FeatureUpdates:
     """What some impressions and actions change.
@@ -37,11 +53,13 @@ class FeatureUpdates:
         events: Series name -> keys `uint64[n]` and times `int64[n]` of its events.
         did: Event, canonical user and action, for `recent` features.
         marks: `topic:partition` -> offset through which the joiner has decided with this round.
+        forgotten: Ids that are forgotten before any of it is known.
     """
 
     events: dict[str, tuple[U64, I64]] = field(default_factory=dict)
     did: list[tuple[str, str, Did]] = field(default_factory=list)
     marks: dict[str, int] = field(default_factory=dict)
+    forgotten: list[Forgotten] = field(default_factory=list)
 
     @classmethod
     def together(
@@ -59,13 +77,16 @@ class FeatureUpdates:
             },
             [one for part in parts for one in part.did],
             dict(marks),
+            [one for part in parts for one in part.forgotten],
         )
 
     def to_bytes(self) -> bytes:
         """As `from_bytes` reads it, for the joiner's database."""
         events = {name: [k.tobytes(), t.tobytes()] for name, (k, t) in self.events.items()}
         did = [(event, user, d.ts_ms, d.event_id, d.item) for event, user, d in self.did]
-        return msgspec.msgpack.encode([FORMAT, events, did, self.marks])
+        if not self.forgotten:
+            return msgspec.msgpack.encode([_PLAIN, events, did, self.marks])
+        return msgspec.msgpack.encode([FORMAT, events, did, self.marks, self.forgotten])
 
     @classmethod
     def from_bytes(cls, value: bytes) -> "FeatureUpdates":
@@ -75,13 +96,13 @@ class FeatureUpdates:
             SchemaError: another version wrote it.
         """
         version, *content = msgspec.msgpack.decode(value)
-        if version != FORMAT:
+        if version not in (_PLAIN, FORMAT):
             raise SchemaError(
                 f"a round of feature updates has format {version}, this program reads {FORMAT}: "
                 "start the version that wrote it, or begin with a new data directory",
                 code="joiner-state",
             )
-        events, did, marks = content
+        events, did, marks, *forgotten = content
         return cls(
             {
                 n: (np.frombuffer(k, np.uint64), np.frombuffer(t, np.int64))
@@ -89,6 +110,7 @@ class FeatureUpdates:
             },
             [(event, user, Did(*one)) for event, user, *one in did],
             marks,
+            [Forgotten(*one) for one in itertools.chain(*forgotten)],
         )
 
 

@@ -12,29 +12,41 @@ Format v1, little-endian, every section at a multiple of 8 bytes and padded with
 | 2 | zero |
 | 8 | length of the whole frame |
 | 8 | length of the header |
-| … | header: msgpack map `{info, tables, dense_bytes}`; padding |
+| … | header: msgpack map `{info, tables, dense_bytes, canary}`; padding |
 | 16 | blake2b-128 of everything before it, so that `decode_info` reads no further |
 | … | per table of the header, in its order: keys `uint64[n]`, tombstones `uint64[k]`, rows |
 | … | dense net, when there is one |
 | 16 | blake2b-128 of everything before it |
 
-A table entry is `{name, dtype, width, n_rows, n_tombstones}`; `dtype` is `float32`, rows of another
-type come under a new name that old readers refuse. Everything up to the header's checksum, and the
-last checksum, stay as they are in every version, so a reader can tell a newer frame from a damaged
-one. Unknown header fields are skipped.
+A table entry is `{name, dtype, width, n_rows, n_tombstones}`; `dtype` is `float32` or `float16`,
+rows of another type come under a new name that old readers refuse. Everything up to the header's
+checksum, and the last checksum, stay as they are in every version, so a reader can tell a newer
+frame from a damaged one. Unknown header fields are skipped; `canary` is left out where there is
+none, as before there was such a thing.
 """
 
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from hashlib import blake2b
-from typing import Final, Literal, TypeVar
+from typing import Final, Literal, TypeVar, get_args
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
 from freshrank.errors import SyncError
+from freshrank.frame_types import Frame, FrameInfo, Outcome, TableRows
+
+__all__ = [
+    "VERSION",
+    "Frame",
+    "FrameInfo",
+    "Outcome",
+    "TableRows",
+    "decode",
+    "decode_info",
+    "encode",
+]
 
 VERSION: Final = 1
 _MAGIC: Final = b"FRPF"
@@ -42,91 +54,11 @@ _PREFIX: Final = struct.Struct("<4sHHQQ")
 _DIGEST_BYTES: Final = 16
 _U64: Final[np.dtype[np.uint64]] = np.dtype("<u8")
 _F32: Final[np.dtype[np.float32]] = np.dtype("<f4")
+_F16: Final[np.dtype[np.float16]] = np.dtype("<f2")
+_F16_MAX: Final = float(np.finfo(np.float16).max)
 _U8: Final[np.dtype[np.uint8]] = np.dtype("u1")
-_Number = TypeVar("_Number", np.uint64, np.float32, np.uint8)
-
-
-@dataclass(frozen=True, slots=True)
-class TableRows:
-    """Changed rows of one table.
-
-    Attributes:
-        keys: `uint64[n]`, ascending: ids whose row is given.
-        rows: `float32[n, width]`, the weights as the trainer has them.
-        tombstones: `uint64[k]`, ascending, disjoint from `keys`: ids whose row is gone.
-    """
-
-    keys: npt.NDArray[np.uint64]
-    rows: npt.NDArray[np.float32]
-    tombstones: npt.NDArray[np.uint64]
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What became of one action when that is not simply `trained`."""
-
-    topic: str
-    partition: int
-    offset: int
-    outcome: str
-
-
-@dataclass(frozen=True, slots=True)
-class FrameInfo:
-    """What a frame says of itself; small, decoded without touching the rows.
-
-    Attributes:
-        kind: `base` or `delta`.
-        epoch: Lineage of the trainer that wrote it.
-        seq: Sparse sequence number this frame leads to.
-        dense_version: Number of the dense net in force at this frame.
-        schema_hash: Of features, tasks and model; a replica with another one refuses.
-        published_at_ms: When the trainer wrote it.
-        watermark_ms: Newest event time that the parameters reflect; 0 before the first example.
-        examples: Examples learned so far along this lineage.
-        offsets: `topic:partition` -> next offset: every earlier record is decided and learned.
-        outcomes: Decisions since the previous frame that are not `trained`.
-        action_appended_at_ms: A sample of the append times of the actions learned since the
-            previous frame: the replica turns them into event-to-servable times.
-        impression_appended_at_ms: The same for negatives.
-        metrics: Progressive metrics at this frame, e.g. `click.auc`.
-        untrained: True while no example has been learned.
-    """
-
-    kind: Literal["base", "delta"]
-    epoch: int
-    seq: int
-    dense_version: int
-    schema_hash: str
-    published_at_ms: int
-    watermark_ms: int = 0
-    examples: int = 0
-    offsets: dict[str, int] = field(default_factory=dict)
-    outcomes: list[Outcome] = field(default_factory=list)
-    action_appended_at_ms: list[int] = field(default_factory=list)
-    impression_appended_at_ms: list[int] = field(default_factory=list)
-    metrics: dict[str, float] = field(default_factory=dict)
-    untrained: bool = False
-
-    @property
-    def version(self) -> str:
-        """The name of this version as answers carry it."""
-        return f"d{self.dense_version}-s{self.seq}"
-
-
-@dataclass(frozen=True, slots=True)
-class Frame:
-    """A whole frame.
-
-    Attributes:
-        info: Its header.
-        tables: Per table name, the rows that changed (in a base: all rows).
-        dense: The dense net as ONNX bytes when this frame carries one; every base does.
-    """
-
-    info: FrameInfo
-    tables: dict[str, TableRows]
-    dense: bytes | None = None
+_Number = TypeVar("_Number", np.uint64, np.float32, np.float16, np.uint8)
+RowType = Literal["float32", "float16"]
 
 
 class _TableEntry(msgspec.Struct):
@@ -137,14 +69,20 @@ class _TableEntry(msgspec.Struct):
     n_tombstones: int
 
 
-class _Header(msgspec.Struct):
+class _Header(msgspec.Struct, omit_defaults=True):
     info: FrameInfo
     tables: list[_TableEntry]
     dense_bytes: int | None
+    canary: bytes | None = None
 
 
-def encode(frame: Frame) -> bytes:
+def encode(frame: Frame, *, dtype: RowType = "float32") -> bytes:
     """The frame's bytes.
+
+    Args:
+        frame: Its rows are float32.
+        dtype: How rows are written. To float16 they are rounded; it ends at 65,504, and so does
+            what is finite.
 
     Raises:
         SyncError: code `malformed` when keys or tombstones are not ascending and disjoint or an
@@ -155,10 +93,10 @@ def encode(frame: Frame) -> bytes:
         >>> decode(encode(Frame(info, tables={}))).info == info
         True
     """
-    entries = [_entry(name, table) for name, table in frame.tables.items()]
+    entries = [_entry(name, table, dtype) for name, table in frame.tables.items()]
     dense_bytes = None if frame.dense is None else len(frame.dense)
-    header = msgspec.msgpack.encode(_Header(frame.info, entries, dense_bytes))
-    sections = list(_sections(frame))
+    header = msgspec.msgpack.encode(_Header(frame.info, entries, dense_bytes, frame.canary))
+    sections = list(_sections(frame, dtype))
     n_bytes = _PREFIX.size + _padded(len(header)) + _DIGEST_BYTES
     n_bytes += sum(_padded(section.nbytes) for section in sections) + _DIGEST_BYTES
     head = _PREFIX.pack(_MAGIC, VERSION, 0, n_bytes, len(header)) + header + _padding(len(header))
@@ -170,7 +108,7 @@ def encode(frame: Frame) -> bytes:
 
 
 def decode(data: bytes) -> Frame:
-    """Read a frame; its arrays are read-only views of `data`.
+    """Read a frame; its arrays are read-only views of `data`, but rows of float16 a copy.
 
     Raises:
         SyncError: code `checksum` when a bit differs or bytes are missing, `version` when a newer
@@ -185,20 +123,29 @@ def decode(data: bytes) -> Frame:
     tables: dict[str, TableRows] = {}
     reader = _SectionReader(view[:-_DIGEST_BYTES], position)
     for entry in header.tables:
-        if entry.dtype != "float32":
+        if entry.dtype not in get_args(RowType):
             raise _too_new(f"rows of type {entry.dtype!r} in table {entry.name!r}")
         if entry.name in tables or entry.width < 1:
             raise _malformed(f"table entry {entry}")
         keys = reader.take(_U64, entry.n_rows)
         tombstones = reader.take(_U64, entry.n_tombstones)
-        rows = reader.take(_F32, entry.n_rows * entry.width).reshape(entry.n_rows, entry.width)
+        rows = _read_rows(reader, entry)
         tables[entry.name] = table = TableRows(keys, rows, tombstones)
         _check_order(entry.name, table)
     dense = None
     if header.dense_bytes is not None:
         dense = reader.take(_U8, header.dense_bytes).tobytes()
     reader.expect_end()
-    return Frame(header.info, tables, dense)
+    return Frame(header.info, tables, dense, header.canary)
+
+
+def _read_rows(reader: "_SectionReader", entry: _TableEntry) -> npt.NDArray[np.float32]:
+    n_values = entry.n_rows * entry.width
+    if entry.dtype == "float16":
+        values = reader.take(_F16, n_values).astype(_F32)
+    else:
+        values = reader.take(_F32, n_values)
+    return values.reshape(entry.n_rows, entry.width)
 
 
 def decode_info(data: bytes) -> FrameInfo:
@@ -252,7 +199,7 @@ def _read_header(view: memoryview) -> tuple[_Header, int]:
     return header, end + _DIGEST_BYTES
 
 
-def _entry(name: str, table: TableRows) -> _TableEntry:
+def _entry(name: str, table: TableRows, dtype: RowType) -> _TableEntry:
     is_typed = (
         table.keys.dtype == np.uint64
         and table.tombstones.dtype == np.uint64
@@ -268,7 +215,7 @@ def _entry(name: str, table: TableRows) -> _TableEntry:
         )
     _check_order(name, table)
     n_rows, width = table.rows.shape
-    return _TableEntry(name, "float32", width, n_rows, len(table.tombstones))
+    return _TableEntry(name, dtype, width, n_rows, len(table.tombstones))
 
 
 def _check_order(name: str, table: TableRows) -> None:
@@ -282,11 +229,16 @@ def _check_order(name: str, table: TableRows) -> None:
             raise _malformed(f"table {name!r} has a key both as row and as tombstone")
 
 
-def _sections(frame: Frame) -> Iterator[memoryview]:
+def _sections(frame: Frame, dtype: RowType) -> Iterator[memoryview]:
     for table in frame.tables.values():
         yield _bytes_of(table.keys, _U64)
         yield _bytes_of(table.tombstones, _U64)
-        yield _bytes_of(table.rows, _F32)
+        if dtype == "float16":
+            is_finite = np.isfinite(table.rows)
+            rows = np.clip(table.rows, -_F16_MAX, _F16_MAX, out=table.rows.copy(), where=is_finite)
+            yield _bytes_of(rows.astype(_F16), _F16)
+        else:
+            yield _bytes_of(table.rows, _F32)
     if frame.dense is not None:
         yield memoryview(frame.dense)
 

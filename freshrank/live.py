@@ -10,7 +10,7 @@ import numpy.typing as npt
 from embedding_store import mix_ids
 from freshrank.encoding import F64
 from freshrank.feature_series import raw_values, series_of
-from freshrank.feature_state import Did, FeatureState, FeatureUpdates, StateQuery
+from freshrank.feature_state import Did, FeatureUpdates, StateQuery, StateReader
 from freshrank.feature_types import I64, U64, RequestValues, SlotIds
 from freshrank.features import FeatureEncoder
 from freshrank.messages import Value
@@ -104,7 +104,7 @@ class LiveFeatures:
             for feature in self._encoder.live
         }
 
-    def fill(self, values: RequestValues, state: FeatureState, *, before_ms: int) -> RequestValues:
+    def fill(self, values: RequestValues, state: StateReader, *, before_ms: int) -> RequestValues:
         """The request with its recent items and live values, all read at once.
 
         Args:

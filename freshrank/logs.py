@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING, Any, Final
 
+from freshrank.backup.swap import finish
 from freshrank.clock import Clock
 from freshrank.errors import ConfigError
 from freshrank.log_settings import LogSettings, SecuritySettings
@@ -29,6 +30,8 @@ def open_log(settings: Settings, clock: Clock, *, writable: bool = True) -> Even
         TransportError: it is in use, damaged, or cannot be reached.
     """
     log = settings.log
+    if writable:  # no process that works begins without it
+        finish(settings.service.data_dir)
     if log.kind == "local":
         return LocalLog(
             settings.service.data_dir / "log",

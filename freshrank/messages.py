@@ -5,6 +5,7 @@ default; a reader skips fields it does not know and refuses a higher `v` with `D
 (code `newer-version`), which sends the record to the dead letter. Golden bytes: `tests/golden/`.
 """
 
+from collections.abc import Iterable
 from typing import Final, Literal
 
 import msgspec
@@ -83,10 +84,26 @@ class Entity(Event, frozen=True, kw_only=True, tag="entity", gc=False):
 
 
 class Control(Event, frozen=True, kw_only=True, tag="control", gc=False):
-    """An operator's command to the trainer."""
+    """An operator's command to the trainer; `forget` stands in every partition of actions as well.
 
-    command: Literal["pause", "resume"]
+    Attributes:
+        command: What to do.
+        reason: Why, for people.
+        to: Of `rollback`: the name of the checkpoint.
+        relearn: Of `rollback`: learn once more what was learned since.
+        slot: Of `forget`: the feature whose table has the id.
+        id: Of `forget`: the 64-bit id; of a string key its keyed hash.
+        marks: Of `forget`, in the control topic: `topic:partition` -> offset of the same command
+            among the actions.
+    """
+
+    command: Literal["pause", "resume", "rollback", "forget"]
     reason: str = ""
+    to: str = ""
+    relearn: bool = False
+    slot: str = ""
+    id: int = 0
+    marks: dict[str, int] = {}
 
 
 class Tick(Event, frozen=True, kw_only=True, tag="tick", gc=False):
@@ -153,6 +170,15 @@ def decode(value: bytes) -> Message:
     return message
 
 
+def decode_all(values: Iterable[bytes]) -> list[Message] | None:
+    """Read many records back; None when `decode` refuses one of them."""
+    try:
+        found = list(map(_decoder.decode, values))
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+        return None
+    return None if any([message.v > VERSION for message in found]) else found
+
+
 def _refuse_newer(value: bytes) -> None:
     try:
         version = _version_decoder.decode(value).v
@@ -164,6 +190,16 @@ def _refuse_newer(value: bytes) -> None:
             "upgrade the reader before the writer",
             code="newer-version",
         )
+
+
+def check_id(control: Control) -> None:
+    """Refuse a command to forget what is no 64-bit id.
+
+    Raises:
+        DataError: code `bad-id`.
+    """
+    if not 0 <= control.id < 1 << 64:
+        raise DataError(f"id {control.id} is none of 64 bits", code="bad-id")
 
 
 def entity_key(scope: str, identity: str) -> bytes:

@@ -1,36 +1,36 @@
-"""The catalogue of metrics: every name that `/metrics` serves stands here and nowhere else.
+"""Metrics of every process, as Prometheus reads them.
 
-Conventions: prefix `freshrank_`, base units, `_total` only on counters, ratios from 0 to 1, no user
-or item ids in labels. Totals that another part already keeps are read when scraped (`Reading`), so
-nothing is counted twice.
+Counters of requests are incremented as they come. All else is read when scraped, from totals that
+its part keeps anyway (`Reading`): nothing is counted twice, and no hot path knows of metrics.
 """
 
 import platform
-from collections.abc import Callable, Iterator, Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Final, NamedTuple
 
+import numpy as np
+import numpy.typing as npt
 from prometheus_client import (
     CollectorRegistry,
     Counter,
     Gauge,
     Histogram,
-    Info,
     PlatformCollector,
     ProcessCollector,
     disable_created_metrics,
 )
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
-from prometheus_client.metrics_core import Metric
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+)
+from prometheus_client.metrics_core import Metric as Family
 from prometheus_client.registry import Collector
 
-PREFIX: Final = "freshrank"
+from freshrank.metrics_catalogue import CATALOGUE, PREFIX, Kind
 
-# Half a millisecond is a small rank, 25 ms the latency objective, beyond a second nobody waits.
-REQUEST_BUCKETS_S: Final = (
-    0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0,
-)  # fmt: skip
-# The goal is 3 s, the objective 30 s; 900 s is an outage.
-FRESHNESS_BUCKETS_S: Final = (0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0)
+_Family = CounterMetricFamily | GaugeMetricFamily | HistogramMetricFamily
 
 
 class Metrics:
@@ -50,124 +50,152 @@ class Metrics:
     def __init__(self, registry: CollectorRegistry) -> None:
         disable_created_metrics()  # type: ignore[no-untyped-call]
 
-        def counter(name: str, text: str, labels: tuple[str, ...]) -> Counter:
-            return Counter(name, text, labels, namespace=PREFIX, registry=registry)
+        def counter(name: str) -> Counter:
+            one = CATALOGUE[name]
+            return Counter(name, one.text, one.labels, namespace=PREFIX, registry=registry)
 
-        self.http_requests = counter(
-            "http_requests", "Requests answered.", ("route", "method", "code")
-        )
-        self.http_rejected = counter(
-            "http_rejected", "Requests refused before they were read.", ("reason",)
-        )
-        self.events_received = counter(
-            "events_received", "Events received, accepted or not.", ("kind", "source")
-        )
-        self.events_rejected = counter("events_rejected", "Events refused.", ("kind", "reason"))
-        self.sync_batches = counter(
-            "sync_batches", "Parameter frames by outcome.", ("kind", "result")
-        )
+        self.http_requests = counter("http_requests")
+        self.http_rejected = counter("http_rejected")
+        self.events_received = counter("events_received")
+        self.events_rejected = counter("events_rejected")
+        self.sync_batches = counter("sync_batches")
+        name = "http_request_duration_seconds"
+        one = CATALOGUE[name]
         self.http_duration = Histogram(
-            "http_request_duration_seconds",
-            "Time to answer.",
-            ("route",),
+            *(name, one.text, one.labels),
             namespace=PREFIX,
             registry=registry,
-            buckets=REQUEST_BUCKETS_S,
+            buckets=one.buckets,
         )
-        self.http_in_flight = Gauge(
-            "http_requests_in_flight",
-            "Requests being answered.",
-            namespace=PREFIX,
-            registry=registry,
-        )
-        self.freshness = Histogram(
-            "freshness_event_to_servable_seconds",
-            "From an event's append to its effect on answers.",
-            ("stage", "kind"),
-            namespace=PREFIX,
-            registry=registry,
-            buckets=FRESHNESS_BUCKETS_S,
-        )
+        name = "http_requests_in_flight"
+        self.http_in_flight = Gauge(name, CATALOGUE[name].text, namespace=PREFIX, registry=registry)
 
-    def observe_freshness(self, kind: str, seconds: list[float]) -> None:
-        """Record event-to-servable times; `kind` is `action` or `negative`."""
-        child = self.freshness.labels("total", kind)
-        for one in seconds:
-            child.observe(one)
+
+class Counts(NamedTuple):
+    """A histogram at one moment.
+
+    Attributes:
+        buckets: `int64[n]`, values in each, not accumulated; the last has those beyond all bounds.
+        total: Sum of the values.
+    """
+
+    buckets: npt.NDArray[np.int64]
+    total: float
+
+
+class Reading(NamedTuple):
+    """What one series says at scrape time.
+
+    Attributes:
+        name: In the catalogue.
+        value: Its value; of a histogram, its counts.
+        labels: Label values, by name.
+    """
+
+    name: str
+    value: float | Counts
+    labels: Mapping[str, str] = {}
+
+
+class Freshness:
+    """How long after their append events had passed a stage. Safe for threads.
+
+    Args:
+        stage: In the catalogue's label `stage`.
+
+    Example:
+        >>> freshness = Freshness("train")
+        >>> freshness.add("action", [1_000, 1_900], 2_000)
+        >>> [reading] = freshness.readings()
+        >>> reading.value.buckets.tolist()[:4], round(reading.value.total, 3)
+        ([1, 0, 0, 1], 1.1)
+    """
+
+    NAME: Final = "freshness_event_to_servable_seconds"
+
+    def __init__(self, stage: str) -> None:
+        self._stage = stage
+        self._bounds = np.array(CATALOGUE[self.NAME].buckets)
+        nothing = Counts(np.zeros(len(self._bounds) + 1, np.int64), 0.0)
+        self._counts = dict.fromkeys(("action", "negative"), nothing)
+        self._lock = threading.Lock()
+
+    def add(
+        self, kind: str, appended_at_ms: Sequence[int] | npt.NDArray[np.int64], now_ms: int
+    ) -> None:
+        """Take in events of one kind that have passed now.
+
+        Args:
+            kind: `action` or `negative`.
+            appended_at_ms: `int64[n]`, when each was appended.
+            now_ms: The time.
+        """
+        if not len(appended_at_ms):
+            return
+        seconds = np.maximum(now_ms - np.asarray(appended_at_ms, np.int64), 0) / 1_000
+        found = np.searchsorted(self._bounds, seconds)
+        new = np.bincount(found, minlength=len(self._bounds) + 1)
+        with self._lock:
+            before = self._counts[kind]
+            total = before.total + float(seconds.sum())
+            self._counts[kind] = Counts(before.buckets + new, total)
+
+    def readings(self) -> list[Reading]:
+        """Those of the kinds that were seen."""
+        return [
+            Reading(self.NAME, counts, {"stage": self._stage, "kind": kind})
+            for kind, counts in self._counts.items()
+            if counts.buckets.any()
+        ]
 
 
 def register_process(registry: CollectorRegistry, *, version: str) -> None:
     """Metrics of the process: CPU, memory, files, Python, and our version."""
     ProcessCollector(registry=registry)
     PlatformCollector(registry=registry)
-    Info("build", "What runs.", namespace=PREFIX, registry=registry).info(
-        {"version": version, "python": platform.python_version()}
-    )
-
-
-class Reading(NamedTuple):
-    """One value read at scrape time.
-
-    Attributes:
-        name: Without prefix and without `_total`.
-        value: Its value.
-        labels: Label values, by name.
-    """
-
-    name: str
-    value: float
-    labels: Mapping[str, str] = {}
-
-
-# name -> (help, label names, whether it only grows)
-READINGS: Final[Mapping[str, tuple[str, tuple[str, ...], bool]]] = {
-    "serving_sync_seq": ("Sequence number of the parameters served.", (), False),
-    "serving_sync_epoch": ("Epoch of the parameters served.", (), False),
-    "sync_last_success_timestamp_seconds": (
-        "When the newest parameters served were published.",
-        ("kind",),
-        False,
-    ),
-    "store_rows": ("Rows in the serving table.", ("slot",), False),
-    "store_bytes": ("Bytes of the serving table.", ("slot",), False),
-    "trainer_progressive_auc": (
-        "AUC of predictions made before learning.",
-        ("task", "window"),
-        False,
-    ),
-    "joiner_examples": (
-        "Actions and examples by what was made of them.",
-        ("outcome",),
-        True,
-    ),
-}
+    one = CATALOGUE["build_info"]
+    build = Gauge("build_info", one.text, one.labels, namespace=PREFIX, registry=registry)
+    build.labels(version, platform.python_version()).set(1)
 
 
 class ReadingCollector(Collector):
     """Metrics read from other parts when scraped.
 
     Args:
-        read: Gives all readings; a name outside `READINGS` is a programmer's error.
+        read: Gives all readings; a name outside the catalogue is a programmer's error.
     """
 
     def __init__(self, read: Callable[[], list[Reading]]) -> None:
         self._read = read
 
-    def describe(self) -> Iterator[Metric]:
-        """The families without values, so that registering does not read."""
-        return iter([_family(name) for name in READINGS])
+    def describe(self) -> Iterator[Family]:
+        """Nothing: registering does not read."""
+        return iter(())
 
-    def collect(self) -> Iterator[Metric]:
+    def collect(self) -> Iterator[Family]:
         """Every family that has a value now."""
-        families: dict[str, CounterMetricFamily | GaugeMetricFamily] = {}
-        for reading in self._read():
-            family = families.setdefault(reading.name, _family(reading.name))
-            _, label_names, _ = READINGS[reading.name]
-            family.add_metric([reading.labels[name] for name in label_names], reading.value)
+        families: dict[str, _Family] = {}
+        for name, value, labels in self._read():
+            family = families.setdefault(name, _family(name))
+            values = [labels[label] for label in CATALOGUE[name].labels]
+            if isinstance(family, HistogramMetricFamily) and isinstance(value, Counts):
+                bounds = [*map(str, CATALOGUE[name].buckets), "+Inf"]
+                upto = list(zip(bounds, np.cumsum(value.buckets).tolist(), strict=True))
+                family.add_metric(values, upto, sum_value=value.total)
+            elif not isinstance(family, HistogramMetricFamily) and not isinstance(value, Counts):
+                family.add_metric(values, value)
+            else:
+                raise TypeError(f"{name} is a {CATALOGUE[name].kind}, its reading is {value}")
         return iter(families.values())
 
 
-def _family(name: str) -> CounterMetricFamily | GaugeMetricFamily:
-    text, labels, is_counter = READINGS[name]
-    make = CounterMetricFamily if is_counter else GaugeMetricFamily
-    return make(f"{PREFIX}_{name}", text, labels=labels)
+_FAMILIES: Final[Mapping[Kind, type[_Family]]] = {
+    "counter": CounterMetricFamily,
+    "gauge": GaugeMetricFamily,
+    "histogram": HistogramMetricFamily,
+}
+
+
+def _family(name: str) -> _Family:
+    one = CATALOGUE[name]
+    return _FAMILIES[one.kind](f"{PREFIX}_{name}", one.text, labels=one.labels)

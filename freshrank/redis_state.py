@@ -7,26 +7,25 @@ The keys' braces let a Redis cluster keep them together.
 """
 
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
-from redis import Redis
-from redis.exceptions import RedisError
 
 from embedding_store import hash_strings
 from freshrank._live import Series
 from freshrank.errors import TransportError
 from freshrank.feature_series import SeriesSpec
 from freshrank.feature_types import U64
-from freshrank.feature_updates import Did, FeatureUpdates, StateAnswer, StateQuery
+from freshrank.feature_updates import Did, FeatureUpdates, Forgotten, StateAnswer, StateQuery
 from freshrank.settings import Settings
 from freshrank.state_layout import StateLayout
+from freshrank.transport.redis_server import RedisServer
 
-# A request waits no longer for features; without Redis it is answered without them.
-_TIMEOUT_S: Final = 1.0
+# To connect, and for an answer: a hundred times what a large request takes.
+_TIMEOUT_S: Final = 0.5
 # Each lost race is another writer's round that went in: so many in a row are no races any more.
 _TRIES_MAX: Final = 100
 _ENTRY: Final = np.dtype([("time", "<i8"), ("x", "<f8"), ("y", "<f8")])
@@ -36,7 +35,8 @@ _HALF_LIVES: Final = 40
 _TTL_MS_MAX: Final = 100 * 365 * 86_400_000
 
 # KEYS: version, marks. ARGV: version expected, number of marks, (log, offset)…, (key, value, ttl)….
-# All or nothing, and only if no other writer's round came between the read and this.
+# A time to live of 0 is for ever, of -1 deletes. All or nothing, and only if no other writer's
+# round came between the read and this.
 _WRITE: Final = """
 local version = redis.call('GET', KEYS[1]) or '0'
 if version ~= ARGV[1] then return 0 end
@@ -47,7 +47,8 @@ for _ = 1, tonumber(ARGV[2]) do
   i = i + 2
 end
 while i < #ARGV do
-  if ARGV[i + 2] == '0' then redis.call('SET', ARGV[i], ARGV[i + 1])
+  if ARGV[i + 2] == '-1' then redis.call('DEL', ARGV[i])
+  elseif ARGV[i + 2] == '0' then redis.call('SET', ARGV[i], ARGV[i + 1])
   else redis.call('SET', ARGV[i], ARGV[i + 1], 'PX', ARGV[i + 2]) end
   i = i + 3
 end
@@ -69,34 +70,32 @@ class RedisFeatureState:
         url: `redis://host:port/db`, `rediss://` with TLS, with user and password if needed.
         prefix: Of every key, so that several deployments share a server.
 
+    Every method but `close` raises `TransportError` when Redis cannot be reached within a second
+    (code `state-unreachable`); making one asks nothing yet.
+
     Raises:
-        TransportError: Redis cannot be reached (code `state-unreachable`).
+        ValueError: the url is none.
     """
 
     def __init__(self, settings: Settings, url: str, *, prefix: str = "freshrank") -> None:
         self._layout = StateLayout(settings)
         self._head = b"{%s}" % prefix.encode()
-        self._redis = Redis.from_url(
-            url, socket_timeout=_TIMEOUT_S, socket_connect_timeout=_TIMEOUT_S
-        )
-        pool = self._redis.connection_pool.connection_kwargs
-        self._where = f"Redis at {pool.get('host')}:{pool.get('port')}"
+        self._server = RedisServer(url, setting="state.url", code="state", timeout_s=_TIMEOUT_S)
+        self._redis, self._ask = self._server.redis, self._server.ask
         self._write = self._redis.register_script(_WRITE)
         self._lock = threading.Lock()  # of this process' writers, which would only race
-        try:
-            self._saved = self._marks(self._ask(lambda: self._redis.hgetall(self._head + b"marks")))
-        except BaseException:
-            self.close()
-            raise
+        self._saved: dict[str, int] | None = None
 
     @property
     def saved(self) -> Mapping[str, int]:
         """Marks that Redis had when this process last looked."""
+        if self._saved is None:
+            self._saved = self._marks(self._ask(lambda: self._redis.hgetall(self._head + b"marks")))
         return self._saved
 
     def close(self) -> None:
         """End the connections."""
-        self._redis.close()
+        self._server.close()
 
     def read(self, query: StateQuery) -> StateAnswer:
         """Everything one request asks, in one round trip."""
@@ -107,6 +106,9 @@ class RedisFeatureState:
             events = list(self._layout.ring_lengths)
             user = self._layout.tokens("user_id", [query.user])
             asked += [self._ring_name(event, user.tobytes()) for event in events]
+        if query.user is not None and self._layout.pairs:
+            user = self._layout.tokens("user_id", [query.user])
+            asked.append(self._forgotten_name(user.tobytes()))
         found = iter(self._ask(lambda: self._redis.mget(asked)) if asked else ())
         values = {}
         for name, keys in query.keys.items():
@@ -120,6 +122,8 @@ class RedisFeatureState:
             ]
             for event in events
         }
+        if (forgotten_ms := next(found, None)) is not None:
+            self._layout.hide(values, query.before_ms, int(forgotten_ms))
         return StateAnswer(values, recent)
 
     def apply(self, updates: FeatureUpdates) -> None:
@@ -141,12 +145,13 @@ class RedisFeatureState:
                     self._saved = marks
                     return
                 reached = {log: max(at, marks.get(log, at)) for log, at in updates.marks.items()}
-                if self._put(version, reached, self._after(series, rings, iter(old))):
+                written = self._forget(updates.forgotten) + self._after(series, rings, iter(old))
+                if self._put(version, reached, written):
                     self._saved = marks | reached
                     return
         raise TransportError(
-            f"{self._where}: {_TRIES_MAX} other writers came between a read and its write; is "
-            "something else writing under this prefix?",
+            f"{self._server.where}: {_TRIES_MAX} other writers came between a read and its write; "
+            "is something else writing under this prefix?",
             code="state-contended",
         )
 
@@ -186,6 +191,21 @@ class RedisFeatureState:
             written += (self._ring_name(event, user), msgspec.msgpack.encode(newest), 0)
         return written
 
+    def _forget(self, forgotten: Iterable[Forgotten]) -> list[bytes | int]:
+        """As `_after`, of what goes; other users' lists keep an item until newer ones follow."""
+        written: list[bytes | int] = []
+        for one in forgotten:
+            key = np.array([one.id], np.uint64)
+            gone = [at for name in self._layout.keyed_by(one.slot) for at in self._names(name, key)]
+            if one.slot == "user_id":
+                gone += [self._ring_name(e, key.tobytes()) for e in self._layout.ring_lengths]
+            for name in gone:
+                written += (name, b"", -1)
+            if one.slot == "user_id" and self._layout.pairs:
+                ttl_ms = min(int(self._layout.pairs_ms) + 1, _TTL_MS_MAX)
+                written += (self._forgotten_name(key.tobytes()), str(one.ts_ms).encode(), ttl_ms)
+        return written
+
     def _put(
         self, version: bytes, marks: Mapping[str, int], written: Sequence[bytes | int]
     ) -> bool:
@@ -217,15 +237,8 @@ class RedisFeatureState:
     def _ring_name(self, event: str, user: bytes) -> bytes:
         return self._head + b"r:%s:%s" % (event.encode(), user)
 
-    def _ask(self, question: Callable[[], Any]) -> Any:
-        try:
-            return question()
-        except RedisError as error:
-            raise TransportError(
-                f"{self._where} does not answer ({type(error).__name__} {error}): see that it runs "
-                "and feature_state.url is right",
-                code="state-unreachable",
-            ) from error
+    def _forgotten_name(self, user: bytes) -> bytes:
+        return self._head + b"f:%s" % user
 
     @staticmethod
     def _marks(found: Mapping[bytes, bytes]) -> dict[str, int]:

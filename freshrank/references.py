@@ -70,6 +70,7 @@ def mistakes(document: object) -> Iterator[Mistake]:
     model = document.get("model") if isinstance(document, Mapping) else None
     if not isinstance(model, Mapping) or model.get("kind", "deepfm") == "deepfm":
         yield from _dims(features)
+    yield from _state(document, features)
     yield from _replay(document, [name for name in by_name if name not in _RESERVED], tasks)
 
 
@@ -82,6 +83,22 @@ def _entries(document: object, section: str) -> Iterator[Entry]:
     for index, entry in enumerate(entries if isinstance(entries, list) else ()):
         if isinstance(entry, Mapping) and isinstance(entry.get("name"), str):
             yield (section, index), entry
+
+
+def _state(document: object, features: Sequence[Entry]) -> Iterator[Mistake]:
+    """What a joiner remembers is read by services: on Kafka these are other processes."""
+    needing = [f["name"] for _, f in features if f.get("type") in ("recent", *_LIVE)]
+    if needing and _kind(document, "log") == "kafka" and _kind(document, "state") != "redis":
+        text = (
+            f"on kafka joiners and services are processes of their own, and {', '.join(needing)} "
+            "need state that these share: set state: {kind: redis, url: redis://host:6379/0}"
+        )
+        yield Mistake(("log", "kind"), text)
+
+
+def _kind(document: object, section: str) -> object:
+    part = document.get(section) if isinstance(document, Mapping) else None
+    return part.get("kind") if isinstance(part, Mapping) else None
 
 
 def _replay(document: object, features: Sequence[str], tasks: Sequence[Entry]) -> Iterator[Mistake]:

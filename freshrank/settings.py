@@ -46,8 +46,12 @@ from freshrank.feature_settings import (
 from freshrank.feature_settings import (
     SeenFeature as SeenFeature,
 )
+from freshrank.guard_settings import GuardSettings as GuardSettings
 from freshrank.log_settings import LogSettings as LogSettings
+from freshrank.logging_settings import LoggingSettings as LoggingSettings
+from freshrank.metrics_settings import MetricsSettings as MetricsSettings
 from freshrank.replay_settings import ReplaySettings
+from freshrank.state_settings import StateSettings as StateSettings
 from freshrank.store_settings import (
     InitSettings as InitSettings,
 )
@@ -60,6 +64,7 @@ from freshrank.store_settings import (
 from freshrank.store_settings import (
     StoreSettings as StoreSettings,
 )
+from freshrank.sync_settings import SyncSettings as SyncSettings
 from freshrank.units import Age, Bytes, Duration, FilePath, Name, Part, Period, Ratio
 
 Width = Annotated[int, Field(ge=1, le=4_096)]
@@ -153,15 +158,6 @@ class ArchiveSettings(Part):
     keep: Age | None = None  # None: for ever
 
 
-class SyncSettings(Part):
-    """How often parameters reach the replicas."""
-
-    sparse_every: Period = timedelta(seconds=1)
-    dense_every: Period = timedelta(seconds=10)
-    full_every: Period = timedelta(hours=1)
-    channel: Literal["directory"] = "directory"
-
-
 class CheckpointSettings(Part):
     """How often the trainer saves itself, and how many are kept."""
 
@@ -175,6 +171,8 @@ class ServingSettings(Part):
     # Of a served weight: 4, 2 or 1 bytes (embedding_store.ServingTable says how exact each is).
     dtype: Literal["float32", "float16", "int8"] = "float32"
     max_staleness: Duration = timedelta(minutes=5)
+    # The newest of the log, ranked once more before the service says that it is ready.
+    warmup_requests: Annotated[int, Field(ge=0, le=10_000)] = 200
 
 
 class ApiKey(Part):
@@ -221,10 +219,14 @@ class Settings(Part):
     join: JoinSettings = JoinSettings()
     trainer: TrainerSettings = TrainerSettings()
     log: LogSettings = LogSettings()
+    state: StateSettings = StateSettings()
     archive: ArchiveSettings | None = None
     sync: SyncSettings = SyncSettings()
+    guard: GuardSettings = GuardSettings()
     checkpoint: CheckpointSettings = CheckpointSettings()
     serving: ServingSettings = ServingSettings()
     auth: AuthSettings = AuthSettings()
     limits: LimitSettings = LimitSettings()
+    metrics: MetricsSettings = MetricsSettings()
+    logging: LoggingSettings = LoggingSettings()
     replay: ReplaySettings = ReplaySettings()

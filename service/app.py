@@ -19,7 +19,7 @@ from service.core import Service, ServiceParts
 from service.middleware import Guard
 from service.openapi import openapi
 from service.problems import FieldError, ProblemError, problem_response, validation
-from service.routes import events, info, ops, rank
+from service.routes import events, info, live, ops, rank
 
 __all__ = ["Service", "ServiceParts", "create_app"]
 
@@ -52,14 +52,16 @@ def create_app(parts: ServiceParts) -> FastAPI:
         title="freshrank", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None
     )
     app.state.service = service
+    routers = (rank.router, events.router, info.router, live.router, ops.router)
     app.add_middleware(
         Guard,
+        routes=[route for router in routers for route in router.routes],
         body_bytes_max=parts.settings.limits.body,
         gate=service.gate,
         metrics=service.metrics,
         clock=parts.clock,
     )
-    for router in (rank.router, events.router, info.router, ops.router):
+    for router in routers:
         app.include_router(router)
     _handle_errors(app)
     app.add_api_route("/", _to_page, include_in_schema=False)

@@ -7,6 +7,7 @@ import msgspec
 from freshrank.messages import Value
 
 TEXT_CHARACTERS_MAX: Final = 256
+CHECKPOINT_CHARACTERS_MAX: Final = 80
 FEATURES_MAX: Final = 128
 # An impression a client reports; a rank request is limited by `limits.candidates`.
 ITEMS_MAX: Final = 1_000
@@ -145,6 +146,22 @@ class ControlRequest(Body, frozen=True, kw_only=True):
     """Why an operator acts."""
 
     reason: Annotated[str, msgspec.Meta(max_length=TEXT_CHARACTERS_MAX)] = ""
+
+
+class RollbackRequest(Body, frozen=True, kw_only=True):
+    """Where the trainer is to go back to.
+
+    Attributes:
+        to: Name of a checkpoint, as `freshrank snapshots list` shows it.
+        reason: Why.
+        relearn: Learn once more what was learned since.
+        dry_run: Only say what would be undone.
+    """
+
+    to: Annotated[str, msgspec.Meta(min_length=1, max_length=CHECKPOINT_CHARACTERS_MAX)]
+    reason: Annotated[str, msgspec.Meta(max_length=TEXT_CHARACTERS_MAX)] = ""
+    relearn: bool = False
+    dry_run: bool = False
 
 
 class RankedItem(msgspec.Struct, frozen=True):

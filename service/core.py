@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from prometheus_client import CollectorRegistry
 
 from freshrank import __version__
-from freshrank.accounting import GROWING
 from freshrank.clock import Clock
 from freshrank.feature_state import FeatureState
 from freshrank.features import FeatureEncoder
@@ -17,13 +16,17 @@ from service.auth import Auth
 from service.entities import EntityView
 from service.gate import Gate
 from service.health import Health
+from service.history import History
 from service.ingest import Ingest
 from service.known import KnownFeatures
+from service.live_state import LiveState
+from service.patience import LOOK_S, LOOKS_MAX, Patience
 from service.ranker import Ranker
 from service.receipts import Receipt, Receipts
 from service.replica import Replica
 from service.request_values import RequestReader
 from service.signal import Signal
+from service.warmup import Warmup
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +72,7 @@ class Service:
         self.gate = Gate(settings.limits.in_flight)
         self.metrics = Metrics(parts.registry)
         self._changed = Signal()
+        self.looks = Patience("looks", n_max=LOOKS_MAX, wait_s=LOOK_S)
         self.entities = EntityView(encoder, log, clock, self._changed)
         self.replica = Replica(settings, encoder, parts.channel, clock, self.metrics, self._changed)
         self.receipts = Receipts(
@@ -77,9 +81,21 @@ class Service:
             learned=self.replica.learned,
             entities=self.entities,
             progress=parts.progress,
+            looks=self.looks,
         )
-        self.health = Health(settings, log, self.replica, self.entities, clock, parts.loop)
-        known = KnownFeatures(settings, encoder, self.entities.features, parts.state)
+        self.state = LiveState(settings, parts.state)
+        self.health = Health(
+            settings,
+            log,
+            self.replica,
+            self.entities,
+            self.state,
+            self.looks,
+            clock,
+            parts.loop,
+            is_warm=lambda: self.warmup.is_over,
+        )
+        known = KnownFeatures(settings, encoder, self.entities.features, self.state)
         self.ranker = Ranker(
             settings,
             encoder,
@@ -90,6 +106,9 @@ class Service:
             log=log,
             clock=clock,
         )
+        self.warmup = Warmup(
+            self.ranker, self.replica, log, n_requests=settings.serving.warmup_requests
+        )
         self.ingest = Ingest(
             settings,
             encoder,
@@ -99,15 +118,17 @@ class Service:
             clock=clock,
             metrics=self.metrics,
         )
+        self.history = History(settings, self.replica, parts.loop, clock)
+        self._followers = (self.replica, self.entities, self.state, self.history, self.warmup)
         register_process(parts.registry, version=__version__)
         parts.registry.register(ReadingCollector(self._readings))
         self.started_at_ms = clock.now_ms()
         self._is_stopping = False
 
     def start(self) -> None:
-        """Follow parameters and entities; a second call changes nothing."""
-        self.replica.start()
-        self.entities.start()
+        """Follow parameters, entities and feature state; a second call changes nothing."""
+        for part in self._followers:
+            part.start()
 
     def stop(self) -> None:
         """End the threads and the waiting; what the composer gave stays open.
@@ -116,9 +137,9 @@ class Service:
         """
         self._is_stopping = True
         self._changed.notify()
-        for part in (self.replica, self.entities):
+        for part in self._followers:
             part.stop()
-        for part in (self.replica, self.entities):
+        for part in self._followers:
             part.join()
 
     async def wait_servable(self, receipt: Receipt, timeout_s: float) -> None:
@@ -132,7 +153,10 @@ class Service:
             )
 
     def _readings(self) -> list[Reading]:
-        readings: list[Reading] = []
+        readings = [
+            Reading("serving_feature_state_up", float(not self.state.is_away)),
+            *self.replica.freshness.readings(),
+        ]
         if model := self.replica.model:
             info = model.current.info
             published_s = info.published_at_ms / 1_000
@@ -141,17 +165,10 @@ class Service:
                 Reading("serving_sync_epoch", info.epoch),
                 Reading("sync_last_success_timestamp_seconds", published_s, {"kind": "sparse"}),
             ]
-            for task in self.parts.settings.tasks:
-                if (auc := info.metrics.get(f"{task.name}.auc")) is not None:
-                    labels = {"task": task.name, "window": "sliding"}
-                    readings.append(Reading("trainer_progressive_auc", auc, labels))
             for name, table in model.tables.items():
-                readings.append(Reading("store_rows", len(table), {"slot": name}))
-                readings.append(Reading("store_bytes", table.nbytes, {"slot": name}))
+                labels = {"side": "serving", "slot": name}
+                readings.append(Reading("store_rows", len(table), labels))
+                readings.append(Reading("store_bytes", table.nbytes, labels))
         if loop := self.parts.loop:
-            totals = loop.accounting()
-            readings += [
-                Reading("joiner_examples", totals.get(outcome, 0), {"outcome": outcome})
-                for outcome in GROWING
-            ]
+            readings += loop.readings()
         return readings

@@ -7,7 +7,7 @@ from itertools import islice
 from typing import Final
 
 from freshrank.clock import Clock
-from freshrank.errors import DataError
+from freshrank.errors import DataError, TransportError
 from freshrank.features import FeatureEncoder
 from freshrank.messages import Entity, Value, decode
 from freshrank.transport.base import ENTITIES, EventLog, Record, TopicPartition
@@ -91,12 +91,19 @@ class EntityView(Follower):
         return n_read
 
     def _read(self, partition: int) -> int:
-        # Retention may have removed what was not read yet.
-        start = max(self._positions[partition], self._log.start_offset(ENTITIES, partition))
-        records = self._log.read(ENTITIES, partition, start)
+        start, old_end = self._positions[partition], self._old_ends[partition]
+        try:
+            records = self._log.read(ENTITIES, partition, start)
+        except TransportError as error:
+            if error.code != "offset-removed":  # retention took what was not read yet
+                raise
+            start = self._log.start_offset(ENTITIES, partition)
+            records = self._log.read(ENTITIES, partition, start)
         entities = [entity for record in records if (entity := self._entity(record))]
-        end = records[-1].offset + 1 if records else start
-        is_old = end <= self._old_ends[partition]
+        # Offsets without a record are marks of transactions and what compaction left out: none of
+        # them is waited for.
+        end = records[-1].offset + 1 if records else max(start, old_end)
+        is_old = end <= old_end
         now_ms = None if is_old else self._clock.now_ms()
         with self._lock:
             for entity in entities:

@@ -1,6 +1,8 @@
 """What is not as it should be: `degraded` of answers, components of readiness."""
 
 import threading
+import time
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Final
 
@@ -11,17 +13,25 @@ from freshrank.errors import DataError, TransportError
 from freshrank.messages import Tick, decode
 from freshrank.progress import LoopView
 from freshrank.settings import Settings
-from freshrank.transport.base import ACTIONS, IMPRESSIONS, EventLog
+from freshrank.transport.base import ACTIONS, BEAT_EVERY_S, IMPRESSIONS, EventLog
 from service.entities import EntityView
+from service.live_state import LiveState
 from service.model import Current
+from service.patience import Patience
 from service.replica import Replica
 
 # A frame follows every `sparse_every` while events are learned: after ten missing ones, and never
 # below 10 s (a checkpoint or a slow disk takes that), nobody is learning.
 AWAY_FRAMES: Final = 10
 AWAY_MIN_MS: Final = 10_000
+# So many beats are missing from a trainer that is away; a base of 10 million rows takes it 6 s.
+AWAY_BEATS: Final = 40
 # How long the log's ends are believed, so that a degraded service does not ask for each request.
 BACKLOG_VALID_MS: Final = 500
+# Who asked for readiness within this time asks again: Kubernetes and balancers do every 10 s.
+ASKED_S: Final = 30.0
+# What it sent before it heard the answer still arrives.
+SETTLE_S: Final = 1.0
 # Ticks come five times a second while a window is open, and stop with it: more are no idle stream.
 TICKS_MAX: Final = 10_000
 
@@ -43,13 +53,20 @@ class Health:
         log: EventLog,
         replica: Replica,
         entities: EntityView,
+        state: LiveState,
+        looks: Patience,
         clock: Clock,
         loop: LoopView | None = None,
+        *,
+        is_warm: Callable[[], bool],
     ) -> None:
         self._log = log
         self._loop = loop
+        self._is_warm = is_warm
         self._replica = replica
         self._entities = entities
+        self._state = state
+        self._looks = looks
         self._clock = clock
         sync, join = settings.sync, settings.join
         # An open window is no sign of absence: nobody can decide it before it closes.
@@ -57,6 +74,9 @@ class Health:
         self._away_ms = window_ms + max(AWAY_FRAMES * _ms(sync.sparse_every), AWAY_MIN_MS)
         self._stale_ms = _ms(settings.serving.max_staleness)
         self._lock = threading.Lock()
+        self._asked_s = -ASKED_S
+        self._is_draining = False
+        self._is_told = threading.Event()
         self._backlog: tuple[int, str | None] = (-BACKLOG_VALID_MS, None)
 
     def degraded(self, current: Current) -> list[str]:
@@ -69,20 +89,32 @@ class Health:
         is_behind = bool(backlog) or self._replica.is_behind
         if is_behind and age_ms > self._stale_ms:
             reasons.append("stale_sparse")
+        is_held = self._loop is not None and bool(self._loop.statistics().get("held_back"))
+        if is_held or self._replica.is_held:
+            reasons.append("held_back")
         if current.is_dense_stale:
             reasons.append("stale_dense")
         if backlog is None:
             reasons.append("broker")
+        if self._state.is_away:
+            reasons.append("feature_state")
         is_stopped = self._loop is not None and not self._loop.is_learning()
-        if is_stopped or (backlog and age_ms > self._away_ms):
+        is_unheard = self._replica.unheard_s > AWAY_BEATS * BEAT_EVERY_S
+        is_late = bool(backlog) and age_ms > self._away_ms and not is_held
+        if is_stopped or is_unheard or is_late:
             reasons.append("trainer_away")
         return reasons
 
     def components(self) -> list[Component]:
         """Everything that must be ready before requests are sent here."""
+        self._asked_s = self._clock.monotonic_s()
+        if self._is_draining:
+            self._is_told.set()
+            return [Component("drain", False, "the service stops: send requests elsewhere")]
         has_model = self._replica.model is not None
         refusals = self._replica.refusals
         reason = f"no base loaded; refused: {refusals}" if refusals else "no base loaded"
+        is_warm = self._is_warm()
         return [
             Component("sync", has_model, "" if has_model else reason),
             Component(
@@ -90,7 +122,15 @@ class Health:
                 self._entities.is_caught_up,
                 "" if self._entities.is_caught_up else "still reading freshrank.entities",
             ),
+            Component("warmup", is_warm, "" if is_warm else "no logged request ranked yet"),
         ]
+
+    def drain(self, timeout_s: float) -> None:
+        """Be ready no more; return once whoever watches that has heard it, or time ran out."""
+        is_watched = self._clock.monotonic_s() - self._asked_s < ASKED_S
+        self._is_draining = True
+        if is_watched and self._is_told.wait(timeout_s):
+            time.sleep(SETTLE_S)
 
     def _backlog_of(self, current: Current) -> str | None:
         """The first log with events that the parameters lack, "" for none, None if unreadable."""
@@ -98,19 +138,19 @@ class Health:
         with self._lock:
             asked_at_ms, backlog = self._backlog
             if now_ms - asked_at_ms >= BACKLOG_VALID_MS:
-                backlog = self._look(current)
+                try:
+                    backlog = self._looks.ask(lambda: self._look(current))
+                except TransportError:
+                    backlog = None
                 self._backlog = (now_ms, backlog)
             return backlog
 
-    def _look(self, current: Current) -> str | None:
-        try:
-            for topic in (ACTIONS, IMPRESSIONS):
-                for partition in range(self._log.n_partitions(topic)):
-                    log = f"{topic}:{partition}"
-                    if self._has_news(topic, partition, current.info.offsets.get(log, 0)):
-                        return log
-        except TransportError:
-            return None
+    def _look(self, current: Current) -> str:
+        for topic in (ACTIONS, IMPRESSIONS):
+            for partition in range(self._log.n_partitions(topic)):
+                log = f"{topic}:{partition}"
+                if self._has_news(topic, partition, current.info.offsets.get(log, 0)):
+                    return log
         return ""
 
     def _has_news(self, topic: str, partition: int, offset: int) -> bool:

@@ -1,5 +1,6 @@
 """Events in: checked one by one, appended, acknowledged by a receipt. No HTTP here."""
 
+import logging
 import threading
 from collections import Counter, OrderedDict
 from collections.abc import Mapping, Sequence
@@ -16,11 +17,16 @@ from service.bodies import EventBody, EventsResponse, Rejection
 from service.decoding import locate, malformed, parse, pointer
 from service.event_checks import Checked, EventChecker, Refusal
 from service.known import KnownFeatures, SentTogether
+from service.patience import Patience
 from service.problems import FieldError
 from service.receipts import Receipts
 
+logger = logging.getLogger(__name__)
+
 # Ids of about five minutes at 300 events/s; the joiner keeps the true window.
 RECENT_IDS_MAX: Final = 100_000
+# How long a client waits for the log. Half of the requests let in may: the rest can rank.
+ACCEPT_WAIT_S: Final = 5.0
 # Features first, so that what follows can use them; then what actions refer to.
 _TOPICS: Final = (ENTITIES, IMPRESSIONS, ACTIONS)
 
@@ -52,6 +58,8 @@ class Ingest:
         self._metrics = metrics
         self._lock = threading.Lock()
         self._recent: OrderedDict[str, None] = OrderedDict()
+        n_max = max(settings.limits.in_flight // 2, 1)
+        self._patience = Patience("events", n_max=n_max, wait_s=ACCEPT_WAIT_S)
         self._totals: Counter[str] = Counter()
 
     def totals(self) -> dict[str, int]:
@@ -96,7 +104,11 @@ class Ingest:
                 rejected.append(Rejection(index, place, refusal.detail))
                 refused[kind, refusal.reason] += 1
             received[kind] += 1
-        receipt = self._append(checked) if checked else ""
+        receipt = self._patience.ask(lambda: self._append(checked)) if checked else ""
+        if logger.isEnabledFor(logging.DEBUG):
+            for one in checked:
+                request_id = getattr(one.message, "request_id", None)
+                logger.debug("event=accepted topic=%s request_id=%s", one.topic, request_id)
         self._count(received, refused, source)
         return EventsResponse(
             accepted=len(checked),

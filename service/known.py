@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from freshrank.feature_state import FeatureState
+from freshrank.feature_state import StateReader
 from freshrank.features import FeatureEncoder, RequestValues
 from freshrank.live import LiveFeatures
 from freshrank.messages import Value
@@ -53,7 +53,7 @@ class KnownFeatures:
         settings: Settings,
         encoder: FeatureEncoder,
         sent: Callable[[str, str], Mapping[str, Value]],
-        state: FeatureState,
+        state: StateReader,
     ) -> None:
         self.names = Names.of(settings)
         self.live = LiveFeatures(settings, encoder)

@@ -48,20 +48,33 @@ class SampleWindow:
     def __init__(self, n_max: int = SAMPLES_MAX) -> None:
         self._lock = threading.Lock()
         self._samples: deque[float] = deque(maxlen=n_max)
+        self._n_added = 0
 
     def add(self, samples_s: Sequence[float]) -> None:
         """Record durations in seconds."""
         with self._lock:
             self._samples.extend(samples_s)
+            self._n_added += len(samples_s)
+
+    def since(self, n_seen: int) -> tuple[list[float], int]:
+        """Samples behind the first `n_seen` there ever were, if kept, and how many there were."""
+        with self._lock:
+            n_new = min(self._n_added - n_seen, len(self._samples))
+            return list(self._samples)[len(self._samples) - n_new :], self._n_added
 
     def percentile(self, q: float) -> float | None:
         """The q-th percentile, q in 0..100; None without samples."""
         with self._lock:
             samples = list(self._samples)
-        return float(np.percentile(samples, q)) if samples else None
+        return percentile(samples, q)
 
     def __len__(self) -> int:
         return len(self._samples)
+
+
+def percentile(samples: Sequence[float], q: float) -> float | None:
+    """The q-th percentile, q in 0..100; None without samples."""
+    return float(np.percentile(samples, q)) if samples else None
 
 
 class OffsetHistory:

@@ -4,11 +4,14 @@ import asyncio
 import logging
 import re
 import time
+from collections.abc import Sequence
 from typing import Final
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
+from starlette.routing import BaseRoute, Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from structlog.contextvars import bound_contextvars
 
 from freshrank.clock import Clock
 from freshrank.metrics import Metrics
@@ -22,17 +25,35 @@ REQUEST_ID: Final = "X-Request-Id"
 # 2 MiB at 200 kB/s. Without it, idle connections would hold every place in `limits.in_flight`.
 BODY_S_MAX: Final = 10.0
 _LEGAL_ID: Final = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+_NO_THREAD: Final = "can't start new thread"  # what Python says where memory does not suffice
 # Probes and scrapes must see an overloaded service, and the page is only files.
 _UNGATED: Final = ("/health/", "/metrics", "/ui")
 
 
 class Guard:
-    """ASGI middleware; the outermost that sees requests."""
+    """ASGI middleware; the outermost that sees requests.
+
+    Args:
+        app: Answers them.
+        routes: By which those are counted that are refused here.
+        body_bytes_max: Limit of a body.
+        gate: Limit of requests at once.
+        metrics: Counts them.
+        clock: Makes request ids.
+    """
 
     def __init__(
-        self, app: ASGIApp, *, body_bytes_max: int, gate: Gate, metrics: Metrics, clock: Clock
+        self,
+        app: ASGIApp,
+        *,
+        routes: Sequence[BaseRoute],
+        body_bytes_max: int,
+        gate: Gate,
+        metrics: Metrics,
+        clock: Clock,
     ) -> None:
         self._app = app
+        self._routes = routes
         self._body_bytes_max = body_bytes_max
         self._gate = gate
         self._metrics = metrics
@@ -43,10 +64,14 @@ class Guard:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        start_s = time.perf_counter()
         asked = Headers(scope=scope).get(REQUEST_ID, "")
         request_id = asked if _LEGAL_ID.fullmatch(asked) else new_request_id(self._clock)
         scope.setdefault("state", {})["request_id"] = request_id
+        with bound_contextvars(http_request_id=request_id):
+            await self._answer(scope, receive, send, request_id)
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send, request_id: str) -> None:
+        start_s = time.perf_counter()
         status = 0
 
         async def send_with_id(message: Message) -> None:
@@ -64,12 +89,17 @@ class Guard:
             pass  # nobody is left to answer
         except ProblemError as problem:
             await problem_response(problem, request_id)(scope, receive, send_with_id)
-        except Exception:
-            logger.exception("request=failed id=%s", request_id)
+        except Exception as error:
+            is_short = isinstance(error, MemoryError) or str(error) == _NO_THREAD
+            if is_short:  # each would tell its whole stack, and there is no more to learn from it
+                logger.error("request=refused http_request_id=%s error=%r", request_id, error)
+            else:
+                logger.exception("request=failed http_request_id=%s", request_id)
             if status:
                 raise  # the server cuts the connection: the client must not take it for complete
-            failure = ProblemError("internal", "the failure is in the service's log, by this id")
-            await problem_response(failure, request_id)(scope, receive, send_with_id)
+            await problem_response(_failure(is_short=is_short), request_id)(
+                scope, receive, send_with_id
+            )
         finally:
             self._observe(scope, status, time.perf_counter() - start_s)
 
@@ -122,11 +152,26 @@ class Guard:
     def _observe(self, scope: Scope, status: int, seconds: float) -> None:
         if status in (401, 403):
             self._metrics.http_rejected.labels("auth").inc()
-        route = getattr(scope.get("route"), "path", None)
-        if route is None:
-            route = "/ui" if scope["path"].startswith("/ui") else "unmatched"
+        route = self._route(scope)
         self._metrics.http_requests.labels(route, _method(scope), str(status or 499)).inc()
         self._metrics.http_duration.labels(route).observe(seconds)
+        logger.debug("http=answered route=%s status=%d ms=%.1f", route, status, seconds * 1_000)
+
+    def _route(self, scope: Scope) -> str:
+        """Template of the path, also where the request was refused before it came to its route."""
+        if scope["path"].startswith("/ui"):
+            return "/ui"
+        found = scope.get("route") or next(
+            (one for one in self._routes if one.matches(scope)[0] is Match.FULL), None
+        )
+        return getattr(found, "path", "unmatched")
+
+
+def _failure(*, is_short: bool) -> ProblemError:
+    if is_short:
+        told = "this machine has no memory left for the request"
+        return ProblemError("overloaded", told, headers={"Retry-After": "1"})
+    return ProblemError("internal", "the failure is in the service's log, by this id")
 
 
 def _told_length(scope: Scope) -> int:

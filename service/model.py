@@ -7,7 +7,7 @@ moves after the last chunk.
 
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Final, Self
 
@@ -24,6 +24,9 @@ U64 = npt.NDArray[np.uint64]
 U32 = npt.NDArray[np.uint32]
 I64 = npt.NDArray[np.int64]
 F32 = npt.NDArray[np.float32]
+# Per slot its table, the ids, `uint64[m]`, the offsets of n rows among them, `int64[n + 1]`, and
+# `sum` or `mean`.
+Bags = Mapping[str, tuple[str, U64, I64, str]]
 
 # Rows applied per lock: 4,096 rows of 17 floats are copied in about 0.1 ms, the longest that a
 # request waits for a delta.
@@ -135,6 +138,19 @@ class ModelShape:
                 )
 
 
+def pooled(tables: Mapping[str, ServingTable], bags: Bags) -> tuple[dict[str, F32], dict[str, U32]]:
+    """Rows and how many ids have one, as `Reading` has them."""
+    rows: dict[str, F32] = {}
+    n_found: dict[str, U32] = {}
+    for slot, (name, ids, offsets, pooling) in bags.items():
+        rows[slot], n_found[slot] = tables[name].lookup_pooled(ids, offsets, pooling)
+    return rows, n_found
+
+
+# Raises SyncError where a delta must not enter a model.
+Verdict = Callable[["Model", Frame, DenseNet], None]
+
+
 class Model:
     """One lineage of parameters: a base, and the deltas applied to it since.
 
@@ -170,32 +186,27 @@ class Model:
         """What is in force now."""
         return self._current
 
-    def read(self, bags: Mapping[str, tuple[str, U64, I64, str]]) -> Reading:
-        """Pooled rows per slot, all at one instant.
-
-        Args:
-            bags: Per slot its table, the ids, `uint64[m]`, the offsets of n rows among them,
-                `int64[n + 1]`, and `sum` or `mean`.
-        """
-        rows: dict[str, F32] = {}
-        n_found: dict[str, U32] = {}
+    def read(self, bags: Bags) -> Reading:
+        """Pooled rows per slot, all at one instant."""
         with self._lock:
-            for slot, (name, ids, offsets, pooling) in bags.items():
-                table = self.tables[name]
-                rows[slot], n_found[slot] = table.lookup_pooled(ids, offsets, pooling)
-            return Reading(self._current, rows, n_found)
+            return Reading(self._current, *pooled(self.tables, bags))
 
-    def apply(self, frame: Frame) -> str | None:
+    def apply(self, frame: Frame, judge: Verdict | None = None) -> str | None:
         """Go on by one delta while requests are answered.
 
         A dense net that cannot be used leaves the old one in force; the rows go on.
+
+        Args:
+            frame: The delta.
+            judge: Asked with this model, the delta and its net before anything has changed.
 
         Returns:
             Why the dense net was refused, or None.
 
         Raises:
             SyncError: not the next frame of this lineage (code `gap`), one that `ModelShape`
-                refuses, or a value that the dtype cannot hold (`overflow`); nothing has changed.
+                refuses, a value that the dtype cannot hold (`overflow`), or as `judge` says;
+                nothing has changed.
         """
         old = self._current
         expected = (old.info.epoch, old.info.seq + 1)
@@ -208,6 +219,8 @@ class Model:
         self._shape.check(frame)
         self._check_rows(frame)
         new, refusal = self._advanced(old, frame)
+        if judge is not None:
+            judge(self, frame, new.net)
         for name, changed in frame.tables.items():
             self._apply_rows(self.tables[name], changed)
         with self._lock:

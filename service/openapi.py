@@ -18,6 +18,7 @@ BODIES = (
     bodies.RankRequest,
     bodies.RankResponse,
     bodies.ReceiptResponse,
+    bodies.RollbackRequest,
     ProblemDocument,
 )
 

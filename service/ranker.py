@@ -1,5 +1,6 @@
 """One rank request, from values to an ordered answer and its impression. No HTTP here."""
 
+import logging
 import math
 import time
 from collections.abc import Callable
@@ -26,6 +27,7 @@ from service.bodies import (
 from service.health import Health
 from service.impressions import records_of
 from service.model import Current, Model
+from service.patience import Patience
 from service.problems import FieldError, ProblemError, validation
 from service.receipts import Receipt, Receipts
 from service.replica import Replica
@@ -35,7 +37,11 @@ from service.scorer import Scorer, Scores
 
 __all__ = ["Candidate", "RankRequest", "RankResponse", "Ranked", "Ranker"]
 
+logger = logging.getLogger(__name__)
+
 FIRST_SEEN_MAX: Final = 16
+# Kafka acknowledges in 5 ms; an answer waits this much longer only where a broker hangs.
+IMPRESSION_WAIT_S: Final = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +76,9 @@ class Ranker:
         self._log = log
         self._clock = clock
         self._scorer = Scorer(settings, encoder)
+        self._patience = Patience(
+            "impressions", n_max=settings.limits.in_flight, wait_s=IMPRESSION_WAIT_S
+        )
         self._tasks = [task.name for task in settings.tasks]
         self._first_seen: dict[str, dict[str, None]] = {"user": {}, "item": {}}
 
@@ -108,6 +117,7 @@ class Ranker:
             impression = self._impression(request_id, now_ms, values, scores, order)
             if not self._append(impression) and "broker" not in degraded:
                 degraded.append("broker")
+            logger.debug("request=ranked request_id=%s degraded=%s", request_id, degraded)
         response = RankResponse(
             request_id=request_id,
             items=items,
@@ -219,13 +229,13 @@ class Ranker:
         )
 
     def _append(self, impression: Impression) -> bool:
-        """False when the log cannot take it: the answer goes out all the same."""
+        """False when the log cannot take it, or not soon: the answer goes out all the same."""
         try:
             records = records_of(impression)
         except DataError as error:
             raise validation([FieldError("#/candidates", str(error))]) from error
         try:
-            self._log.append(IMPRESSIONS, records)
+            self._patience.ask(lambda: self._log.append(IMPRESSIONS, records))
         except TransportError:
             return False
         return True

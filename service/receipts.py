@@ -9,6 +9,7 @@ import hashlib
 import hmac
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Final, Literal
 
 import msgspec
@@ -19,6 +20,7 @@ from freshrank.transport.base import ACTIONS, ENTITIES, IMPRESSIONS, EventLog
 from service.bodies import EventOutcome, ReceiptResponse
 from service.entities import EntityView
 from service.learned import Learned, Reached
+from service.patience import Patience
 from service.times import rfc3339
 
 State = Literal["queued", "joined", "trained", "servable"]
@@ -27,6 +29,7 @@ PENDING: Final = "pending"
 
 _PREFIX: Final = "ev-"
 _TOPICS: Final = (IMPRESSIONS, ACTIONS, ENTITIES)
+_NONE: Final = "no such receipt"
 _DIGEST_BYTES: Final = 8
 # The most events that one request may be configured to bring; a forged receipt asks for no more.
 _SPAN_RECORDS_MAX: Final = 100_000
@@ -73,12 +76,15 @@ class Receipts:
         learned: Learned,
         entities: EntityView,
         progress: Progress | None,
+        looks: Patience,
     ) -> None:
         self._key = b"receipt" + salt.to_bytes(8, "little")
         self._log = log
         self._learned = learned
         self._entities = entities
         self._progress = progress
+        self._looks = looks
+        self._ends: dict[tuple[str, int], int] = {}  # as far as they are known
 
     def issue(self, appended: Mapping[str, Sequence[tuple[int, int]]], *, queued_at_ms: int) -> str:
         """A receipt for records: per topic the (partition, offset) of each."""
@@ -88,6 +94,7 @@ class Receipts:
                 log = (_TOPICS.index(topic), partition)
                 first, last = spans.get(log, (offset, offset))
                 spans[log] = (min(first, offset), max(last, offset))
+                self._reach(topic, partition, offset + 1)
         content = _Content(queued_at_ms, [(*log, *span) for log, span in sorted(spans.items())])
         data = msgspec.msgpack.encode(content)
         return _PREFIX + base64.urlsafe_b64encode(self._digest(data) + data).decode().rstrip("=")
@@ -99,10 +106,38 @@ class Receipts:
             DataError: not issued by a service with this configuration (code `receipt`).
             TransportError: the log cannot be asked.
         """
+        receipt = self.parse(text)
+        self.check(receipt)
+        return receipt
+
+    def parse(self, text: str) -> Receipt:
+        """What a receipt names, if a service with this configuration issued it.
+
+        Raises:
+            DataError: none did (code `receipt`).
+        """
         try:
-            return self._read(text)
+            return self._parse(text)
         except (ValueError, LookupError, msgspec.MsgspecError) as error:
-            raise DataError("no such receipt", code="receipt") from error
+            raise DataError(_NONE, code="receipt") from error
+
+    def is_known(self, receipt: Receipt) -> bool:
+        """Whether its events are known to be in the log; else `check` has to ask."""
+        return all(span.last < self._end(span) for span in receipt.spans)
+
+    def check(self, receipt: Receipt) -> None:
+        """See that its events are in this log; a receipt of an earlier one is none.
+
+        Raises:
+            DataError: they are not (code `receipt`).
+            TransportError: the log cannot be asked.
+        """
+        for span in receipt.spans:
+            place = (span.topic, span.partition)
+            if span.partition < self._log.n_partitions(span.topic) and span.last >= self._end(span):
+                self._reach(*place, self._looks.ask(partial(self._log.end_offset, *place)))
+        if not self.is_known(receipt):
+            raise DataError(_NONE, code="receipt")
 
     def is_servable(self, receipt: Receipt, offsets: Mapping[str, int] | None = None) -> bool:
         """Whether all its events are in the parameters: the applied ones, or those at `offsets`."""
@@ -131,7 +166,7 @@ class Receipts:
             event_to_servable_seconds=seconds,
         )
 
-    def _read(self, text: str) -> Receipt:
+    def _parse(self, text: str) -> Receipt:
         body = text.removeprefix(_PREFIX)
         if body == text or not body.isascii():
             raise ValueError(text)
@@ -141,17 +176,15 @@ class Receipts:
             raise ValueError(text)
         content = msgspec.msgpack.decode(data, type=_Content)
         spans = tuple(Span(_TOPICS[topic], *rest) for topic, *rest in content.spans)
-        if not spans or not all(map(self._is_in_log, spans)):
+        if not spans or not all(0 <= s.last - s.first < _SPAN_RECORDS_MAX for s in spans):
             raise ValueError(text)
         return Receipt(content.queued_at_ms, spans)
 
-    def _is_in_log(self, span: Span) -> bool:
-        """False for another log's receipt, as after the data directory was emptied."""
-        if span.partition >= self._log.n_partitions(span.topic):
-            return False
-        if span.last - span.first >= _SPAN_RECORDS_MAX:
-            return False
-        return span.first <= span.last < self._log.end_offset(span.topic, span.partition)
+    def _end(self, span: Span) -> int:
+        return self._ends.get((span.topic, span.partition), 0)
+
+    def _reach(self, topic: str, partition: int, end: int) -> None:
+        self._ends[topic, partition] = max(end, self._ends.get((topic, partition), 0))
 
     def _digest(self, data: bytes) -> bytes:
         return hashlib.blake2b(data, key=self._key, digest_size=_DIGEST_BYTES).digest()

@@ -3,14 +3,14 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from freshrank.features import Encoded, FeatureEncoder
 from freshrank.settings import Settings
-from service.model import Current, Model, Reading
+from service.model import Bags, Current, Reading
 
 F32 = npt.NDArray[np.float32]
 F64 = npt.NDArray[np.float64]
@@ -46,6 +46,13 @@ class Scores:
     forward_s: float
 
 
+class Version(Protocol):
+    """What can be read from: a model, or some rows of one."""
+
+    def read(self, bags: Bags) -> Reading:
+        """As `Model.read`."""
+
+
 class Scorer:
     """Scores the rows of one request. Immutable, safe for threads."""
 
@@ -55,7 +62,7 @@ class Scorer:
 
     def score(
         self,
-        model: Model,
+        model: Version,
         encoded: Encoded,
         is_late: Callable[[], bool] | None = None,
     ) -> Scores:

@@ -5,14 +5,17 @@ from typing import Any, Final
 
 from freshrank.errors import DataError, TransportError
 from freshrank.messages import Control, Value, decode
-from freshrank.transport.base import CONTROL
+from freshrank.transport.base import CONTROL, EventLog, Record
 from service.core import Service
+from service.history import lag
 from service.model import Current, Model
 from service.request_values import MODEL_NAME
 from service.times import rfc3339
 
 SAMPLE_USERS: Final = 8
 SAMPLE_ITEMS: Final = 12
+# Roll-backs and ids to forget may stand behind the last pause; nobody gives so many meanwhile.
+CONTROLS_MAX: Final = 1_000
 
 
 def stats(service: Service) -> dict[str, Any]:
@@ -36,6 +39,7 @@ def stats(service: Service) -> dict[str, Any]:
         "tables": _tables(model, loop),
         "statistics": loop,
         "accounting": parts.loop.accounting() if parts.loop else {},
+        "lag": lag(parts.loop),
         "trainer": {"present": parts.loop is not None, "paused": is_paused(service)},
         "refused_frames": service.replica.refusals,
         "degraded": service.health.degraded(current) if current else ["untrained"],
@@ -87,16 +91,27 @@ def freshness(service: Service, current: Current | None) -> dict[str, Any]:
 
 
 def is_paused(service: Service) -> bool | None:
-    """Whether the newest control record is a pause; None when the log cannot be read."""
-    log = service.parts.log
+    """Whether pause or resume was said last; None when the log cannot be read."""
     try:
-        end = log.end_offset(CONTROL, 0)
-        if end == log.start_offset(CONTROL, 0):
-            return False
-        newest = decode(log.read(CONTROL, 0, end - 1, n_max=1)[0].value)
-    except (TransportError, DataError, IndexError):
+        return service.looks.ask(lambda: _is_pause_last(service.parts.log))
+    except TransportError:
         return None
-    return isinstance(newest, Control) and newest.command == "pause"
+
+
+def _is_pause_last(log: EventLog) -> bool:
+    start, end = log.start_offset(CONTROL, 0), log.end_offset(CONTROL, 0)
+    records = log.read(CONTROL, 0, max(start, end - CONTROLS_MAX), n_max=CONTROLS_MAX)
+    said = [one for one in map(_command, records) if one in ("pause", "resume")]
+    return said[-1:] == ["pause"]
+
+
+def _command(record: Record) -> str:
+    """What a record commands; nothing where it is no command."""
+    try:
+        message = decode(record.value)
+    except DataError:
+        return ""
+    return message.command if isinstance(message, Control) else ""
 
 
 def _auc(service: Service, current: Current | None, loop: Mapping[str, float]) -> float | None:

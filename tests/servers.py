@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import pytest
 
@@ -22,13 +22,12 @@ if TYPE_CHECKING:
 # Set where nothing may be skipped, as in CI.
 REQUIRED = "FRESHRANK_REQUIRE_SERVERS"
 
+T = TypeVar("T")
 NewCluster = Callable[[int], "Cluster"]
 _NUMBERS = count()
 
 
-def started(
-    server: Callable[[Path], AbstractContextManager[Server]], directory: Path
-) -> Iterator[Server]:
+def started(server: Callable[[Path], AbstractContextManager[T]], directory: Path) -> Iterator[T]:
     """The server for a fixture to yield; what is missing on this machine skips its tests."""
     try:
         context = server(directory)

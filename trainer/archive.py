@@ -29,7 +29,7 @@ from freshrank.examples import BatchInfo
 from freshrank.settings import ArchiveSettings
 from freshrank.transport.base import EXAMPLES, EventLog, Record, TopicPartition
 from freshrank.transport.files import disk_errors, make_directory, sync_directory
-from trainer.archive_files import PLACE, PartInfo, PartName, hour_of, part_names
+from trainer.archive_files import PLACE, PartInfo, PartName, hour_of, not_overtaken, part_names
 
 logger = logging.getLogger(__name__)
 
@@ -108,6 +108,7 @@ class Archiver:
                 leftover.unlink()
         for partition in range(log.n_partitions(EXAMPLES)):
             own = [name for name in names if name.partition == partition]
+            own = not_overtaken(self._directory, own, log.end_offset(EXAMPLES, partition))
             start = log.start_offset(EXAMPLES, partition)
             self._done[partition] = max((name.last + 1 for name in own), default=start)
             self._next[partition] = self._done[partition]

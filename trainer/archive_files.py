@@ -6,6 +6,7 @@ hour=2026-11-21T10/part-<partition>-<first offset>-<last offset>-<log>.parquet
 """
 
 import json
+import logging
 import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -15,7 +16,10 @@ from typing import Final, NamedTuple
 
 import pyarrow as pa
 
+from freshrank.transport.files import disk_errors
 from trainer.rows import TIME_MS_MAX
+
+logger = logging.getLogger(__name__)
 
 FORMAT_VERSION: Final = 1
 METADATA_KEY: Final = b"freshrank"
@@ -53,6 +57,23 @@ def _names(directory: Path) -> Iterator[PartName]:
             if (match := _NAME.fullmatch(path.name)) and hour:
                 partition, first, last, log = match.groups()
                 yield PartName(hour[1], int(partition), int(first), int(last), log)
+
+
+def not_overtaken(directory: Path, names: list[PartName], end: int) -> list[PartName]:
+    """Those of one partition that end before `end`, where its log does; others are moved aside.
+
+    A backup has set such a log back: what a file has beyond its end will come otherwise.
+
+    Raises:
+        TransportError: the disk refused.
+    """
+    for name in names:
+        if name.last >= end:
+            path = directory / name.path
+            logger.warning("archive=%s log_end=%d state=overtaken", path, end)
+            with disk_errors(f"move {path} aside"):
+                path.rename(path.with_suffix(".overtaken"))
+    return [name for name in names if name.last < end]
 
 
 def hour_of(time_ms: int) -> str:

@@ -220,14 +220,14 @@ def gap(what: str, first: int, end: int, name: PartName) -> DataError:
     """The error that says which records of a partition are missing."""
     return DataError(
         f"{what} offsets {first} to {end - 1} of partition {name.partition} of log {name.log}: "
-        f"restore it from a back-up, {_ALLOW}",
+        f"restore it from a backup, {_ALLOW}",
         code="archive-gap",
     )
 
 
 def _damaged(path: Path, error: Exception) -> DataError:
     return DataError(
-        f"{path} is damaged ({type(error).__name__}: {error}): restore it from a back-up, or move "
+        f"{path} is damaged ({type(error).__name__}: {error}): restore it from a backup, or move "
         "it away and pass --allow-gaps to learn without it",
         code="archive-damaged",
     )

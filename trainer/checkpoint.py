@@ -1,11 +1,12 @@
 """Checkpoints: parameters and offsets in one directory that is there whole or not at all.
 
 ```
-checkpoint-000000000007/
+checkpoint-000003-000000000007/
     MANIFEST.json         size and BLAKE2b of every other file
     state.json            positions, epoch, sequence, counters, what is not published yet
     dense.safetensors     the net and its optimizer
     windows.safetensors   metric windows
+    guard.safetensors     what the guard goes by; not of a replay, nor of before 2026-11-22
     table-<name>.bin      rows, optimizer state, counts, clocks, cursor, tombstones
 ```
 A checkpoint is of one instant, and written while learning goes on: tables chunk by chunk, the rest
@@ -16,11 +17,10 @@ pickle).
 
 import hashlib
 import json
-import logging
 import os
-import re
 import shutil
 from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -30,17 +30,13 @@ import numpy.typing as npt
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from embedding_store import Budget, Snapshot, StoreError, Table
+from embedding_store import Budget, StoreError, Table
 from freshrank.errors import ConfigError, Error, SchemaError
-from freshrank.transport.files import make_directory, sync_directory
-
-logger = logging.getLogger(__name__)
+from freshrank.transport.files import sync_directory
 
 FORMAT_VERSION: Final = 1
-_NAME: Final = re.compile(r"checkpoint-(\d{12})")
-_MANIFEST: Final = "MANIFEST.json"
-_TEMPORARY_SUFFIX: Final = ".tmp"
-_NO_BUDGETS: Final[Mapping[str, Budget]] = {}
+MANIFEST: Final = "MANIFEST.json"
+NO_BUDGETS: Final[Mapping[str, Budget]] = {}
 
 Arrays = dict[str, npt.NDArray[Any]]
 Files = Mapping[str, Iterable[bytes]]  # by name, in pieces
@@ -70,12 +66,14 @@ class Checkpoint:
         state: What `state.json` holds.
         dense: Arrays of the dense net and its optimizer.
         windows: Arrays of the metric windows.
+        guard: Arrays of what the guard goes by; none in old ones.
         tables: By name.
     """
 
     state: dict[str, Any]
     dense: Arrays
     windows: Arrays
+    guard: Arrays
     tables: Mapping[str, Table]
 
     def begin(self) -> Files:
@@ -89,99 +87,12 @@ class Checkpoint:
             "state.json": [state],
             "dense.safetensors": [_save(self.dense)],
             "windows.safetensors": [_save(self.windows)],
+            **({"guard.safetensors": [_save(self.guard)]} if self.guard else {}),
             **{f"table-{name}.bin": table.begin_snapshot() for name, table in self.tables.items()},
         }
 
 
-class CheckpointStore:
-    """The checkpoints below one directory.
-
-    Args:
-        directory: Holds them; made if it is not there.
-        keep: How many of the newest stay.
-
-    Attributes:
-        n_refused: Damaged checkpoints that were passed over.
-    """
-
-    def __init__(self, directory: Path, *, keep: int) -> None:
-        self._directory = directory
-        self._keep = keep
-        self._refused: set[Path] = set()
-        make_directory(directory)
-
-    @property
-    def n_refused(self) -> int:
-        """Damaged checkpoints found."""
-        return len(self._refused)
-
-    def paths(self) -> list[Path]:
-        """All checkpoints, oldest first."""
-        return sorted(path for path in self._directory.iterdir() if _NAME.fullmatch(path.name))
-
-    def save(self, files: Files) -> Path:
-        """Write a checkpoint that has begun, then drop those too many; damaged ones go first.
-
-        Raises:
-            OSError: the disk refused; what was there before still is.
-        """
-        existing = self.paths()
-        number = int(existing[-1].name.split("-")[1]) + 1 if existing else 1
-        path = self._directory / f"checkpoint-{number:012d}"
-        temporary = path.with_name(path.name + _TEMPORARY_SUFFIX)
-        try:
-            _write(temporary, files)
-            temporary.rename(path)
-        except OSError:
-            shutil.rmtree(temporary, ignore_errors=True)
-            raise
-        finally:
-            for content in files.values():
-                if isinstance(content, Snapshot):
-                    content.close()
-        sync_directory(self._directory)
-        self._trim()
-        return path
-
-    def load(self, budgets: Mapping[str, Budget] = _NO_BUDGETS) -> Checkpoint | None:
-        """The newest one that is whole; None when there never was one.
-
-        Args:
-            budgets: Of the tables that have one, by name.
-
-        Raises:
-            ConfigError: its tables do not fit their budgets.
-            Error: there are checkpoints and none of them is whole (code `checkpoint-damaged`).
-            SchemaError: the newest is of a newer format.
-        """
-        for leftover in self._directory.glob(f"checkpoint-*{_TEMPORARY_SUFFIX}"):
-            shutil.rmtree(leftover)
-        paths = self.paths()
-        for path in reversed(paths):
-            try:
-                checkpoint = read(path, budgets)
-            except DamagedCheckpoint as error:
-                logger.error("checkpoint=refused path=%s error=%s", path, error)
-                self._refused.add(path)
-                continue
-            return checkpoint
-        if paths:
-            raise DamagedCheckpoint(
-                f"none of the {len(paths)} checkpoints in {self._directory} can be read: "
-                "restore the directory from a back-up, or move it away to learn again from the "
-                "start of the log"
-            )
-        return None
-
-    def _trim(self) -> None:
-        whole = [path for path in self.paths() if path not in self._refused]
-        for path in [*self._refused, *whole[: -self._keep]]:
-            # The manifest goes first: half a checkpoint must not look like one.
-            (path / _MANIFEST).unlink(missing_ok=True)
-            shutil.rmtree(path, ignore_errors=True)
-
-
-def read(path: Path, budgets: Mapping[str, Budget] = _NO_BUDGETS) -> Checkpoint:
+def read(path: Path, budgets: Mapping[str, Budget] = NO_BUDGETS) -> Checkpoint:
     """Read and verify one checkpoint.
 
     Args:
@@ -194,36 +105,64 @@ def read(path: Path, budgets: Mapping[str, Budget] = _NO_BUDGETS) -> Checkpoint:
         SchemaError: it is of a newer format.
     """
     try:
-        manifest = json.loads((path / _MANIFEST).read_bytes())
-        for name, entry in manifest["files"].items():
-            _verify(path / name, entry)
-        state = json.loads((path / "state.json").read_bytes())
-        if state["v"] > FORMAT_VERSION:
-            raise SchemaError(
-                f"{path} has format {state['v']}, this program reads up to {FORMAT_VERSION}: "
-                "upgrade it, or move that checkpoint away to go on from an older one"
-            )
+        manifest = json.loads((path / MANIFEST).read_bytes())
+        snapshots = {name: path / name for name in manifest["files"] if name.startswith("table-")}
+        for name in manifest["files"].keys() - snapshots.keys():
+            _verify(path / name, manifest["files"][name])
+        state = _state(path)
+        has_guard = "guard.safetensors" in manifest["files"]
+        # A table reads itself as long as its digest takes four times over, on another core.
+        with ThreadPoolExecutor(1, "digests") as pool:
+            verified = [
+                pool.submit(_verify, file, manifest["files"][name])
+                for name, file in snapshots.items()
+            ]
+            tables = _tables(path, snapshots, budgets)
+        for one in verified:
+            one.result()
         return Checkpoint(
             state=state,
             dense=load((path / "dense.safetensors").read_bytes()),
             windows=load((path / "windows.safetensors").read_bytes()),
-            tables=_tables(
-                path,
-                {
-                    name.removeprefix("table-").removesuffix(".bin"): path / name
-                    for name in manifest["files"]
-                    if name.startswith("table-")
-                },
-                budgets,
-            ),
+            guard=load((path / "guard.safetensors").read_bytes()) if has_guard else {},
+            tables=tables,
         )
     except _UNREADABLE as error:
         raise DamagedCheckpoint(f"{path}: {type(error).__name__}: {error}") from error
 
 
+def verified(path: Path) -> dict[str, Any]:
+    """What `state.json` of a checkpoint holds, all of whose files are as they were written.
+
+    Raises:
+        DamagedCheckpoint: they are not.
+        SchemaError: it is of a newer format.
+    """
+    try:
+        manifest = json.loads((path / MANIFEST).read_bytes())
+        for name, entry in manifest["files"].items():
+            _verify(path / name, entry)
+        return _state(path)
+    except _UNREADABLE as error:
+        raise DamagedCheckpoint(f"{path}: {type(error).__name__}: {error}") from error
+
+
+def _state(path: Path) -> dict[str, Any]:
+    state: dict[str, Any] = json.loads((path / "state.json").read_bytes())
+    if state["v"] > FORMAT_VERSION:
+        raise SchemaError(
+            f"{path} has format {state['v']}, this program reads up to {FORMAT_VERSION}: "
+            "upgrade it, or move that checkpoint away to go on from an older one"
+        )
+    return state
+
+
 def _tables(
-    path: Path, snapshots: Mapping[str, Path], budgets: Mapping[str, Budget]
+    path: Path, files: Mapping[str, Path], budgets: Mapping[str, Budget]
 ) -> dict[str, Table]:
+    snapshots = {
+        name.removeprefix("table-").removesuffix(".bin"): file for name, file in files.items()
+    }
     try:
         return {
             name: Table.restore(data, budget=budgets.get(name)) for name, data in snapshots.items()
@@ -262,12 +201,17 @@ def _save(arrays: Arrays) -> bytes:
     return data
 
 
-def _write(directory: Path, files: Files) -> None:
+def write(directory: Path, files: Files) -> None:
+    """Write every file, synced, and the manifest last.
+
+    Raises:
+        OSError: the disk refused.
+    """
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir()
     entries = {name: _write_file(directory / name, chunks) for name, chunks in files.items()}
     manifest = json.dumps({"v": FORMAT_VERSION, "files": entries}, indent=1)
-    _write_file(directory / _MANIFEST, [manifest.encode()])
+    _write_file(directory / MANIFEST, [manifest.encode()])
     sync_directory(directory)
 
 

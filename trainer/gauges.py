@@ -4,11 +4,15 @@ from typing import Final
 
 from freshrank.clock import Clock
 from trainer.evaluation import Evaluation
+from trainer.guard import Guard
 from trainer.learner import Learner
 from trainer.state import TrainerState
 
-# What says whether a table is short of room: `Table.statistics` has their meaning.
-TABLE_COUNTS: Final = ("rows", "bytes", "budget_bytes", "threshold", "evicted")
+# What comes into a table and leaves, and what room it has: `Table.statistics` has their meaning.
+TABLE_COUNTS: Final = (
+    *("rows", "bytes", "budget_bytes", "threshold"),
+    *("admitted", "filtered", "expired", "evicted"),
+)
 
 
 class Gauges:
@@ -16,23 +20,30 @@ class Gauges:
 
     `<task>.<metric>` as in `Evaluation.report`; `auc` of the first log-loss task that has one, of
     served scores if there are any; `rows`, `pending` and `filtered` over all tables, and of each
-    `tables.<table>.<count>` those of `TABLE_COUNTS`; `examples_per_second`, `paused`, `epoch`,
-    `seq`, `dense_version`.
+    `tables.<table>.<count>` those of `TABLE_COUNTS`; `examples_per_second`, `steps`, `paused`,
+    `held_back`, `epoch`, `seq`, `dense_version`.
 
     Args:
         clock: Its monotonic part.
         state: Totals.
         learner: Tables.
         evaluation: Metrics.
+        guard: Says whether a version is held back.
     """
 
     def __init__(
-        self, clock: Clock, state: TrainerState, learner: Learner, evaluation: Evaluation
+        self,
+        clock: Clock,
+        state: TrainerState,
+        learner: Learner,
+        evaluation: Evaluation,
+        guard: Guard,
     ) -> None:
         self._clock = clock
         self._state = state
         self._learner = learner
         self._evaluation = evaluation
+        self._guard = guard
         self._at_s = clock.monotonic_s()
         self._rows_learned = state.counts["rows_learned"]
         self._values: dict[str, float] = {}
@@ -64,7 +75,9 @@ class Gauges:
         for name, table in tables.items():
             values |= {f"tables.{name}.{count}": float(table[count]) for count in TABLE_COUNTS}
         values["examples_per_second"] = n_new / elapsed_s if elapsed_s > 0 else 0.0
+        values["steps"] = float(self._learner.adam.n_steps)
         values["paused"] = float(state.is_paused)
+        values["held_back"] = float(bool(self._guard.reason))
         values["epoch"] = float(state.epoch)
         values["seq"] = float(state.seq)
         values["dense_version"] = float(state.dense_version)

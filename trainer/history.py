@@ -9,7 +9,7 @@ from trainer.state import TrainerState
 
 
 def begin(
-    archive: Archive, state: TrainerState, log: EventLog, *, is_fresh: bool
+    archive: Archive | None, state: TrainerState, log: EventLog, *, is_fresh: bool
 ) -> Iterator[ReadRecord]:
     """Enter the archive's partitions into a state's positions, so that each record counts once.
 
@@ -17,7 +17,7 @@ def begin(
     passed over, and the log goes on behind the archive. Other logs get positions of their own.
 
     Args:
-        archive: What will be read.
+        archive: What will be read, if anything.
         state: Its positions are moved.
         log: What will be read afterwards.
         is_fresh: The state has learned nothing.
@@ -28,6 +28,8 @@ def begin(
     Raises:
         DataError: records are missing between what was learned, archive and log (`archive-gap`).
     """
+    if archive is None:
+        return iter(())
     skipped = set()
     for (identity, partition), parts in archive.lineages().items():
         number = state.number(identity, partition)

@@ -79,17 +79,21 @@ class Learner:
         self.clock_s = 0
         self._probe: tuple[F32, F32] | None = None
 
-    def learn(self, batch: ExampleBatch) -> Step:
+    def learn(self, batch: ExampleBatch, *, counts: bool = True) -> Step:
         """Score the batch, then learn it.
 
         Where the loss or a gradient is not finite nothing is applied. Occurrences of the batch are
         counted by then, and rows born from them stay at their initial values: counting is what
         reads the rows, and an id was seen whether or not its example could be learned.
+
+        Args:
+            batch: B rows.
+            counts: False for rows of a batch that was not applied: they are counted already.
         """
         self.clock_s = max(self.clock_s, int(batch.ts_ms.max()) // 1_000)
         born_s = self.sparse.item_born_s(batch.values)
         age_s = np.where(born_s > 0, np.maximum(batch.ts_ms // 1_000 - born_s, 0), 0)
-        rows = self.sparse.read(batch, self.clock_s)  # [B, S, W]
+        rows = self.sparse.read(batch, self.clock_s, counts=counts)  # [B, S, W]
         dense = dense_input(self.net, batch.values.dense)
         z: F32 = self._passes.forward(torch.from_numpy(rows), dense).numpy()  # [B, T]
         predictions = served(z, self.losses)
@@ -100,15 +104,32 @@ class Learner:
         self.sparse.expire(self.clock_s)
         return Step(is_applied, predictions, age_s)
 
+    def is_sound(self, batch: ExampleBatch) -> bool:
+        """Whether loss and gradients of these rows are finite; nothing is counted or learned."""
+        dense = dense_input(self.net, batch.values.dense)
+        rows = torch.from_numpy(self.sparse.peek(batch.values))
+        z: F32 = self._passes.forward(rows, dense).numpy()
+        loss, gradient = loss_and_gradient(z, self.losses, self._task_weights, batch)
+        return self._backward(loss, gradient) is not None
+
+    def is_finite(self) -> bool:
+        """Whether the dense net is."""
+        return bool(np.isfinite(self.adam.parameters.numpy()).all())
+
     def predict(self, values: Encoded) -> F32:
         """What would be served now, with nothing counted or learned: `float32[B, T]`."""
         return scores(self.net, self.losses, self.sparse.peek(values), values.dense)
 
-    def _apply(self, loss: float, gradient: F32, batch: ExampleBatch) -> bool:
+    def _backward(self, loss: float, gradient: F32) -> F32 | None:
+        """Gradients of the rows read, `float32[B, S, W]`; None where anything is not finite."""
         gradients: F32 = self._passes.backward(torch.from_numpy(gradient)).numpy()
         # In numpy, as `torch.isfinite` takes five times as long.
         is_finite = isfinite(loss) and np.isfinite(gradients).all()
-        if not (is_finite and np.isfinite(self.adam.gradients.numpy()).all()):
+        return gradients if is_finite and np.isfinite(self.adam.gradients.numpy()).all() else None
+
+    def _apply(self, loss: float, gradient: F32, batch: ExampleBatch) -> bool:
+        gradients = self._backward(loss, gradient)
+        if gradients is None:
             return False
         self.sparse.learn(gradients)
         total_weight = float(np.abs(batch.weights).sum())

@@ -1,33 +1,37 @@
 """The trainer: examples in, frames and checkpoints out."""
 
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
 from freshrank.clock import Clock
-from freshrank.errors import ConfigError, Error
 from freshrank.features import FeatureEncoder
 from freshrank.progress import Progress
 from freshrank.settings import Settings
-from freshrank.transport.base import EXAMPLES, EventLog, ParameterChannel
+from freshrank.transport.base import EventLog, ParameterChannel
 from trainer.archive_reader import Archive
-from trainer.dead_letters import DeadLetterBox
 from trainer.evaluation import Evaluation
 from trainer.export import OnnxExport
+from trainer.forget import Forgets
 from trainer.gauges import Gauges
+from trainer.guard import Guard
+from trainer.guard_memory import GuardMemory
 from trainer.history import begin
 from trainer.learner import Learner
 from trainer.lesson import Lesson
 from trainer.publisher import Publisher
-from trainer.queue import BatchQueue, Cut
-from trainer.reader import CONTROL_LOG, ControlReader, ExampleReader
+from trainer.reader import ExampleReader
+from trainer.rollback import RollBacks
 from trainer.saver import Saver
+from trainer.study import Study
 
 # How long `run` waits for examples before it looks at `stop` and the clocks again.
 _IDLE_S: Final = 0.1
-# A crash loses at most one checkpoint interval of learning, a minute by default: at the rate of
-# learning, half of that makes it up. Whoever is further behind publishes and catches up in public.
-_CATCH_UP_S_MAX: Final = 30.0
+# A crash loses at most one checkpoint interval of learning, a minute by default: where that takes
+# less than a twelfth of the time, this makes it up. Whoever is further behind publishes and catches
+# up in public, so that a trainer that takes over has published within 15 s.
+_CATCH_UP_S_MAX: Final = 5.0
 
 
 class Trainer:
@@ -45,11 +49,16 @@ class Trainer:
         clock: Time. Its monotonic part decides when to publish and save.
         progress: Told which offsets are learned.
         history: Learned before the log, as far as the checkpoint has not.
+        allow_gaps: Learn on where retention has removed records, or the log is made anew.
+        check_lease: Asked before anything is learned, published or saved: raises once another
+            trainer may be the one that does so. None where no other can be.
 
     Raises:
         DataError: records are missing between checkpoint, history and log.
         ConfigError: `batching: fixed` with several partitions, or vectors of several lengths.
         SchemaError: the checkpoint was written for another configuration.
+        TransportError: the checkpoint was learned from another log (code `log-replaced`), where
+            other trainers may be.
         Error: there are checkpoints, and none can be read (code `checkpoint-damaged`).
     """
 
@@ -64,49 +73,59 @@ class Trainer:
         clock: Clock,
         progress: Progress,
         history: Archive | None = None,
+        allow_gaps: bool = False,
+        check_lease: Callable[[], None] | None = None,
     ) -> None:
-        self._is_fixed = _is_fixed(settings, log)
-        tasks = [task.name for task in settings.tasks]
-        self._log = log
         self._channel = channel
         self._clock = clock
-        self._progress = progress
-        self._learner = Learner(settings, encoder)
-        evaluation = Evaluation(tasks, self._learner.losses)
+        self._learner = learner = Learner(settings, encoder)
+        evaluation = Evaluation([task.name for task in settings.tasks], learner.losses)
+        memory = GuardMemory.of(settings, encoder, clock)
         self._saver = Saver(
-            settings, encoder, log, self._learner, evaluation, directory=directory, clock=clock
-        )
-        self._state = state = self._saver.state
-        self._dead_letters = DeadLetterBox(log, tasks, state.counts)
-        self._control = ControlReader(log, state, self._dead_letters)
-        self._lesson = Lesson(self._learner, evaluation, state)
-        self._reader = ExampleReader(
             settings,
             encoder,
             log,
-            state.positions,
-            () if history is None else begin(history, state, log, is_fresh=self._saver.is_fresh),
-            allow_gaps=history is not None and history.allow_gaps,
+            learner,
+            evaluation,
+            memory,
+            directory=directory,
+            clock=clock,
+            follows_new_log=allow_gaps or check_lease is None,
         )
-        self._queue = BatchQueue(
-            batch_max=settings.trainer.batch_max, is_fixed=self._is_fixed, positions=state.positions
+        self._state = state = self._saver.state
+        self._check_lease = check_lease or (lambda: None)
+        self._guard = guard = Guard(settings.guard, memory=memory, learner=learner, state=state)
+        self._study = Study(
+            settings,
+            encoder,
+            log,
+            Lesson(learner, evaluation, state, guard.see),
+            history=begin(history, state, log, is_fresh=self._saver.is_fresh),
+            allow_gaps=allow_gaps,
+            attempts=directory / "ATTEMPT",
+            progress=progress,
+            check_lease=self._check_lease,
         )
         self._publisher = Publisher(
             settings.sync,
-            learner=self._learner,
-            export=OnnxExport(self._learner.net, self._learner.losses),
+            learner=learner,
+            export=OnnxExport(learner.net, learner.losses),
             evaluation=evaluation,
+            guard=guard,
+            freshness=progress.freshness["train"],
             state=state,
             channel=channel,
             clock=clock,
         )
-        self._gauges = Gauges(clock, state, self._learner, evaluation)
+        self._forgets = Forgets(self._study, self._saver, memory, log, channel)
+        self._roll_backs = RollBacks(self._study, self._saver, log, tries=directory / "ROLLBACK")
+        self._gauges = Gauges(clock, state, learner, evaluation, guard)
+        self._is_leading = False
         self._is_started = False
-        self._is_torn = False
-        progress.reach("trained", state.offsets)
+        self._has_gone_back = False
 
     def start(self) -> int:
-        """Open the next epoch and publish its base; `step` does it if nobody did.
+        """Claim the next epoch and publish its base; `step` does it if nobody did.
 
         Replicas go on with what an earlier trainer published, which may be ahead of the checkpoint:
         so what stands in the log is learned first, for a while, and the base does not set them
@@ -121,19 +140,28 @@ class Trainer:
         """
         if self._is_started:
             return 0
+        self._lead()
         n_total = 0
-        while self._reader.is_in_history and (n_rows := self._advance(flush=False)) is not None:
+        while self.reader.is_in_history and (n_rows := self._advance(flush=False)) is not None:
             n_total += n_rows
         if self._channel.head() is not None:
             deadline_s = self._clock.monotonic_s() + _CATCH_UP_S_MAX
-            while self._clock.monotonic_s() < deadline_s:
+            while not self._has_gone_back and self._clock.monotonic_s() < deadline_s:
                 n_rows = self._advance(flush=False)
                 if n_rows is None:
                     break
                 n_total += n_rows
+        self._check_lease()
         self._publisher.start()
-        self._is_started = True
+        self._is_started, self._has_gone_back = True, False
         return n_total
+
+    def _lead(self) -> None:
+        """Claim the next epoch, once; asks the lease each time."""
+        self._check_lease()
+        if not self._is_leading:
+            self._publisher.claim()
+            self._is_leading = True
 
     def step(self, timeout_s: float) -> int:
         """Learn at most one batch; publish and save what is due. Nothing is published in history.
@@ -150,12 +178,16 @@ class Trainer:
             SyncError: another trainer has taken over (code `fenced`): the trainer must stop.
             TransportError: the log cannot be read or written now; calling again goes on.
         """
-        if not self._reader.is_in_history:
+        self._lead()
+        if not self._study.reader.is_in_history:
             self.start()
         n_rows = self._advance(flush=False)
         if n_rows is None:
-            self._wait(timeout_s)
+            if not self._state.is_paused:
+                timeout_s = min(timeout_s, self._publisher.due_in_s())
+            self._study.wait(timeout_s)
             n_rows = self._advance(flush=False)
+        self._check_lease()
         if not self._is_started:
             pass  # half a history would set the replicas back
         elif self._state.is_paused:
@@ -163,7 +195,10 @@ class Trainer:
         else:
             self._publisher.tick()
         # Unsent letters are only in memory: without a checkpoint a restart makes them again.
-        if not self._dead_letters.n_unsent:
+        if not self._study.dead_letters.n_unsent:
+            if self._saver.is_due:
+                self._study.reader.pass_marks(self._state.positions)
+                self._forgets.age()
             self._saver.tick()
         self._gauges.tick(is_idle=not n_rows)
         return n_rows or 0
@@ -191,7 +226,7 @@ class Trainer:
         n_total = self.start()
         while (n_rows := self._advance(flush=flush)) is not None:
             n_total += n_rows
-        return n_total
+        return n_total + self.start()  # of an epoch that a roll-back has ended
 
     def drain(self) -> int:
         """Learn all that stands in the log now, a remainder of a fixed batch too, and publish.
@@ -211,20 +246,28 @@ class Trainer:
         With fixed batches a remainder is left in the log, for the batch that it will fill: a stop
         must not change where later batches are cut. `drain` before `close` learns it.
         """
-        if self._is_torn:
+        if self._study.is_torn:
             return
-        if not self._reader.is_in_history:  # its rest is learned after the next start
+        self._lead()
+        if not self._study.reader.is_in_history:  # its rest is learned after the next start
             self.catch_up()
+            self._check_lease()
             if not self._state.is_paused:
                 self._publisher.publish()
-        self._dead_letters.flush()
+        self._study.dead_letters.flush()
+        self._check_lease()
         self._saver.save()
         self._gauges.refresh()
 
     @property
+    def is_behind(self) -> bool:
+        """Before anything is learned: another trainer has saved a newer checkpoint meanwhile."""
+        return self._saver.is_behind
+
+    @property
     def reader(self) -> ExampleReader:
         """How far the examples are read: may be asked from any thread."""
-        return self._reader
+        return self._study.reader
 
     def statistics(self) -> dict[str, float]:
         """Gauges, at most a second old while examples arrive; see `Gauges`."""
@@ -240,61 +283,18 @@ class Trainer:
         return dict(self._state.counts)
 
     def _advance(self, *, flush: bool) -> int | None:
-        """Deal with the next batch and with what stands before it without rows to learn.
-
-        Returns:
-            Rows learned, 0 if the batch was refused; None if there is no batch.
-
-        Raises:
-            Error: an earlier step failed halfway (code `step-failed`): parameters and positions no
-                longer belong together, only a restart from the checkpoint helps.
-        """
-        if self._is_torn:
-            raise Error(
-                "an earlier step failed halfway: restart, the trainer resumes from its checkpoint",
-                code="step-failed",
-            )
-        self._control.poll()
-        while True:
-            # Letters that the log did not take stop the reading, else they would pile up.
-            self._dead_letters.flush()
-            if self._state.is_paused:
-                return None
-            self._reader.fill(self._queue)
-            cut = self._queue.cut(flush=flush)
-            self._is_torn = True
-            step = self._lesson.take(cut)
-            self._tell(cut)
-            self._is_torn = False
-            if step is not None and cut.rows is not None:
-                return cut.rows.n_rows if step.is_applied else 0
-            if not cut.positions:
-                return None
-
-    def _tell(self, cut: Cut) -> None:
-        """Send what was refused to the dead letter, and say how far the rest is learned."""
-        for refused in cut.refused:
-            self._dead_letters.put(refused)
-        self._dead_letters.try_flush()
-        for info in cut.finished:
-            self._progress.reach("trained", info.offsets)
-
-    def _wait(self, timeout_s: float) -> None:
-        """Until something arrives, or a publication falls due."""
-        positions = {CONTROL_LOG: self._control.offset}
-        if not self._state.is_paused:
-            positions |= self._reader.ends()
-            timeout_s = min(timeout_s, self._publisher.due_in_s())
-        self._log.wait(positions, timeout_s=timeout_s)
-
-
-def _is_fixed(settings: Settings, log: EventLog) -> bool:
-    """Whether batches are cut by example number alone, which needs one order of the examples."""
-    is_fixed = settings.trainer.batching == "fixed"
-    n_partitions = log.n_partitions(EXAMPLES)
-    if is_fixed and n_partitions > 1:
-        raise ConfigError(
-            f"trainer.batching: fixed needs log.partitions: 1, got {n_partitions}: the order in "
-            "which several partitions are read depends on timing; use adaptive"
-        )
-    return is_fixed
+        """Learn the next batch, see `Study.advance`; or go back, which learns none."""
+        n_rows = self._study.advance(flush=flush)
+        if self._forgets.obey():
+            return 0
+        if self._roll_backs.obey():
+            self._guard.forget()
+            self._publisher.forget()
+            # Their base is that of an epoch of its own, even if one was about to be published.
+            self._is_leading, self._is_started = not self._is_started, False
+            self._has_gone_back = True
+            return 0
+        if self._study.has_isolated:
+            # Else whoever dies before the next checkpoint would have to die of these rows again.
+            self._study.has_isolated = not self._saver.save()
+        return n_rows

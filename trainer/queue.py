@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from freshrank.errors import DataError
 from freshrank.examples import BatchInfo, ExampleBatch
@@ -53,14 +54,44 @@ class Cut:
         refused: Rows passed over.
         finished: What whole records say, in order, whose rows are all dealt with.
         positions: Partition -> position after this cut.
-        last: The record that the last of `rows` stood in.
+        sources: The records that `rows` stood in, and how many of them each.
     """
 
     rows: ExampleBatch | None = None
     refused: list[Refused] = field(default_factory=list)
     finished: list[BatchInfo] = field(default_factory=list)
     positions: dict[int, Position] = field(default_factory=dict)
-    last: Record | None = None
+    sources: list[tuple[Record, int]] = field(default_factory=list)
+
+    def refuse(self, rows: npt.NDArray[np.int64], code: str, reason: str) -> None:
+        """Move rows of the batch to `refused`, under the records they stood in.
+
+        Args:
+            rows: `int64[k]`, ascending.
+            code: Why, as a slug.
+            reason: Why, for a person.
+        """
+        if self.rows is None or not len(rows):
+            return
+        begin = 0
+        for record, n in self.sources:
+            own = rows[(rows >= begin) & (rows < begin + n)]
+            if len(own):
+                self.refused.append(Refused(record, code, reason, select(self.rows, own)))
+            begin += n
+        self.drop(rows)
+
+    def drop(self, rows: npt.NDArray[np.int64]) -> None:
+        """Leave rows of the batch out, `int64[k]`, ascending."""
+        if self.rows is None or not len(rows):
+            return
+        ends = np.cumsum([0, *(n for _, n in self.sources)])
+        n_gone = np.diff(np.searchsorted(rows, ends)).tolist()
+        self.sources = [
+            (record, n - gone) for (record, n), gone in zip(self.sources, n_gone, strict=True)
+        ]
+        kept = np.setdiff1d(np.arange(self.rows.n_rows), rows)
+        self.rows = select(self.rows, kept) if len(kept) else None
 
 
 class BatchQueue:
@@ -115,7 +146,7 @@ class BatchQueue:
             taken, is_done = self._take(self._records[0], wanted, cut)
             if taken is not None:
                 parts.append(taken)
-                cut.last = self._records[0].record
+                cut.sources.append((self._records[0].record, taken.n_rows))
                 wanted -= taken.n_rows
             if not is_done:
                 break

@@ -5,9 +5,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 from freshrank import examples, messages
-from freshrank.errors import DataError, SchemaError
+from freshrank.errors import DataError, SchemaError, TransportError
 from freshrank.features import FeatureEncoder
-from freshrank.messages import Control
+from freshrank.messages import Control, check_id
 from freshrank.settings import Settings
 from freshrank.transport.base import CONTROL, EXAMPLES, EventLog, Record, TopicPartition
 from trainer.dead_letters import DeadLetterBox, Refused
@@ -84,20 +84,48 @@ class ExampleReader:
         while is_growing and not queue.is_full:
             is_growing = False
             for partition, offset in self._next.items():
-                if self._allow_gaps:
-                    offset = max(offset, self._log.start_offset(EXAMPLES, partition))
-                records = self._log.read(
-                    EXAMPLES, partition, offset, n_max=_RECORDS_MAX, bytes_max=_BYTES_MAX
-                )
+                records = self._read(partition, offset)
                 for record in records:
                     queue.put(self._judge(record))
                     self._next[partition] = record.offset + 1
                 is_growing = is_growing or bool(records)
 
+    def _read(self, partition: int, offset: int) -> list[Record]:
+        def read(at: int) -> list[Record]:
+            return self._log.read(EXAMPLES, partition, at, n_max=_RECORDS_MAX, bytes_max=_BYTES_MAX)
+
+        try:
+            return read(offset)
+        except TransportError as error:
+            if error.code != "offset-removed":
+                raise
+            if not self._allow_gaps:
+                told = f"{error}; to learn on without what is gone: --allow-gaps"
+                raise TransportError(told, code=error.code) from error
+        start = self._log.start_offset(EXAMPLES, partition)
+        logger.error("partition=%d gap=%d..%d: not learned", partition, offset, start - 1)
+        return read(start)
+
     def n_behind(self) -> int:
         """Records of the log that are still to be read, and one more within the history."""
-        ends = [self._log.end_offset(EXAMPLES, p) - at for p, at in self._next.items()]
-        return sum(ends) + self.is_in_history
+        return sum(self._log.lag(self.ends()).values()) + self.is_in_history
+
+    def pass_marks(self, positions: dict[int, Position]) -> None:
+        """Move positions with no record behind them to the end of their partitions.
+
+        What stands between is no record, as the marks of Kafka's transactions are none. A position
+        before them would seem to have lost records once retention has removed an idle log.
+
+        Args:
+            positions: Where everything before is dealt with.
+        """
+        for partition, offset in self._next.items():
+            place = TopicPartition(EXAMPLES, partition)
+            if positions[partition] == (offset, 0):
+                end = self._log.end_offset(*place)
+                if self._log.lag({place: offset})[place] == 0:
+                    self._next[partition] = end
+                    positions[partition] = Position(end, 0)
 
     def _take_history(self, queue: BatchQueue, read: ReadRecord) -> None:
         queue.put(read)
@@ -150,30 +178,52 @@ class ControlReader:
         log: The event log.
         state: Where `is_paused` and the offset are kept.
         dead_letters: Takes records that are no commands.
+
+    Attributes:
+        waiting: Record and command that was met and changes parameters, to go back or to forget:
+            what stands behind it is obeyed once somebody has set this to None.
     """
 
     def __init__(self, log: EventLog, state: TrainerState, dead_letters: DeadLetterBox) -> None:
         self._log = log
         self._state = state
         self._dead_letters = dead_letters
+        self._next = state.control_offset
+        self.waiting: tuple[Record, Control] | None = None
 
     @property
     def offset(self) -> int:
-        """The next control record. Commands that retention removed are passed over."""
-        start = self._log.start_offset(*CONTROL_LOG)
-        return max(self._state.control_offset or 0, start)
+        """The next control record."""
+        if self._next is None:
+            self._next = self._log.start_offset(*CONTROL_LOG)
+        return self._next
 
     def poll(self) -> None:
-        """Obey what has arrived."""
+        """Obey what has arrived. Commands that retention removed are passed over."""
+        if self.waiting is not None:
+            return
+        try:
+            records = self._log.read(*CONTROL_LOG, self.offset)
+        except TransportError as error:
+            if error.code != "offset-removed":
+                raise
+            self._next = None
+            records = self._log.read(*CONTROL_LOG, self.offset)
         state = self._state
-        for record in self._log.read(*CONTROL_LOG, self.offset):
+        for record in records:
             try:
                 message = messages.decode(record.value)
                 if not isinstance(message, Control):
                     raise DataError("not a control record", code="not-control")
+                check_id(message)
             except DataError as error:
                 self._dead_letters.put(Refused(record, error.code, str(error)))
             else:
-                state.is_paused = message.command == "pause"
                 logger.info("command=%s offset=%d", message.command, record.offset)
-            state.control_offset = record.offset + 1
+                if message.command in ("rollback", "forget"):
+                    self.waiting = record, message
+                else:
+                    state.is_paused = message.command == "pause"
+            self._next = state.control_offset = record.offset + 1
+            if self.waiting is not None:
+                return

@@ -1,26 +1,30 @@
-"""When a checkpoint is written, and what goes into it and comes out."""
+"""When a checkpoint is written and read; what is in it, `checkpoint_parts` knows."""
 
 import logging
-from collections.abc import Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final
 
-import numpy as np
-import torch
-
 from freshrank.clock import Clock
-from freshrank.errors import SchemaError, TransportError
+from freshrank.errors import TransportError
 from freshrank.features import FeatureEncoder
 from freshrank.settings import Settings
 from freshrank.transport.base import EXAMPLES, EventLog, TopicPartition
-from trainer.checkpoint import Checkpoint, CheckpointStore
+from freshrank.transport.files import disk_failed, has_failed
+from trainer.checkpoint import Files, read, verified
+from trainer.checkpoint_parts import check_schema, checkpoint, restore
+from trainer.checkpoint_store import CheckpointStore
+from trainer.denials import Denial, Denier
 from trainer.evaluation import Evaluation
+from trainer.guard_memory import GuardMemory
 from trainer.learner import Learner
 from trainer.queue import Position
+from trainer.scrub import scrub
 from trainer.state import TrainerState
-from trainer.table_settings import adopt
 
 logger = logging.getLogger(__name__)
 
@@ -56,14 +60,17 @@ class Saver:
             shown.
         learner: Its parameters are saved and restored.
         evaluation: Its windows are.
+        guard: What the guard goes by is.
         directory: Holds the checkpoints.
         clock: When.
+        follows_new_log: Go on from a checkpoint of another log with the start of this one.
 
     Attributes:
         state: As restored, or new. To be kept up to date by the loop.
         is_fresh: There was no checkpoint.
 
     Raises:
+        TransportError: the checkpoint was learned from another log (code `log-replaced`).
         SchemaError: the checkpoint was written for another configuration.
         ConfigError: its tables do not fit their budget.
         Error: there are checkpoints, and none can be read (code `checkpoint-damaged`).
@@ -76,9 +83,11 @@ class Saver:
         log: EventLog,
         learner: Learner,
         evaluation: Evaluation,
+        guard: GuardMemory,
         *,
         directory: Path,
         clock: Clock,
+        follows_new_log: bool,
     ) -> None:
         self._store = CheckpointStore(directory, keep=settings.checkpoint.keep)
         self._every_s = settings.checkpoint.every.total_seconds()
@@ -87,8 +96,10 @@ class Saver:
         self._log = log
         self._learner = learner
         self._evaluation = evaluation
+        self._guard = guard
         self._clock = clock
-        budgets = learner.sparse.vacate() if self._store.paths() else {}
+        self._found = self._store.newest()
+        budgets = learner.sparse.vacate() if self._found else {}
         checkpoint = self._store.load(budgets)
         self.is_fresh = checkpoint is None
         starts = {
@@ -99,18 +110,32 @@ class Saver:
                 encoder.schema_hash, settings.trainer.seed, starts, log.identity
             )
         else:
-            self.state = restore(checkpoint, settings, encoder, learner, evaluation)
+            self.state = restore(checkpoint, settings, encoder, learner, evaluation, guard)
             self.state.counts["checkpoints_refused"] += self._store.n_refused
             if self.state.log != log.identity:
+                if not follows_new_log:
+                    raise _replaced(self._found, self.state.log, log.identity)
                 self.state.follow(log.identity, starts)
             logger.info(
                 "checkpoint=restored rows=%d refused=%d",
                 self.state.counts["rows_learned"],
                 self._store.n_refused,
             )
-        self._saved = self._place()
+        self._saved: Place | None = self._place()
+        self._denier = Denier(settings, encoder.slots)
+        self._scrubbed: set[tuple[str, int, int]] = set()
         self._writing: Writing | None = None
         self._next_s = clock.monotonic_s() + self._every_s
+
+    @property
+    def is_behind(self) -> bool:
+        """Another trainer has saved a newer checkpoint than the one restored here."""
+        return self._store.newest() != self._found
+
+    @property
+    def is_due(self) -> bool:
+        """`tick` will save, if something happened."""
+        return self._writing is None and self._clock.monotonic_s() >= self._next_s
 
     def tick(self) -> None:
         """Begin to save if it is time and something happened since the last time."""
@@ -122,10 +147,39 @@ class Saver:
             self._next_s = self._clock.monotonic_s() + self._every_s
 
     def save(self) -> bool:
-        """Write a checkpoint; False when the disk refused, which is counted: training goes on."""
+        """Write a checkpoint; False when the disk refused, which is counted: training goes on.
+
+        Raises:
+            TransportError: the disk is broken or read-only (code `disk-failed`).
+        """
         self.settle()
         self._begin()
         return self.settle()
+
+    def save_soon(self) -> None:
+        """Let the next `tick` save, whatever has happened since the last time."""
+        self._next_s, self._saved = self._clock.monotonic_s(), None
+
+    def look_up(self, name: str) -> tuple[Path, TrainerState]:
+        """A whole checkpoint of this configuration, and what its trainer had done.
+
+        Raises:
+            DataError: there is none of that name (code `unknown-checkpoint`).
+            Error: it is damaged, or of a newer format or another configuration.
+        """
+        path = self._store.find(name)
+        state = TrainerState.from_json(verified(path))
+        check_schema(state, self._encoder)
+        return path, state
+
+    def go_back(self, path: Path) -> None:
+        """Put the parameters and metric windows of a checkpoint in place of those learned.
+
+        Raises:
+            Error: it cannot be read, or does not fit the settings: there are no parameters left.
+        """
+        budgets = self._learner.sparse.vacate()
+        restore(read(path, budgets), self._settings, self._encoder, self._learner, self._evaluation)
 
     def settle(self) -> bool:
         """Wait for the checkpoint that is being written, if one is; False when the disk refused."""
@@ -138,6 +192,8 @@ class Saver:
             self.state.counts["checkpoints"] -= 1
             self.state.counts["checkpoint_failures"] += 1
             logger.error("checkpoint=failed error=%s", error)
+            if has_failed(error):
+                raise disk_failed("save a checkpoint", error) from error
             return False
         self._saved = writing.place
         logger.info("checkpoint=saved path=%s rows=%d", path, writing.n_rows)
@@ -145,13 +201,25 @@ class Saver:
         return True
 
     def _begin(self) -> None:
-        """All that was learned so far is written by a thread of its own, which learns nothing."""
+        """All that was learned so far is written by another thread, while this one learns on."""
         self.state.counts["checkpoints"] += 1
-        files = checkpoint(self.state, self._learner, self._evaluation).begin()
-        thread = ThreadPoolExecutor(1, "checkpoint")
-        path = thread.submit(self._store.save, files)
-        thread.shutdown(wait=False)
+        files = checkpoint(self.state, self._learner, self._evaluation, self._guard).begin()
+        path: Future[Path] = Future()
+        save = partial(self._save, files, self.state.epoch, list(self.state.denied))
+        write = partial(_write, path, save)
+        try:
+            threading.Thread(target=write, name="checkpoint").start()
+        except RuntimeError:  # no memory for one: learning waits meanwhile
+            write()
         self._writing = Writing(path, self._place(), self.state.counts["rows_learned"])
+
+    def _save(self, files: Files, epoch: int, denied: Sequence[Denial]) -> Path:
+        """In a thread of its own: write a checkpoint, then scrub those that know too much."""
+        path = self._store.save(files, epoch)
+        new = [one for one in denied if one.name not in self._scrubbed]
+        if new and scrub(self._store, path, new, self._denier):
+            self._scrubbed |= {one.name for one in new}
+        return path
 
     def _place(self) -> Place:
         return dict(self.state.positions), self.state.control_offset
@@ -169,51 +237,17 @@ class Saver:
             logger.warning("group=%s state=not-committed error=%s", GROUP, error)
 
 
-def checkpoint(state: TrainerState, learner: Learner, evaluation: Evaluation) -> Checkpoint:
-    """All that was learned."""
-    adam = learner.adam
-    return Checkpoint(
-        state=state.to_json(),
-        dense={
-            **{f"net.{name}": value.numpy() for name, value in learner.net.state_dict().items()},
-            "adam.moment1": adam.moment1.numpy(),
-            "adam.moment2": adam.moment2.numpy(),
-            "adam.n_steps": np.array([adam.n_steps], np.int64),
-        },
-        windows=dict(evaluation.state()),
-        tables=learner.sparse.tables,
+def _write(path: Future[Path], save: Callable[[], Path]) -> None:
+    try:
+        path.set_result(save())
+    except BaseException as error:  # whoever settles it hears of it
+        path.set_exception(error)
+
+
+def _replaced(path: Path | None, before: str, now: str) -> TransportError:
+    return TransportError(
+        f"{path} was learned from log {before or 'unknown'}, this one is {now}: were its topics "
+        "made anew? Name the log it was learned from; or keep what was learned and learn this log "
+        "from its start: --allow-gaps; or learn anew in another data directory",
+        code="log-replaced",
     )
-
-
-def restore(
-    checkpoint: Checkpoint,
-    settings: Settings,
-    encoder: FeatureEncoder,
-    learner: Learner,
-    evaluation: Evaluation,
-) -> TrainerState:
-    """Put a checkpoint's parameters into a new learner, and its windows into the metrics.
-
-    Raises:
-        SchemaError: it was written for another configuration.
-    """
-    state = TrainerState.from_json(checkpoint.state)
-    if state.schema_hash != encoder.schema_hash:
-        raise SchemaError(
-            f"the checkpoint was learned with schema {state.schema_hash}, this configuration is "
-            f"{encoder.schema_hash}: start with the features, tasks, model and salt it had, or "
-            "learn anew in another data directory"
-        )
-    dense = checkpoint.dense
-    names = learner.net.state_dict()
-    learner.adam.restore(
-        parameters=torch.cat([torch.from_numpy(dense[f"net.{n}"]).reshape(-1) for n in names]),
-        moment1=torch.from_numpy(dense["adam.moment1"]),
-        moment2=torch.from_numpy(dense["adam.moment2"]),
-        n_steps=int(dense["adam.n_steps"][0]),
-    )
-    adopt(checkpoint.tables, settings, encoder)
-    learner.sparse.tables.update(checkpoint.tables)
-    learner.clock_s = state.clock_s
-    evaluation.restore(checkpoint.windows)
-    return state

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from freshrank.examples import BatchInfo, ExampleBatch
 from freshrank.frames import Outcome
+from trainer.denials import Denial
 from trainer.queue import Position
 
 # Append times per frame: enough for a p99 (ten beyond it), 8 kB in a frame.
@@ -17,6 +18,10 @@ SAMPLE_MAX: Final = 1_000
 # Outcomes kept while nothing can be published; some 60 bytes each, and a frame carries them all.
 OUTCOMES_MAX: Final = 10_000
 
+
+_OWN_FORM: Final = ("denied", "outcomes", "actions", "impressions")  # in a checkpoint
+# Totals of what operators did: going back does not undo it.
+_OF_COMMANDS: Final = ("rollbacks", "rows_rolled_back", "keys_forgotten", "rows_forgotten")
 
 I64 = npt.NDArray[np.int64]
 U64 = npt.NDArray[np.uint64]
@@ -97,6 +102,7 @@ class TrainerState:
         histories: `log:partition` of other logs, in the order met.
         control_offset: Next control record; None before the first read.
         is_paused: The last command was `pause`.
+        denied: Ids that were forgotten, while records from before may be learned.
         epoch: Of the last publication.
         seq: Of the last publication.
         dense_version: Of the last publication.
@@ -116,6 +122,7 @@ class TrainerState:
     histories: list[str] = field(default_factory=list)
     control_offset: int | None = None
     is_paused: bool = False
+    denied: list[Denial] = field(default_factory=list)
     epoch: int = 0
     seq: int = 0
     dense_version: int = 0
@@ -163,8 +170,23 @@ class TrainerState:
             known = -1 - self.histories.index(name) if name in self.histories else partition
             self.positions[partition] = self.positions.get(known, start)
         self.control_offset = None
+        self.denied.clear()  # what follows enters it from now on
         self.offsets.clear()
         self.outcomes.clear()
+
+    def rewind(self, then: "TrainerState") -> None:
+        """Go back to where an earlier state was in the same log; versions and commands go on."""
+        self.positions.update(then.positions)
+        self.offsets = dict(then.offsets)
+        self.outcomes = list(then.outcomes)
+        self.watermark_ms = then.watermark_ms
+        kept = {name: self.counts[name] for name in _OF_COMMANDS}
+        self.counts.clear()
+        self.counts |= then.counts
+        for name, count in kept.items():
+            self.counts[name] = count
+        self.actions.restore(then.actions.state())
+        self.impressions.restore(then.impressions.state())
 
     def from_elsewhere(self, batch: ExampleBatch) -> npt.NDArray[np.bool_]:
         """Account for rows that never stood in this log, learned or not: `bool[n]`."""
@@ -172,6 +194,11 @@ class TrainerState:
         n_reversals = int((batch.is_reversal & is_foreign).sum())
         self.counts["history_examples"] += int(is_foreign.sum()) - n_reversals // 2
         return is_foreign
+
+    def forgot(self, batch: ExampleBatch) -> None:
+        """Account for rows that are not learned as they are about what was forgotten."""
+        self.counts["examples_forgotten"] += batch.n_rows - int(batch.is_reversal.sum()) // 2
+        self.from_elsewhere(batch)
 
     def learned(self, batch: ExampleBatch) -> None:
         """Account for rows that were learned."""
@@ -204,12 +231,9 @@ class TrainerState:
 
     def to_json(self) -> dict[str, Any]:
         """What a checkpoint keeps."""
-        plain = {
-            name: getattr(self, name)
-            for name in self.__slots__
-            if name not in ("outcomes", "actions", "impressions")
-        }
+        plain = {name: getattr(self, name) for name in self.__slots__ if name not in _OWN_FORM}
         return plain | {
+            "denied": [asdict(denial) for denial in self.denied],
             "outcomes": [asdict(outcome) for outcome in self.outcomes],
             "actions": self.actions.state(),
             "impressions": self.impressions.state(),
@@ -218,12 +242,13 @@ class TrainerState:
     @staticmethod
     def from_json(content: Mapping[str, Any]) -> "TrainerState":
         """Read what a checkpoint kept."""
-        names = set(TrainerState.__slots__) - {"outcomes", "actions", "impressions", "positions"}
+        names = set(TrainerState.__slots__) - {*_OWN_FORM, "positions"}
         positions = {int(p): Position(*at) for p, at in content["positions"].items()}
         # What a later version added has its default.
         plain = {name: content[name] for name in names & content.keys()}
         plain["counts"] = Counter(plain["counts"])
         state = TrainerState(positions=positions, **plain)
+        state.denied = [Denial.from_json(one) for one in content.get("denied", ())]
         state.outcomes = [Outcome(**outcome) for outcome in content["outcomes"]]
         state.actions.restore(content["actions"])
         state.impressions.restore(content["impressions"])

@@ -1,11 +1,12 @@
 """Tables as the configuration wants them: new ones, and restored ones under today's settings."""
 
 from collections.abc import Mapping
+from typing import Any
 
 from embedding_store import Budget, Optimizer, StoreError, Table
 from freshrank.errors import ConfigError, SchemaError
 from freshrank.features import FeatureEncoder, TableSpec
-from freshrank.settings import RowOptimizer, Settings, SparseOptimizer
+from freshrank.settings import RowOptimizer, Settings
 from freshrank.units import whole_seconds
 
 
@@ -44,23 +45,16 @@ def create_tables(
 
 
 def _create(settings: Settings, spec: TableSpec, budget: Budget | None) -> Table:
-    optimizer, first_order = _optimizers(settings.optimizer.sparse)
     table = Table(
         dim=spec.dim,
         first_order=True,
-        optimizer=optimizer,
-        first_order_optimizer=first_order,
         init_scale=settings.store.init.scale,
         seed=settings.trainer.seed,
         slot=spec.index,
-        min_count=spec.min_count,
-        probability=spec.probability,
-        ttl_s=spec.ttl_s,
         initial_rows=settings.store.initial_rows,
         pending_bytes=spec.pending_bytes,
-        min_rows=spec.min_rows,
-        count_half_life_s=spec.count_half_life_s,
         budget=budget,
+        **_policy(settings, spec),
     )
     table.threads = settings.store.threads
     return table
@@ -77,10 +71,20 @@ def _limits(settings: Settings, spec: TableSpec) -> str:
     return f"{told}: raise max_bytes, or lower initial_rows"
 
 
-def _optimizers(sparse: SparseOptimizer) -> tuple[Optimizer, Optimizer | None]:
-    """Of the vector and of the first-order weight, None where the first is of both."""
-    own = sparse.first_order
-    return _optimizer(sparse), None if own is None else _optimizer(own)
+def _policy(settings: Settings, spec: TableSpec) -> dict[str, Any]:
+    """What may change from one start to the next, as `Table` and `Table.configure` name it."""
+    sparse = settings.optimizer.sparse
+    # None: one optimizer for the whole row.
+    first_order = None if sparse.first_order is None else _optimizer(sparse.first_order)
+    return {
+        "optimizer": _optimizer(sparse),
+        "first_order_optimizer": first_order,
+        "min_count": spec.min_count,
+        "probability": spec.probability,
+        "ttl_s": spec.ttl_s,
+        "min_rows": spec.min_rows,
+        "count_half_life_s": spec.count_half_life_s,
+    }
 
 
 def _optimizer(row: RowOptimizer) -> Optimizer:
@@ -108,7 +112,6 @@ def adopt(tables: Mapping[str, Table], settings: Settings, encoder: FeatureEncod
         SchemaError: a table's rows hold the state of another optimizer, or what it counts cannot go
             on under today's settings.
     """
-    optimizer, first_order = _optimizers(settings.optimizer.sparse)
     for spec in encoder.tables:
         table = tables[spec.name]
         try:
@@ -117,15 +120,7 @@ def adopt(tables: Mapping[str, Table], settings: Settings, encoder: FeatureEncod
                     f"admission.pending_bytes is {table.pending_bytes} there and cannot change to "
                     f"{spec.pending_bytes} (0: none)"
                 )
-            table.configure(
-                optimizer=optimizer,
-                first_order_optimizer=first_order,
-                min_count=spec.min_count,
-                probability=spec.probability,
-                ttl_s=spec.ttl_s,
-                min_rows=spec.min_rows,
-                count_half_life_s=spec.count_half_life_s,
-            )
+            table.configure(**_policy(settings, spec))
             table.threads = settings.store.threads
         except StoreError as error:
             raise SchemaError(

@@ -42,6 +42,7 @@ class SparseTables:
             name: [(s, slot) for s, slot in enumerate(self._slots) if slot.table == name]
             for name in self.tables
         }
+        self._rows = np.empty((0, len(self._slots), self.width), np.float32)  # kept for its memory
         self._item_table = next((s.table for s in self._slots if s.name == ITEM_SLOT), None)
 
     def vacate(self) -> Mapping[str, Budget]:
@@ -52,19 +53,22 @@ class SparseTables:
         self.tables.clear()
         return self._budgets
 
-    def read(self, batch: ExampleBatch, now_s: int) -> F32:
+    def read(self, batch: ExampleBatch, now_s: int, *, counts: bool = True) -> F32:
         """Count occurrences, admit what reaches its threshold, and pool the rows of every slot.
 
         Args:
             batch: B rows.
             now_s: Event time, at least that of every earlier call.
+            counts: False for rows that were read before, and are learned only now.
 
         Returns:
-            `float32[B, S, W]`.
+            `float32[B, S, W]`, until the next call.
         """
-        rows = np.empty((batch.n_rows, len(self._slots), self.width), np.float32)
+        if batch.n_rows > len(self._rows):
+            self._rows = np.empty((batch.n_rows, *self._rows.shape[1:]), np.float32)
+        rows = self._rows[: batch.n_rows]
         requests = request_numbers(batch.request_ids)
-        is_counted = counted_rows(batch)
+        is_counted = counted_rows(batch) & counts
         is_counted_once = is_counted & batch.is_first
         for name, table in self.tables.items():
             columns = [

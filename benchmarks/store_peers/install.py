@@ -47,12 +47,21 @@ def fbgemm_python() -> Path:
     Raises:
         PeerMissingError: pip could not install them.
     """
-    folder = BUILT / "fbgemm"
+    return environment("fbgemm", FBGEMM)
+
+
+def environment(name: str, packages: Sequence[str]) -> Path:
+    """The Python of an environment of its own with these packages, installed the first time.
+
+    Raises:
+        PeerMissingError: pip could not install them.
+    """
+    folder = BUILT / name
     python, ready = folder / "bin" / "python", folder / "ready"
     if not ready.exists():
-        print(f"installing {' '.join(FBGEMM)} into {folder}", file=sys.stderr)
+        print(f"installing {' '.join(packages)} into {folder}", file=sys.stderr)
         venv.create(folder, with_pip=True)
-        _run([python, "-m", "pip", "install", "-q", *FBGEMM], "is the package index reachable?")
+        _run([python, "-m", "pip", "install", "-q", *packages], "is the package index reachable?")
         ready.touch()
     return python
 

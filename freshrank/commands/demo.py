@@ -16,9 +16,10 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from freshrank import accounting, config
+from freshrank import accounting, config, log_lines
 from freshrank.audience import FEATURES, Audience
 from freshrank.clock import SystemClock
+from freshrank.commands.demo_drift import drift_router
 from freshrank.commands.serving import address, listen, served, stopped_by_signal
 from freshrank.embedded import Embedded
 from freshrank.errors import ConfigError, Error
@@ -32,6 +33,10 @@ from service.auth import check_listen
 WARM_UP_REQUESTS_PER_SECOND = 150.0
 SERVING_REQUESTS_PER_SECOND = 4.0
 WARM_UP_S = 15.0
+# Long enough to fill the window of progressive AUC once with each: what was wrong, what is learned.
+RUSH_S = 30.0
+# How soon a drift is noticed.
+LOOK_S = 1.0
 READY_TIMEOUT_S = 60.0
 DRAIN_TIMEOUT_S = 30.0
 
@@ -46,7 +51,7 @@ def run(
     data_dir: Path | None,
     seed: int,
 ) -> None:
-    """Run the demo; the options are those of `freshrank.cli`.
+    """Run the demo; the options are those of `freshrank.cli_roles`.
 
     Raises:
         ConfigError: `host` is beyond loopback, and the demo has no keys; `seconds` is no number; or
@@ -61,16 +66,18 @@ def run(
     with contextlib.ExitStack() as stack:
         stop = stack.enter_context(stopped_by_signal())
         settings = _settings(_directory(stack, data_dir), host, port)
+        # The demo speaks for itself; of what it does only trouble is told.
+        log_lines.configure(settings.logging.model_copy(update={"level": "warning"}), role="demo")
         check_listen(settings, insecure=False)
         listener = stack.enter_context(contextlib.closing(listen(host, port)))
         loop = Embedded(settings, learn=True, simulated=True)
         stack.callback(loop.close)
         before = loop.accounting()
+        audience, drifted = Audience(seed=seed), threading.Event()
+        loop.app.include_router(drift_router(audience, drifted))
         loop.start()
         stack.enter_context(served(loop.app, listener))
-        simulation = Simulation(
-            Audience(seed=seed), loop.service.ranker, loop.service.ingest, SystemClock()
-        )
+        simulation = Simulation(audience, loop.service.ranker, loop.service.ingest, SystemClock())
         _wait_until_ready(loop, stop)
         if not headless:
             _print_page(address(listener))
@@ -83,7 +90,7 @@ def run(
                 raise Error(f"the accounting does not add up: {'; '.join(problems)}")
         elif not stop.is_set():
             _print_curls(address(listener))
-            simulation.run(stop, requests_per_second=SERVING_REQUESTS_PER_SECOND)
+            stay(simulation, stop, drifted)
         _check(loop)
 
 
@@ -145,6 +152,20 @@ def _warm_up(loop: Embedded, simulation: Simulation, stop: threading.Event, seco
         while not concurrent.futures.wait([audience], 0.25).done:
             update(time.monotonic() - began_s, _figures(loop, simulation, began_s))
     audience.result()  # or what went wrong
+
+
+def stay(simulation: Simulation, stop: threading.Event, drifted: threading.Event) -> None:
+    """A trickle; after a drift as many as at first, so that its dip is not a matter of minutes."""
+    while not stop.is_set():
+        is_rush = drifted.is_set()
+        drifted.clear()
+        simulation.run(
+            stop,
+            requests_per_second=(
+                WARM_UP_REQUESTS_PER_SECOND if is_rush else SERVING_REQUESTS_PER_SECOND
+            ),
+            seconds=RUSH_S if is_rush else LOOK_S,
+        )
 
 
 @contextlib.contextmanager

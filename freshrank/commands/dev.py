@@ -22,7 +22,7 @@ _LOOK_S: Final = 0.5
 
 
 def run(name: str, *, data_dir: Path | None, port: int, as_json: bool) -> None:
-    """Run the server `name`; the options are those of `freshrank.cli`.
+    """Run the server `name`; the options are those of `freshrank.cli_groups`.
 
     Raises:
         MissingServerError: a program that it needs is not installed.

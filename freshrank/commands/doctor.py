@@ -8,7 +8,8 @@ from pathlib import Path
 
 import typer
 
-from freshrank.doctor import Finding, examine
+from freshrank.doctor import examine
+from freshrank.findings import Finding
 
 
 def run(path: Path, *, environ: Mapping[str, str], as_json: bool) -> None:

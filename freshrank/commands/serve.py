@@ -2,16 +2,18 @@
 
 import contextlib
 import json
-import sys
+import logging
 import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from freshrank import config
-from freshrank.commands.serving import address, listen, served, stopped_by_signal
+from freshrank import config, log_lines
+from freshrank.commands.serving import DRAIN_S, address, listen, served, stopped_by_signal
 from freshrank.embedded import Embedded, can_learn
-from freshrank.errors import Error
+from freshrank.errors import ConfigError, Error
 from service.auth import check_listen
+
+logger = logging.getLogger(__name__)
 
 
 def run(
@@ -23,7 +25,7 @@ def run(
     insecure: bool,
     learn: bool | None,
 ) -> None:
-    """Serve; the options are those of `freshrank.cli`.
+    """Serve; the options are those of `freshrank.cli_roles`.
 
     Raises:
         ConfigError: the configuration is wrong, refuses to listen, or cannot learn.
@@ -34,11 +36,19 @@ def run(
     # JSON is YAML: a host such as `::1` or `1e3` stays the text it is.
     given = {name: json.dumps(value) for name, value in overrides.items() if value is not None}
     settings = config.load(path, environ={**environ, **given})
+    log_lines.configure(settings.logging, role="serve")
     check_listen(settings, insecure=insecure)
+    if settings.log.kind == "kafka":
+        if learn:
+            raise ConfigError(
+                "--learn: on Kafka each role is a process of its own; beside `freshrank serve` "
+                "start `freshrank join` and `freshrank train`"
+            )
+        learn = False
     if learn is None:
         learn = can_learn()
         if not learn:
-            print("torch is not installed: ranking only, not learning", file=sys.stderr)
+            logger.warning("torch is not installed: ranking only, not learning")
     listener = listen(settings.service.host, settings.service.port)
     with contextlib.closing(listener), stopped_by_signal() as stop:
         loop = Embedded(settings, learn=learn)
@@ -50,6 +60,7 @@ def run(
                 print(f"{doing}, data in {settings.service.data_dir}; Ctrl-C stops", flush=True)
                 stop.wait()
                 began_s = time.monotonic()
+                loop.service.health.drain(DRAIN_S)
         finally:
             loop.close()
     if loop.failures:
@@ -58,4 +69,4 @@ def run(
             "last checkpoint"
         )
     saved = "saved a checkpoint and " if learn else ""
-    print(f"{saved}stopped in {time.monotonic() - began_s:.1f} s", file=sys.stderr)
+    logger.info("%sstopped in %.1f s", saved, time.monotonic() - began_s)

@@ -1,23 +1,41 @@
-"""What `demo` and `serve` share: a listening socket, uvicorn in a thread, a clean end."""
+"""What commands that run on share: a listening socket, HTTP in a thread, a clean end."""
 
 import contextlib
 import errno
+import logging
 import signal
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import uvicorn
 from fastapi import FastAPI
+from prometheus_client import CollectorRegistry
 
+from freshrank import __version__
 from freshrank.errors import ConfigError, TransportError
+from freshrank.metrics import Reading, ReadingCollector, register_process
+from freshrank.metrics_port import MetricsPort
+from freshrank.settings import Settings
+from service.auth import Auth
+
+logger = logging.getLogger(__name__)
 
 START_TIMEOUT_S = 30.0
+# Whoever probes readiness hears within one period of it that this service stops.
+DRAIN_S = 10.0
+# Requests under way then have so long; the slowest wait for a receipt, and are told to end at once.
+GRACE_S = 15
 
 
-def listen(host: str, port: int) -> socket.socket:
+def listen(host: str, port: int, *, choice: str = "--port") -> socket.socket:
     """A bound socket; port 0 takes any free one.
+
+    Args:
+        host: A name or address of this machine.
+        port: Or 0.
+        choice: Option or setting that chooses another port.
 
     Raises:
         TransportError: the port is taken (code `port-taken`).
@@ -36,7 +54,7 @@ def listen(host: str, port: int) -> socket.socket:
             raise ConfigError(f"cannot listen on {host!r}: {error}") from error
         raise TransportError(
             f"port {port} on {host} is taken or not allowed: {error}. "
-            "Stop the other program, or choose another port with --port (0 takes any free one)",
+            f"Stop the other program, or choose another port with {choice} (0 takes any free one)",
             code="port-taken",
         ) from error
     return listener
@@ -51,7 +69,14 @@ def address(listener: socket.socket) -> str:
 @contextlib.contextmanager
 def served(app: FastAPI, listener: socket.socket) -> Iterator[uvicorn.Server]:
     """The app answering on the socket while the context lasts."""
-    config = uvicorn.Config(app, log_level="warning", access_log=False, lifespan="on")
+    config = uvicorn.Config(
+        app,
+        log_config=None,  # its log lines are written as all others are
+        log_level="warning",
+        access_log=False,
+        lifespan="on",
+        timeout_graceful_shutdown=GRACE_S,
+    )
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, args=([listener],), name="http", daemon=True)
     thread.start()
@@ -66,8 +91,34 @@ def served(app: FastAPI, listener: socket.socket) -> Iterator[uvicorn.Server]:
     finally:
         app.state.service.stop()  # ends waits for receipts, which would hold the exit up
         server.should_exit = True
-        thread.join(START_TIMEOUT_S)
+        thread.join(2 * GRACE_S)
         listener.close()
+
+
+@contextlib.contextmanager
+def metrics_served(settings: Settings, read: Callable[[], list[Reading]]) -> Iterator[None]:
+    """`/metrics` of this process while the context lasts, where `metrics.port` asks for it.
+
+    Args:
+        settings: Where, and who may read it.
+        read: Everything but what the process says of itself; called by any thread.
+
+    Raises:
+        TransportError: the port is taken (code `port-taken`).
+        ConfigError: the host is not an address of this machine; a key file cannot be read.
+    """
+    port = settings.metrics.port
+    if port is None:
+        yield
+        return
+    registry = CollectorRegistry()
+    register_process(registry, version=__version__)
+    registry.register(ReadingCollector(read))
+    auth = Auth(settings)
+    listener = listen(settings.metrics.host, port, choice="metrics.port")
+    with contextlib.closing(MetricsPort(listener, registry, auth)):
+        logger.info("metrics on %s/metrics", address(listener))
+        yield
 
 
 @contextlib.contextmanager

@@ -61,14 +61,14 @@ def tail(
     as_json: bool,
     environ: Mapping[str, str],
 ) -> None:
-    """Print records of a topic; the options are those of `freshrank.cli`.
+    """Print records of a topic; the options are those of `freshrank.cli_groups`.
 
     Raises:
         ConfigError: the configuration is wrong.
         TransportError: no such topic or partition, or the log cannot be read.
     """
     settings = config.load(path, environ=environ)
-    topic = _full(topic)
+    topic = full_name(topic)
     with (
         stopped_by_signal() as stop,
         contextlib.closing(open_log(settings, SystemClock(), writable=False)) as log,
@@ -122,7 +122,7 @@ def replay(
                 _copy(recorded, log, TopicPartition(topic, partition))
                 for partition in range(log.n_partitions(topic))
             )
-            for topic in map(_full, topics)
+            for topic in map(full_name, topics)
         }
     if as_json:
         typer.echo(json.dumps({"records": n_records}))
@@ -141,7 +141,8 @@ def _copy(source: EventLog, target: EventLog, place: TopicPartition) -> int:
     return n_records
 
 
-def _full(topic: str) -> str:
+def full_name(topic: str) -> str:
+    """The topic by its whole name: `actions` is `freshrank.actions`."""
     return topic if topic.startswith(_PREFIX) else _PREFIX + topic
 
 

@@ -1,6 +1,7 @@
 """Start a server, wait until it answers in its own protocol, stop it by process id."""
 
 import contextlib
+import random
 import shutil
 import signal
 import socket
@@ -18,6 +19,7 @@ HOST: Final = "127.0.0.1"
 START_TIMEOUT_S: Final = 60.0
 # A broker writes its snapshot on the way out, which takes about a second.
 STOP_TIMEOUT_S: Final = 20.0
+_PORTS: Final = (20_000, 32_768)
 _LOOK_S: Final = 0.05
 _LOG_TAIL_CHARS: Final = 2_000
 
@@ -56,12 +58,19 @@ def program(name: str, package: str) -> str:
 
 
 def free_ports(n: int) -> list[int]:
-    """So many different ports that nobody listens on."""
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(n)]
-        for one in sockets:
-            one.bind((HOST, 0))
-        return [one.getsockname()[1] for one in sockets]
+    """So many different ports that nobody listens on.
+
+    They are below those that systems give to outgoing connections (Linux: from 32768), one of which
+    could otherwise take a port between this call and the start of the server.
+    """
+    ports: set[int] = set()
+    while len(ports) < n:
+        # Not the generator that tests seed: it would give the same ports again and again.
+        port = random.SystemRandom().randrange(*_PORTS)
+        with socket.socket() as one, contextlib.suppress(OSError):
+            one.bind((HOST, port))
+            ports.add(port)
+    return list(ports)
 
 
 @contextlib.contextmanager

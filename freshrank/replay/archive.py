@@ -19,7 +19,9 @@ from freshrank.replay.taken import Taken
 from freshrank.settings import Settings
 from freshrank.transport.files import disk_errors
 from trainer.archive_reader import Archive
-from trainer.checkpoint import CheckpointStore, read
+from trainer.checkpoint import read
+from trainer.checkpoint_parts import checkpoint, restore
+from trainer.checkpoint_store import CheckpointStore
 from trainer.dead_letters import count
 from trainer.evaluation import Evaluation
 from trainer.fingerprint import fingerprint
@@ -27,7 +29,6 @@ from trainer.history import enter
 from trainer.learner import Learner
 from trainer.lesson import Lesson
 from trainer.queue import BatchQueue, Cut
-from trainer.saver import checkpoint, restore
 from trainer.state import TrainerState
 
 _HOUR: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d")
@@ -152,14 +153,16 @@ class TimeTravel:
         self._take(self._queue.cut(flush=False))  # records behind the last row learned
 
     def _take(self, cut: Cut) -> None:
+        counts = self.state.counts
+        self._report.skipped_steps -= counts["nonfinite_steps"]
         step = self._lesson.take(cut)
+        self._report.skipped_steps += counts["nonfinite_steps"]
         for refused in cut.refused:
-            n = count(self.state.counts, refused)
+            n = count(counts, refused)
             rejected = self._report.rejected
             rejected[refused.code] = rejected.get(refused.code, 0) + n
         if step is not None and cut.rows is not None:
             self._report.examples += cut.rows.n_rows
-            self._report.skipped_steps += not step.is_applied
             self._taken.add(cut.rows, step)
 
     def save(self, directory: Path) -> Path:

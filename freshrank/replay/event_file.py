@@ -8,6 +8,9 @@ from pathlib import Path
 from typing import Final
 
 from freshrank.errors import DataError
+from service.bodies import EventBody
+from service.event_checks import Refusal
+from service.ingest import decode_event
 
 _GZIP_MAGIC: Final = b"\x1f\x8b"
 _BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
@@ -67,6 +70,17 @@ class EventFile:
                 f"{self.path} breaks off after line {number}: {error}. Fetch the file again for "
                 "the rest"
             )
+
+    def event(self, line: bytes) -> EventBody:
+        """The event in a line.
+
+        Raises:
+            Refusal: it is none, or the line is too long.
+            ProblemError: it is not JSON.
+        """
+        if len(line) > self._line_bytes_max:
+            raise Refusal("too-long", [], f"longer than {self._line_bytes_max} bytes")
+        return decode_event(line)
 
     def _stream(self) -> BufferedIOBase:
         if self._file.peek(len(_GZIP_MAGIC))[: len(_GZIP_MAGIC)] != _GZIP_MAGIC:

@@ -19,9 +19,6 @@ from freshrank.replay.rejects import Rejects
 from freshrank.replay.report import table_counts
 from freshrank.replay.served import ServedRows
 from freshrank.settings import Settings
-from service.event_checks import Refusal
-from service.ingest import decode_event
-from service.problems import ProblemError
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +106,7 @@ def replay_events(
         stack.enter_context(forward)
         broken = None
         try:
-            _read(file, forward, rejects, options, line_bytes_max=settings.limits.body)
+            _read(file, forward, rejects, options)
         except DataError as error:
             if not forward.accepted:
                 raise
@@ -135,34 +132,17 @@ def replay_events(
         )
 
 
-def _read(
-    file: EventFile,
-    forward: FastForward,
-    rejects: Rejects,
-    options: EventOptions,
-    *,
-    line_bytes_max: int,
-) -> None:
+def _read(file: EventFile, forward: FastForward, rejects: Rejects, options: EventOptions) -> None:
     pace = Pace(options.speed)
     for number, line in file.lines():
-        rejects.n_read += 1
-        if len(line) > line_bytes_max:
-            rejects.add(number, "too-long", f"longer than {line_bytes_max} bytes", line)
-            continue
-        try:
-            is_slice_end = forward.take(decode_event(line))
-        except Refusal as refusal:
-            place = "/".join(str(step) for step in refusal.steps)
-            detail = f"{place}: {refusal.detail}" if place else refusal.detail
-            rejects.add(number, refusal.reason, detail, line)
-        except ProblemError as problem:
-            rejects.add(number, problem.slug, str(problem), line)
-        else:
-            if is_slice_end:
-                _check(forward, rejects)
-                pace.wait(forward.newest_ms)
-                if options.on_progress is not None:
-                    options.on_progress(file.share, forward.newest_ms)
+        is_slice_end = False
+        with rejects.taking(number, line):
+            is_slice_end = forward.take(file.event(line))
+        if is_slice_end:
+            _check(forward, rejects)
+            pace.wait(forward.newest_ms)
+            if options.on_progress is not None:
+                options.on_progress(file.share, forward.newest_ms)
     if not forward.accepted:
         rejects.check(at_end=True)
         reason = file.stopped or (

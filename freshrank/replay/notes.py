@@ -80,3 +80,5 @@ def of_events(totals: Mapping[str, int], settings: Settings) -> Iterator[str]:
         yield f"{share(n_unmatched)} are of requests or items that no impression shows"
     if n_dead := totals["dead_letter"]:
         yield f"{share(n_dead)} could not be used by the joiner"
+    if n_dead := totals["impressions_dead_letter"]:
+        yield f"{n_dead:,} impressions could not be used, or came when their time was over"

@@ -2,11 +2,15 @@
 
 import json
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, Literal, TextIO
 
 from freshrank.errors import DataError
 from freshrank.transport.files import disk_errors
+from service.event_checks import Refusal
+from service.problems import ProblemError
 
 # Of a line that is itself refused for its length.
 CONTENT_CHARACTERS_MAX: Final = 1 << 22
@@ -24,6 +28,7 @@ class Rejects:
 
     Attributes:
         counts: Reason -> how many.
+        first: Reason -> place and detail of the first.
         n_read: Rows read, rejected ones included; whoever reads counts them here.
         unit: What a place in the source is called, and the first key of each line of the file.
     """
@@ -34,7 +39,7 @@ class Rejects:
         self.n_read = 0
         self.unit: Literal["line", "row"] = "line"
         self._share_max = share_max
-        self._first: dict[str, str] = {}
+        self.first: dict[str, tuple[int, str]] = {}
         self._file: TextIO | None = None
 
     def __enter__(self) -> "Rejects":
@@ -61,7 +66,7 @@ class Rejects:
             TransportError: the disk refused.
         """
         self.counts[reason] += 1
-        self._first.setdefault(reason, f"{self.unit} {place}: {detail}")
+        self.first.setdefault(reason, (place, detail))
         if self.path is not None:
             if isinstance(content, bytes):
                 content = content.decode("utf-8", "backslashreplace")[:CONTENT_CHARACTERS_MAX]
@@ -72,6 +77,19 @@ class Rejects:
                     self.path.parent.mkdir(parents=True, exist_ok=True)
                     self._file = self.path.open("w", encoding="utf-8")
                 self._file.write(json.dumps(entry, ensure_ascii=False, default=str) + "\n")
+
+    @contextmanager
+    def taking(self, number: int, line: bytes) -> Iterator[None]:
+        """List the line where what is done with its event refuses it."""
+        self.n_read += 1
+        try:
+            yield
+        except Refusal as refusal:
+            place = "/".join(str(step) for step in refusal.steps)
+            detail = f"{place}: {refusal.detail}" if place else refusal.detail
+            self.add(number, refusal.reason, detail, line)
+        except ProblemError as problem:
+            self.add(number, problem.slug, str(problem), line)
 
     def n_allowed(self, *, at_end: bool = False) -> float:
         """How many of the rows read so far may be unfit."""
@@ -85,8 +103,9 @@ class Rejects:
         """
         if self.counts.total() > self.n_allowed(at_end=at_end):
             reasons = "\n".join(
-                f"  {n:,} {reason}, the first in {self._first[reason]}"
+                f"  {n:,} {reason}, the first in {self.unit} {place}: {detail}"
                 for reason, n in self.counts.most_common()
+                for place, detail in [self.first[reason]]
             )
             listed = "" if self.path is None else f"\nAll of them stand in {self.path}"
             raise DataError(

@@ -16,14 +16,23 @@ ACTIONS = "freshrank.actions"
 ENTITIES = "freshrank.entities"
 CONTROL = "freshrank.control"
 EXAMPLES = "freshrank.examples"
+JOINER_STATE = "freshrank.joiner-state"  # on Kafka: what each round of a joiner changed
 DEAD_LETTER_SUFFIX = ".dlq"
 
 CONSUMED_TOPICS = (IMPRESSIONS, ACTIONS, ENTITIES, CONTROL, EXAMPLES)
-TOPICS = CONSUMED_TOPICS + tuple(topic + DEAD_LETTER_SUFFIX for topic in CONSUMED_TOPICS)
+TOPICS = (
+    *CONSUMED_TOPICS,
+    JOINER_STATE,
+    *(topic + DEAD_LETTER_SUFFIX for topic in CONSUMED_TOPICS),
+)
 SINGLE_PARTITION_TOPICS = (CONTROL,)
-# State, not history: the last record of a key holds until another one replaces it, so age alone
-# removes none.
+# State, not history: age alone removes no record. Of one topic the last record of a key holds until
+# another one replaces it, of the other the joiner removes what it has written again.
 COMPACTED_TOPICS = (ENTITIES,)
+AGELESS_TOPICS = (*COMPACTED_TOPICS, JOINER_STATE)
+
+# How often a trainer says that it is there.
+BEAT_EVERY_S = 0.5
 
 # A record stays below 512 KiB: half of Kafka's default message.max.bytes (1 MiB), so that a batch
 # of two always fits.
@@ -134,6 +143,13 @@ class EventLog(Protocol):
             False when time ran out or the log was closed. Time is real time, whatever the clock.
         """
 
+    def lag(self, positions: Mapping[TopicPartition, int]) -> dict[TopicPartition, int]:
+        """Offsets between each position and the end of its partition; 0 once no record is there.
+
+        Offsets of Kafka have gaps, so this may be more than there are records, and an end that is
+        reached may lie beyond the last record's next offset.
+        """
+
     def commit(self, group: str, offsets: Mapping[TopicPartition, int]) -> None:
         """Store a consumer group's next offsets (for dashboards and lag, not for correctness)."""
 
@@ -161,15 +177,19 @@ class ParameterChannel(Protocol):
     publication of epoch e is refused.
     """
 
-    def open_epoch(self) -> int:
-        """Claim the next epoch for this writer, durably, before anything is published in it."""
+    def open_epoch(self, *, above: int = 0) -> int:
+        """Claim the next epoch for this writer, before anything is published in it.
+
+        Args:
+            above: An epoch that this writer has had; the channel may be another one, or emptied.
+        """
 
     def publish_base(self, epoch: int, seq: int, frame: bytes) -> None:
         """Publish a complete base; replicas of other epochs switch to it.
 
         Raises:
-            SyncError: `epoch` is not the newest opened (code `fenced`), or `seq` lies before the
-                last base (code `gap`).
+            SyncError: a newer epoch was opened (code `fenced`), the channel no longer knows this
+                one (code `lost`: open another), or `seq` lies before the last base (code `gap`).
             TransportError: the channel cannot be written (code `disk-full` and others); nothing
                 was published.
         """
@@ -185,6 +205,25 @@ class ParameterChannel(Protocol):
             TransportError: as `publish_base`.
         """
 
+    def beat(self, epoch: int) -> None:
+        """Say that the writer of this epoch is there; a publication says so too.
+
+        It does so every `BEAT_EVERY_S`, but while it publishes, saves or waits for the channel.
+
+        Raises:
+            SyncError: code `fenced` or `lost`, as `publish_base`.
+            TransportError: as `publish_base`.
+        """
+
+    def beat_age_s(self) -> float | None:
+        """Seconds since the writer was last heard; None when it never was.
+
+        Without news in the channel this tells a trainer that has none from one that is away.
+
+        Raises:
+            TransportError: the channel cannot be read.
+        """
+
     def head(self) -> Head | None:
         """The newest published state; None before the first base."""
 
@@ -192,7 +231,7 @@ class ParameterChannel(Protocol):
         """(epoch, seq, frame) of the newest base."""
 
     def delta(self, epoch: int, seq: int) -> bytes | None:
-        """One delta; None if it is not there (not yet, or trimmed)."""
+        """One delta; None if it is not there whole (not yet, no more, or damaged)."""
 
     def request_base(self, epoch: int, seq: int) -> None:
         """Ask whoever publishes for a base newer than (epoch, seq), which a replica cannot leave.
@@ -206,7 +245,9 @@ class ParameterChannel(Protocol):
         """
 
     def wanted_base(self) -> bool:
-        """Whether a replica asked for a base newer than the newest one; False before the first.
+        """Whether a base newer than the newest one is needed; False before the first.
+
+        A replica asked for it, or the channel cannot keep so many deltas behind the last one.
 
         Raises:
             TransportError: the channel cannot be read.

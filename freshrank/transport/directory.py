@@ -6,6 +6,7 @@ HEAD.json                  what is published: epoch, seq, base_seq, published_at
 base-<epoch>-<seq>.frame   the base a new replica starts from
 delta-<epoch>-<seq>.frame  leads from seq - 1 to seq
 WANTED.json                [epoch, seq] that a replica cannot leave without a newer base
+BEAT                       when the writer was last heard, in ms, as text
 LOCK                       held during each change of the others
 ```
 HEAD moves last: whatever it names is complete and on disk. One trainer writes, any number of
@@ -14,6 +15,7 @@ processes on this machine read, and write WANTED only. Runs where `flock` does: 
 
 import contextlib
 import re
+import shutil
 import threading
 import time
 from collections.abc import Iterator
@@ -23,7 +25,8 @@ from typing import Final
 import msgspec
 
 from freshrank.clock import Clock
-from freshrank.errors import SyncError, TransportError
+from freshrank.errors import TransportError
+from freshrank.transport import refusals
 from freshrank.transport.base import Head
 from freshrank.transport.files import (
     disk_errors,
@@ -62,11 +65,11 @@ class DirectoryChannel:
         with disk_errors(f"open the parameter channel in {directory}"):
             make_directory(directory)
 
-    def open_epoch(self) -> int:
+    def open_epoch(self, *, above: int = 0) -> int:
         """Claim the next epoch for this writer, durably, before anything is published in it."""
         with self._changing("open an epoch"):
             head = self.head()
-            epoch = max(self._opened_epoch(), head.epoch if head else 0) + 1
+            epoch = max(self._opened_epoch(), head.epoch if head else 0, above) + 1
             replace_file(self._directory / "EPOCH", str(epoch).encode())
             # We hold the lock: nobody else writes but a replica asking for a base, and that comes.
             remove_temporary_files(self._directory)
@@ -80,11 +83,7 @@ class DirectoryChannel:
             newest = seq
             if head is not None and head.epoch == epoch:
                 if seq < head.base_seq:
-                    raise SyncError(
-                        f"base {seq} of epoch {epoch} is older than base {head.base_seq}: "
-                        "publish the newest state, or open a new epoch to go back",
-                        code="gap",
-                    )
+                    raise refusals.older_base(epoch, seq, head.base_seq)
                 newest = max(seq, head.seq)
             new_head = Head(epoch, newest, seq, self._clock.now_ms())
             self._publish(self._path("base", epoch, seq), frame, new_head)
@@ -102,15 +101,24 @@ class DirectoryChannel:
                 return
             if head is None or (head.epoch, head.seq) != (epoch, seq - 1):
                 at = "nothing" if head is None else f"{head.epoch}-{head.seq}"
-                raise SyncError(
-                    f"delta {epoch}-{seq} does not follow what is published ({at}): "
-                    "publish a base instead",
-                    code="gap",
-                )
+                raise refusals.no_successor(epoch, seq, at)
             new_head = Head(epoch, seq, head.base_seq, self._clock.now_ms())
             self._publish(path, frame, new_head)
             self._trim(new_head)
         self._wake()
+
+    def beat(self, epoch: int) -> None:
+        """Say that the writer of this epoch is there; see `ParameterChannel`."""
+        with self._changing("beat"):
+            self._check_epoch(epoch)
+            self._beat()
+
+    def beat_age_s(self) -> float | None:
+        """Seconds since the writer was last heard; None when it never was."""
+        data = _read(self._directory / "BEAT")
+        if data is None or not data.isdigit():
+            return None
+        return max(self._clock.now_ms() - int(data), 0) / 1_000
 
     def head(self) -> Head | None:
         """The newest published state; None before the first base."""
@@ -139,11 +147,7 @@ class DirectoryChannel:
             if frame is not None:
                 return head.epoch, head.base_seq, frame
             # Trimmed between the two reads: HEAD names a newer one by now.
-        raise TransportError(
-            f"{self._directory} lacks base {name} that HEAD names: restart "
-            "the trainer, which publishes a base",
-            code="channel-damaged",
-        )
+        raise self._lacks(f"base {name}")
 
     def delta(self, epoch: int, seq: int) -> bytes | None:
         """One delta; None if it is not there (not yet, or trimmed)."""
@@ -187,6 +191,26 @@ class DirectoryChannel:
                 self._changed.wait(min(left_s, _POLL_S))
         return False
 
+    def copy(self, target: Path) -> None:
+        """Copy the newest published state, a base and what follows it, into an empty directory."""
+        for _ in range(_N_TRIES):
+            head = self.head()
+            if head is None:
+                return
+            paths = [self._path("base", head.epoch, head.base_seq)]
+            deltas = range(head.base_seq + 1, head.seq + 1)
+            paths += [self._path("delta", head.epoch, seq) for seq in deltas]
+            with disk_errors(f"copy {self._directory} to {target}"):
+                try:
+                    for path in paths:
+                        shutil.copyfile(path, target / path.name)
+                except FileNotFoundError:  # trimmed: HEAD names newer ones by now
+                    continue
+                (target / "EPOCH").write_text(str(head.epoch))
+                (target / "HEAD.json").write_bytes(msgspec.json.encode(head))
+                return
+        raise self._lacks("a frame")
+
     def close(self) -> None:
         """Waiting readers return."""
         self._is_closed = True
@@ -223,11 +247,11 @@ class DirectoryChannel:
     def _check_epoch(self, epoch: int) -> None:
         opened = self._opened_epoch()
         if epoch != opened:
-            raise SyncError(
-                f"epoch {epoch} cannot publish, the newest opened is {opened}: another trainer "
-                "took over; stop this one",
-                code="fenced",
-            )
+            raise refusals.wrong_epoch(epoch, opened)
+
+    def _beat(self) -> None:
+        now = str(self._clock.now_ms()).encode()
+        replace_file(self._directory / "BEAT", now, is_durable=False)
 
     def _publish(self, path: Path, frame: bytes, head: Head) -> None:
         is_new = not path.exists()
@@ -238,6 +262,8 @@ class DirectoryChannel:
             if is_new and self.head() != head:
                 path.unlink(missing_ok=True)
             raise
+        with contextlib.suppress(OSError):  # the publication stands
+            self._beat()
 
     def _trim(self, head: Head) -> None:
         """Remove what no replica needs: other epochs, older bases, old deltas the base covers."""
@@ -251,6 +277,12 @@ class DirectoryChannel:
             if epoch != head.epoch or seq < first:
                 with contextlib.suppress(OSError):  # the publication stands; the next one trims
                     path.unlink(missing_ok=True)
+
+    def _lacks(self, what: str) -> TransportError:
+        return TransportError(
+            f"{self._directory} lacks {what} that HEAD names: restart the trainer, for a base",
+            code="channel-damaged",
+        )
 
     def _path(self, kind: str, epoch: int, seq: int) -> Path:
         return self._directory / f"{kind}-{epoch}-{seq}.frame"

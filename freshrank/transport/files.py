@@ -12,6 +12,9 @@ from freshrank.errors import TransportError
 
 # EFBIG is a full disk too: a quota of the process (ulimit -f) instead of one of the disk.
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+# No trying again mends these: after a failed write nobody knows what the disk holds, and a file
+# system that met errors is mounted read-only.
+_FAILED = frozenset({errno.EIO, errno.EROFS})
 
 _TEMPORARY_SUFFIX = ".tmp"
 
@@ -24,7 +27,8 @@ def disk_errors(what: str) -> Iterator[None]:
         what: What was being done, e.g. `append to /data/log/…`.
 
     Raises:
-        TransportError: code `disk-full` when there is no room left, else `disk-error`.
+        TransportError: code `disk-full` when there is no room left, `disk-failed` when the disk
+            is broken or read-only, else `disk-error`.
     """
     try:
         yield
@@ -35,13 +39,28 @@ def disk_errors(what: str) -> Iterator[None]:
                 "Free some space and try again",
                 code="disk-full",
             ) from error
+        if has_failed(error):
+            raise disk_failed(what, error) from error
         raise TransportError(
             f"{what}: {error}; check the disk and the rights of this user", code="disk-error"
         ) from error
 
 
+def has_failed(error: OSError) -> bool:
+    """The disk is broken or read-only, as opposed to full or busy: trying again is of no use."""
+    return error.errno in _FAILED
+
+
+def disk_failed(what: str, error: Exception) -> TransportError:
+    """The error that ends a process whose state this disk holds (code `disk-failed`)."""
+    return TransportError(
+        f"{what}: {error}: the disk is broken or read-only; mend it and start again",
+        code="disk-failed",
+    )
+
+
 def sync_directory(directory: Path) -> None:
-    """Make renames inside `directory` survive a power cut."""
+    """Make renames inside `directory` survive a power cut; of a file its content."""
     descriptor = os.open(directory, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -9,14 +9,13 @@ import contextlib
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from kafka.structs import OffsetAndMetadata
-
 from freshrank.errors import TransportError
 from freshrank.transport import kafka_topics
 from freshrank.transport.base import TOPICS, NewRecord, Record, TopicPartition
 from freshrank.transport.checks import check_append, check_partition, check_topic
 from freshrank.transport.kafka_cluster import Cluster
 from freshrank.transport.kafka_follower import STALL_S, VERIFY_S, Follower
+from freshrank.transport.kafka_transactions import Transactions
 from freshrank.transport.kafka_writer import IN_FLIGHT_BYTES_MAX, Writer
 from freshrank.transport.partitioner import partition_of_key
 
@@ -56,6 +55,7 @@ class KafkaLog:
         verify_s: float = VERIFY_S,
     ) -> None:
         self.cluster = cluster
+        self._compression = compression
         self._plan = kafka_topics.TopicPlan(n_partitions)
         with contextlib.ExitStack() as stack:
             self._admin = stack.enter_context(cluster.admin())
@@ -154,12 +154,21 @@ class KafkaLog:
             for place, end in zip(places, ends, strict=True)
         }
 
+    def remove_before(self, topic: str, partition: int, offset: int) -> None:
+        """Let go of the records before `offset`; their space comes back a segment at a time."""
+        place = self.cluster.place(self._place(topic, partition))
+        self.cluster.ask(
+            f"remove records of {topic}:{partition} before offset {offset}",
+            lambda: self._admin.delete_records({place: offset}),
+        )
+
+    def transactions(self, transactional_id: str) -> Transactions:
+        """The writer under this id; it fences whoever had it before, see `Transactions`."""
+        return Transactions(self.cluster, transactional_id, compression=self._compression)
+
     def commit(self, group: str, offsets: Mapping[TopicPartition, int]) -> None:
         """Store a consumer group's next offsets; places not named keep theirs."""
-        named = {
-            self.cluster.place(place): OffsetAndMetadata(offset, "", -1)
-            for place, offset in offsets.items()
-        }
+        named = self.cluster.next_offsets(offsets)
         name = self.cluster.name(group)
 
         def alter() -> None:
@@ -206,8 +215,8 @@ class KafkaLog:
             return None
         return TransportError(
             f"{self.cluster} had topics of {self.cluster.prefix or 'ours'} made anew since this "
-            "log was opened, so its offsets mean other records: start again; what was learned "
-            "stays, the new log begins behind it",
+            "log was opened, so its offsets mean other records: start again, which says how to "
+            "go on",
             code="log-replaced",
         )
 

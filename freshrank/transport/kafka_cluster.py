@@ -8,12 +8,14 @@ from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
 
 import kafka.errors
-from kafka import KafkaAdminClient, KafkaConsumer
+from kafka import KafkaAdminClient
 from kafka.net.compat import KafkaNetClient
+from kafka.structs import OffsetAndMetadata
 from kafka.structs import TopicPartition as KafkaPartition
 
 from freshrank.errors import TransportError
 from freshrank.transport.base import TopicPartition
+from freshrank.transport.kafka_consumer import Consumer
 
 # A frozen broker is given up after 10 s: HTTP clients have gone by then, the stream tries again.
 REQUEST_TIMEOUT_MS: Final = 10_000
@@ -141,9 +143,10 @@ class Cluster:
         """A client for topics and groups; safe to call from several threads."""
         return self.made(KafkaAdminClient, {})
 
-    def consumer(self) -> KafkaConsumer:
+    def consumer(self) -> Consumer:
         """A consumer outside any group that reads what is committed, from where it is told to."""
         options = {
+            "prefix": self.prefix,
             "group_id": None,
             "isolation_level": "read_committed",
             "auto_offset_reset": "none",
@@ -155,7 +158,7 @@ class Cluster:
             "allow_auto_create_topics": False,
             "metrics_enabled": False,
         }
-        return self.made(KafkaConsumer, options)
+        return self.made(Consumer, options)
 
     def made(self, make: Callable[..., _Client], options: Mapping[str, Any]) -> _Client:
         """A client of kafka-python; one that cannot reach the cluster leaves nothing behind.
@@ -186,6 +189,15 @@ class Cluster:
     def place(self, place: TopicPartition) -> KafkaPartition:
         """A partition as kafka-python names it."""
         return KafkaPartition(self.name(place.topic), place.partition)
+
+    def next_offsets(
+        self, offsets: Mapping[TopicPartition, int]
+    ) -> dict[KafkaPartition, OffsetAndMetadata]:
+        """What a group reads next, as kafka-python stores it."""
+        return {
+            self.place(place): OffsetAndMetadata(offset, "", -1)
+            for place, offset in offsets.items()
+        }
 
     @contextlib.contextmanager
     def errors(self, what: str) -> Iterator[None]:

@@ -17,7 +17,7 @@ from freshrank.transport.base import Record, TopicPartition
 from freshrank.transport.checks import check_range
 from freshrank.transport.kafka_cluster import FETCH_WAIT_MS, Cluster
 from freshrank.transport.kafka_stall import StallWatch
-from freshrank.transport.kafka_window import Window, as_records
+from freshrank.transport.kafka_window import Window
 
 logger = logging.getLogger(__name__)
 
@@ -234,14 +234,14 @@ class Follower:
                     self._consumer.resume(places[place])
         return True
 
-    def _store(self, batch: Mapping[Any, list[Any]]) -> None:
+    def _store(self, batch: Mapping[Any, list[Record]]) -> None:
         is_news = False
         with self._changed:
             for place, window in self._windows.items():
                 kafka_place = self._cluster.place(place)
                 if window.wanted is not None or kafka_place not in self._consumer.assignment():
                     continue  # somebody wants another place meanwhile
-                records = as_records(place, batch.get(kafka_place, ()))
+                records = batch.get(kafka_place, ())
                 position = self._consumer.position(kafka_place, timeout_ms=0)
                 is_news |= window.extend(records, window.next if position is None else position)
             if is_news:

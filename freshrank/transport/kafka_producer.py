@@ -22,13 +22,17 @@ _END_S: Final = 1.0
 class Producer(KafkaProducer):  # type: ignore[misc]  # kafka-python has no types
     """An idempotent producer that waits for all replicas in sync, and for nothing for ever."""
 
-    def send_offsets_to_transaction(self, offsets: Mapping[Any, Any], group_metadata: str) -> None:
-        """Put a group's offsets into the transaction."""
-        self._settle(self._transaction_manager.send_offsets_to_transaction(offsets, group_metadata))
+    def send_offsets(self, offsets: Mapping[Any, Any], group: str) -> Any:
+        """Put a group's offsets into the transaction; `settle` waits for what is returned."""
+        sent = self._transaction_manager.send_offsets_to_transaction(offsets, group)
+        self._sender.wakeup()
+        return sent
 
     def commit_transaction(self) -> None:
         """Commit, or raise within `max_block_ms`; nobody knows then whether it is committed."""
-        self._settle(self._transaction_manager.begin_commit())
+        committed = self._transaction_manager.begin_commit()
+        self._sender.wakeup()
+        self.settle(committed)
 
     def end(self, timeout_s: float) -> None:
         """Close; what is not delivered after so long fails."""
@@ -38,8 +42,8 @@ class Producer(KafkaProducer):  # type: ignore[misc]  # kafka-python has no type
             self._sender.force_close()
             self._sender.join(_END_S)
 
-    def _settle(self, result: Any) -> None:
-        self._sender.wakeup()
+    def settle(self, result: Any) -> None:
+        """Wait for something of the transaction that is under way, at most `max_block_ms`."""
         timeout_ms = self.config["max_block_ms"]
         if not result.wait(timeout_ms):
             raise kafka.errors.KafkaTimeoutError(f"no answer in {timeout_ms} ms")

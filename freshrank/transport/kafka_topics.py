@@ -12,8 +12,10 @@ from kafka.errors import TopicAlreadyExistsError
 
 from freshrank.errors import TransportError
 from freshrank.transport.base import (
+    AGELESS_TOPICS,
     COMPACTED_TOPICS,
     CONSUMED_TOPICS,
+    JOINER_STATE,
     SINGLE_PARTITION_TOPICS,
     TOPICS,
 )
@@ -22,6 +24,8 @@ from freshrank.transport.kafka_cluster import Cluster
 # A batch of one of our largest records (512 KiB and its key of 64 KiB at most), with room.
 _MESSAGE_BYTES_MAX: Final = 1 << 20
 _FOREVER: Final = "-1"
+# A joiner lets go of records in the middle of the log; their space comes back a segment at a time.
+_STATE_SEGMENT_BYTES: Final = 64 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +35,7 @@ class TopicPlan:
     Attributes:
         n_partitions: Of every topic but `SINGLE_PARTITION_TOPICS`.
         replication: Copies of each record.
-        retention_ms: Age at which records leave, but those of `COMPACTED_TOPICS`; None keeps all.
+        retention_ms: Age at which records leave, but those of `AGELESS_TOPICS`; None keeps all.
     """
 
     n_partitions: int
@@ -44,17 +48,19 @@ class TopicPlan:
 
     def configs(self, topic: str) -> dict[str, str]:
         """Settings of the topic, by Kafka's names."""
-        is_compacted = topic in COMPACTED_TOPICS
-        retention = _FOREVER if self.retention_ms is None else str(self.retention_ms)
-        return {
-            "cleanup.policy": "compact" if is_compacted else "delete",
-            "retention.ms": _FOREVER if is_compacted else retention,
+        is_kept = topic in AGELESS_TOPICS or self.retention_ms is None
+        configs = {
+            "cleanup.policy": "compact" if topic in COMPACTED_TOPICS else "delete",
+            "retention.ms": _FOREVER if is_kept else str(self.retention_ms),
             # Readers and retention go by when a record entered the log, as in the embedded one.
             "message.timestamp.type": "LogAppendTime",
             "max.message.bytes": str(_MESSAGE_BYTES_MAX),
             # Two copies before an append counts, so that losing one broker loses nothing.
             "min.insync.replicas": str(min(2, self.replication)),
         }
+        if topic == JOINER_STATE:
+            configs["segment.bytes"] = str(_STATE_SEGMENT_BYTES)
+        return configs
 
 
 @dataclass(frozen=True, slots=True)

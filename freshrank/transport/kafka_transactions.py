@@ -1,9 +1,7 @@
 """Records and input offsets that enter Kafka together or not at all."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
-
-from kafka.structs import OffsetAndMetadata
 
 from freshrank.errors import TransportError
 from freshrank.transport.base import NewRecord, TopicPartition
@@ -42,7 +40,7 @@ class Transactions:
         self._compression = compression
         self._is_fenced = False
         self._producer: Producer | None = None
-        self._open()
+        self.settle()
 
     def commit(
         self,
@@ -50,8 +48,15 @@ class Transactions:
         *,
         group: str,
         offsets: Mapping[TopicPartition, int],
+        meanwhile: Callable[[], None] = lambda: None,
     ) -> dict[TopicPartition, list[int]]:
         """Append the records and commit the group's next input offsets, in one transaction.
+
+        Args:
+            records: What to append where.
+            group: A consumer group.
+            offsets: Its next offsets.
+            meanwhile: Called while all is on its way; what it raises leaves nothing committed.
 
         Returns:
             The records' offsets. Between two transactions the log has offsets without a record.
@@ -64,15 +69,24 @@ class Transactions:
         """
         for place, new in records.items():
             check_append(place.topic, new, place.partition, None, None)
-        if self._is_fenced:
-            raise self._fenced()
+        self.settle()
         try:
             with self._cluster.errors(f"commit a transaction of {self._id}"):
-                return self._commit(self._open(), records, group, offsets)
+                return self._commit(self._open(), records, group, offsets, meanwhile)
         except BaseException as error:
             self.close()
             self._is_fenced = isinstance(error, TransportError) and error.code == "fenced"
             raise
+
+    def settle(self) -> None:
+        """See to it that no transaction of this id is under way, whatever the last commit met.
+
+        Raises:
+            TransportError: as `commit`; the cluster does not settle it.
+        """
+        if self._is_fenced:
+            raise self._fenced()
+        self._open()
 
     def close(self) -> None:
         """End the client. What it left open is aborted by its successor, or by time."""
@@ -104,6 +118,7 @@ class Transactions:
         records: Mapping[TopicPartition, Sequence[NewRecord]],
         group: str,
         offsets: Mapping[TopicPartition, int],
+        meanwhile: Callable[[], None],
     ) -> dict[TopicPartition, list[int]]:
         to.begin_transaction()
         futures: dict[TopicPartition, list[Any]] = {}
@@ -113,12 +128,11 @@ class Transactions:
                 to.send(name, key=one.key, value=one.value, partition=place.partition)
                 for one in new
             ]
-        if offsets:
-            named = {
-                self._cluster.place(place): OffsetAndMetadata(offset, "", -1)
-                for place, offset in offsets.items()
-            }
-            to.send_offsets_to_transaction(named, self._cluster.name(group))
+        named = self._cluster.next_offsets(offsets)
+        sent = to.send_offsets(named, self._cluster.name(group)) if named else None
+        meanwhile()
+        if sent is not None:
+            to.settle(sent)
         to.commit_transaction()
         # Committed means delivered; a future that failed nevertheless must not pass in silence.
         return {place: [one.get(0).offset for one in some] for place, some in futures.items()}

@@ -3,9 +3,9 @@
 import threading
 from bisect import bisect_left
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Final
 
-from freshrank.transport.base import Record, TopicPartition
+from freshrank.transport.base import Record
 
 # Of one partition: eight of the largest records, or some 20,000 small ones.
 WINDOW_BYTES_MAX: Final = 4 << 20
@@ -85,15 +85,6 @@ class Window:
     def is_full(self) -> bool:
         """No more is fetched until something was read."""
         return self._n_bytes >= WINDOW_BYTES_MAX
-
-
-def as_records(place: TopicPartition, fetched: Sequence[Any]) -> list[Record]:
-    """What kafka-python fetched from a partition, under our name of it."""
-    topic, partition = place
-    return [
-        Record(topic, partition, one.offset, one.key or b"", one.value or b"", one.timestamp)
-        for one in fetched
-    ]
 
 
 def _offset(record: Record) -> int:

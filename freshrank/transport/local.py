@@ -7,7 +7,7 @@ groups/<group>.json                            committed offsets
 <topic>/<partition>/00000000000000000000.log   segments, named after their first offset
 <topic>/<partition>/END                        acknowledged end offset
 ```
-A back-up is a copy of the directory. Runs where `flock` does: Linux and macOS.
+`local_copy` copies it beside the process that writes. Runs where `flock` does: Linux and macOS.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ from typing import Final
 from freshrank.clock import Clock
 from freshrank.errors import TransportError
 from freshrank.transport.base import (
-    COMPACTED_TOPICS,
+    AGELESS_TOPICS,
     SINGLE_PARTITION_TOPICS,
     TOPICS,
     NewRecord,
@@ -56,7 +56,7 @@ class LocalLog:
             first open: another number would send the records of one request to different places.
         fsync: See `WriteSettings`.
         segment_bytes: Size at which a segment is closed.
-        retention_ms: Age at which whole segments are removed, but those of `COMPACTED_TOPICS`;
+        retention_ms: Age at which whole segments are removed, but those of `AGELESS_TOPICS`;
             None keeps everything.
         writable: False reads what another process writes, and takes no lock.
 
@@ -171,6 +171,10 @@ class LocalLog:
                 self._growth.wait(left_s if self._writers else min(left_s, _POLL_S))
         return False
 
+    def lag(self, positions: Mapping[TopicPartition, int]) -> dict[TopicPartition, int]:
+        """Records between each position and the end of its partition."""
+        return {place: self.end_offset(*place) - at for place, at in positions.items()}
+
     def commit(self, group: str, offsets: Mapping[TopicPartition, int]) -> None:
         """Store a consumer group's next offsets; places not named keep theirs."""
         self._groups.commit(group, offsets)
@@ -216,9 +220,8 @@ class LocalLog:
         now_ms = self._clock.now_ms()
         if self._has_retention and now_ms >= self._next_retention_ms:
             self._next_retention_ms = now_ms + _RETENTION_CHECK_MS
-            for place, writer in self._writers.items():
-                if place.topic in COMPACTED_TOPICS:
-                    continue
+            aging = [w for place, w in self._writers.items() if place.topic not in AGELESS_TOPICS]
+            for writer in aging:
                 try:
                     writer.apply_retention()
                 except TransportError as error:  # no reason to refuse an append or a read

@@ -284,7 +284,7 @@ class PartitionWriter(PartitionReader):
                 raise TransportError(
                     f"{self} in {self._directory} lost acknowledged records: its last segment "
                     f"holds whole records up to offset {end}, END says {acknowledged}. Restore "
-                    "the directory from a back-up, or delete END to go on without them",
+                    "the directory from a backup, or delete END to go on without them",
                     code="log-damaged",
                 )
             if self._tail is not None:

@@ -272,7 +272,7 @@ def segment_name(base_offset: int) -> str:
 def damaged(path: Path, position: int) -> TransportError:
     """The error of a segment whose bytes at `position` are not what was written."""
     return TransportError(
-        f"{path} is damaged at byte {position}: restore this file from a back-up, or, to go on "
+        f"{path} is damaged at byte {position}: restore this file from a backup, or, to go on "
         "without its remaining records, move it and every later segment of this partition away "
         "and delete the file END beside it",
         code="log-damaged",

@@ -78,12 +78,28 @@ def json_response(
     )
 
 
-def read_receipt(service: Service, text: str) -> Receipt:
+async def read_receipt(request: Request, text: str) -> Receipt:
     """The receipt in a path; 404 when there is none such."""
+    receipts = service_of(request).receipts
     try:
-        return service.receipts.read(text)
+        receipt = receipts.parse(text)
+        if not receipts.is_known(receipt):  # another service issued it, or this one before
+            await in_thread(request, receipts.check, receipt)
+        return receipt
     except DataError as error:
         raise ProblemError("not-found", str(error)) from error
+
+
+def parse_bool(request: Request, name: str) -> bool:
+    """`true` or `false` in the query; false when absent.
+
+    Raises:
+        ProblemError: 422, neither.
+    """
+    text = request.query_params.get(name, "false")
+    if text not in ("true", "false"):
+        raise validation([FieldError(f"?{name}", f"not true or false: {text[:64]!r}")])
+    return text == "true"
 
 
 def parse_wait(text: str | None, *, max_s: float) -> float:
@@ -118,6 +134,14 @@ def answers(*statuses: int, success: type | None = None, code: int = 200) -> dic
         schema = {"$ref": f"#/components/schemas/{success.__name__}"}
         documented[code]["content"] = {"application/json": {"schema": schema}}
     return documented
+
+
+def asks_bool(name: str, description: str) -> dict[str, Any]:
+    """OpenAPI of a query parameter that is false by default."""
+    schema = {"type": "boolean", "default": False}
+    return {
+        "parameters": [{"name": name, "in": "query", "description": description, "schema": schema}]
+    }
 
 
 def takes(body: type, *, also: tuple[str, ...] = (), required: bool = True) -> dict[str, Any]:

@@ -104,7 +104,7 @@ async def receipt(request: Request, receipt: str) -> Response:
     """Tell how far the events have come, after waiting for `servable` if asked."""
     service = service_of(request)
     wait_s = parse_wait(request.query_params.get("wait"), max_s=WAIT_MAX_S)
-    named = read_receipt(service, receipt)
+    named = await read_receipt(request, receipt)
     await service.wait_servable(named, wait_s)
     return json_response(service.receipts.status(receipt, named))
 

@@ -1,6 +1,5 @@
 """What the service says of itself: models, schema, version, stats."""
 
-import hashlib
 import importlib.metadata
 import platform
 from typing import Any
@@ -10,6 +9,7 @@ from fastapi import APIRouter, Depends, Request
 from starlette.responses import Response
 
 from freshrank import __version__
+from freshrank.config import digest
 from service.auth import require
 from service.bodies import FEATURES_MAX, ITEMS_MAX, TEXT_CHARACTERS_MAX
 from service.problems import ProblemError
@@ -66,11 +66,10 @@ async def schema(request: Request) -> Response:
 async def version(request: Request) -> Response:
     """Which program runs, with which configuration."""
     settings = service_of(request).parts.settings
-    content = settings.model_dump_json(by_alias=True, exclude={"auth"})
     return json_response(
         {
             "version": __version__,
-            "config_hash": hashlib.sha256(content.encode()).hexdigest()[:16],
+            "config_hash": digest(settings),
             "build": {
                 "python": platform.python_version(),
                 "numpy": np.__version__,

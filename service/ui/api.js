@@ -1,6 +1,7 @@
 // The HTTP API as the page uses it. Nothing here knows the document.
 
 const BASE = new URL("../v1/", import.meta.url);
+export const STREAM = new URL("stream", BASE);
 const POLL_GAP_MS = 200; // Between two receipt polls, should the server answer without waiting.
 const FOLLOW_LIMIT_MS = 300_000; // A paused trainer keeps a receipt open; stop asking after 5 minutes.
 
@@ -55,6 +56,14 @@ export function createApi(onRequest) {
     rank: (user, items) => told("POST", "rank", { user, candidates: items.map((item) => ({ item })) }),
     click: (requestId, item) => told("POST", "feedback", { request_id: requestId, item, event: "click" }),
     setPaused: (paused) => told("POST", `admin/trainer/${paused ? "pause" : "resume"}`, {}),
+    snapshots: () => call("GET", "admin/snapshots"),
+    rollback: (to, isDry) => told("POST", "admin/rollback", { to, reason: "from the page", dry_run: isDry }),
+    drift: () => told("POST", "demo/drift", {}),
+    embedding: (slot, key, other, isTold) => {
+      const query = other === null ? "" : `?with=${encodeURIComponent(other)}`;
+      const path = `embeddings/${encodeURIComponent(slot)}/${encodeURIComponent(key)}${query}`;
+      return isTold ? told("GET", path) : call("GET", path);
+    },
     follow,
   };
 }

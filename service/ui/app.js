@@ -2,7 +2,9 @@
 
 import { asCurl, createApi, receiptTimes } from "./api.js";
 import { createCards, lostText, servableText, showChips } from "./cards.js";
-import { createChart } from "./chart.js";
+import { createInspector } from "./inspector.js";
+import { createLive } from "./live.js";
+import { createOperator } from "./operator.js";
 
 const STATS_MS = 1_000;
 const STATS_HIDDEN_MS = 2_000;
@@ -25,7 +27,7 @@ const state = {
   turn: 0, // of the newest rank request: an older answer is not shown
   clicks: new Map(), // item id -> {startedAt, stage} until the click is in the ranking
   leaving: new AbortController(), // ends the receipts of a user who is left
-  problems: { stats: null, rank: null },
+  problems: { stats: null, rank: null, stream: null },
   paused: false,
 };
 const api = createApi((...request) => {
@@ -33,7 +35,12 @@ const api = createApi((...request) => {
   $("copy").disabled = false;
 });
 const cards = createCards($("cards"), $("card"), click);
-const chart = createChart($("chart"), $("chart-from"));
+const live = createLive($, (isAway) => {
+  $("live").classList.toggle("away", isAway);
+  setProblem("stream", isAway ? new Error("The live stream is interrupted.") : null);
+});
+const inspector = createInspector($, api.embedding);
+const operator = createOperator($, api, live.markDrift);
 
 const say = (text) => setText("news", text);
 
@@ -157,6 +164,8 @@ async function addItem(id) {
 }
 
 async function begin({ sample: { users, items } }) {
+  const { features } = await api.schema();
+  inspector.setFeatures(features);
   const full = items.length >= ITEMS_MAX && users.length > 0;
   if (!full && ++state.nTries < BEGIN_TRIES_MAX) {
     say("Waiting for users and items…");
@@ -168,14 +177,9 @@ async function begin({ sample: { users, items } }) {
   for (const { id, features } of (named ? items : ids(ITEMS_MAX)).slice(0, ITEMS_MAX)) {
     state.items.set(String(id), { id: String(id), features });
   }
-  if (await takesNames()) addUser(YOU, state.users.get(YOU) ?? null, true);
+  if (features.find(({ name }) => name === "user_id")?.key !== "uint64") addUser(YOU, state.users.get(YOU) ?? null, true);
   chooseUser($("user").options[0].value);
   if (!named) say("This server names no sample: the ids 1, 2, 3 … are made up.");
-}
-
-async function takesNames() {
-  const { features } = await api.schema();
-  return features.find(({ name }) => name === "user_id")?.key !== "uint64";
 }
 
 const count = (value) => (typeof value === "number" ? value.toLocaleString("en") : "–");
@@ -193,8 +197,10 @@ function showStats(stats) {
   $("degraded").classList.toggle("bad", stats.degraded.length > 0);
   if (typeof stats.auc === "number") {
     setText("auc", stats.auc.toFixed(3));
-    chart.add(stats.auc);
   }
+  live.showStats(stats);
+  inspector.refresh();
+  operator.showStats(stats);
   state.paused = stats.trainer.paused === true;
   showTrainer(stats.freshness.sparse_age_seconds, stats.degraded);
 }

@@ -90,9 +90,7 @@ class Card {
     this.button.classList.toggle("unknown", known === false);
     this.button.dataset.rank = rank;
     this.button.dataset.score = score ?? "";
-    const change = this.showChange(rank, score, before);
-    const unseen = known === false ? ", not yet known" : "";
-    this.button.setAttribute("aria-label", `${rank}: ${this.button.dataset.item}${unseen}, score ${this.part("score").textContent}${change}`);
+    this.showChange(rank, score, before);
     Object.assign(this, { rank, score });
   }
 
@@ -104,7 +102,6 @@ class Card {
     if (moved) texts.push(span(moved > 0 ? "up" : "down", `${moved > 0 ? "▲" : "▼"}${Math.abs(moved)}`));
     if (Math.abs(gained) >= 5e-5) texts.push(span("gain", `${gained > 0 ? "+" : "−"}${Math.abs(gained).toFixed(4)}`));
     change.replaceChildren(...texts);
-    return moved ? `, ${moved > 0 ? "up" : "down"} ${Math.abs(moved)}` : "";
   }
 
   /** `state` is pending, servable, lost, failed or null for none. */

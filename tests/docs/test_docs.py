@@ -1,19 +1,16 @@
 """The documentation names what there is, and its links lead somewhere."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from urllib.parse import unquote
 
 import pytest
 import typer.main
-from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.metrics import MetricWrapperBase
 from typer.core import TyperGroup
 
 from freshrank.cli import app
-from freshrank.metrics import READINGS, Metrics, Reading, ReadingCollector, register_process
 from service.app import create_app
 from service.problems import SLUGS
 from tests.unit.service.support import TestClient, World
@@ -58,32 +55,6 @@ def commands() -> Iterator[str]:
             yield f"freshrank {name}"
 
 
-def rows(page: Path) -> Iterator[list[str]]:
-    """Cells of every table row whose first cell is code."""
-    for line in read(page).splitlines():
-        if line.startswith("| `"):
-            yield [cell.strip() for cell in line.strip("|").split("|")]
-
-
-def metrics() -> Mapping[str, tuple[str, list[str]]]:
-    """Name -> type and labels of all that `/metrics` serves of ours."""
-    registry = CollectorRegistry()
-    ours = [one for one in vars(Metrics(registry)).values() if isinstance(one, MetricWrapperBase)]
-    register_process(registry, version="1")
-    readings = [Reading(name, 1.0, dict.fromkeys(r[1], "x")) for name, r in READINGS.items()]
-    registry.register(ReadingCollector(lambda: readings))
-    for metric in ours:
-        if metric._labelnames:
-            metric.labels(*metric._labelnames)
-    text = generate_latest(registry).decode()
-    types = dict(re.findall(r"^# TYPE (freshrank_\w+) (\w+)$", text, re.M))
-    samples = re.findall(r"^(freshrank_\w+?)(?:_bucket|_sum|_count)?(?:\{(.*)\})? \S+$", text, re.M)
-    labels: dict[str, set[str]] = {name: set() for name in types}
-    for name, given in samples:
-        labels[name] |= set(re.findall(r"(\w+)=", given)) - {"le"}
-    return {name: (kind, sorted(labels[name])) for name, kind in types.items()}
-
-
 def test_every_problem_has_its_heading() -> None:
     known = headings(DOCS / "problems.md")
     assert [one for one in known if one in SLUGS] == sorted(SLUGS)
@@ -111,14 +82,6 @@ def test_every_route_is_named(tmp_path: Path) -> None:
     routes = [f"{method.upper()} {path}" for path, methods in paths.items() for method in methods]
     assert len(routes) >= 13
     assert [route for route in routes if f"`{route}`" not in everything()] == []
-
-
-def test_the_table_of_metrics_is_complete_and_right() -> None:
-    documented = {
-        name.strip("`"): (kind, sorted(re.findall(r"`(\w+)`", labels)))
-        for name, kind, labels, *_ in rows(DOCS / "metrics.md")
-    }
-    assert documented == metrics()
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

@@ -3,14 +3,17 @@
 import re
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from playwright.sync_api import Browser
 
-FRESHRANK = Path(sys.executable).with_name("freshrank")
+from tests.e2e.browsing import launched
+from tests.programs import FRESHRANK
+
 BASE = re.compile(rb"http://127\.0\.0\.1:\d+(?=/ui)")
 # Full speed moves every score by itself; the demo prints its curls when that is over.
 WARM_UP_S = "8"
@@ -21,14 +24,27 @@ STOP_TIMEOUT_S = 30.0
 
 
 @pytest.fixture(scope="package")
+def browser() -> Iterator[Browser]:
+    """One for all pages."""
+    with launched() as browser:
+        yield browser
+
+
+@pytest.fixture(scope="package")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Address of a warmed-up `freshrank demo`, e.g. `http://127.0.0.1:40123`.
 
     It ends with the tests of this folder: its audience keeps half a core busy.
     """
-    directory = tmp_path_factory.mktemp("demo")
+    with running_demo(tmp_path_factory.mktemp("demo"), WARM_UP_S) as address:
+        yield address
+
+
+@contextmanager
+def running_demo(directory: Path, warm_up_s: str) -> Iterator[str]:
+    """Address of a demo that ends with the context, and well."""
     log = directory / "demo.log"
-    command = [str(FRESHRANK), "demo", "--port", "0", "--seconds", WARM_UP_S]
+    command = [FRESHRANK, "demo", "--port", "0", "--seconds", warm_up_s]
     with log.open("wb") as output:
         process = subprocess.Popen(command, cwd=directory, stdout=output, stderr=subprocess.STDOUT)
     try:

@@ -6,7 +6,6 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import time
 import urllib.error
 from collections.abc import Iterator
@@ -18,8 +17,8 @@ import pytest
 
 from freshrank.client import call
 from freshrank.errors import DataError
+from tests.programs import FRESHRANK
 
-FRESHRANK = str(Path(sys.executable).with_name("freshrank"))
 CONFIG = """
 features:
   - {name: item_id, type: id, scope: item, dim: 4}
@@ -108,25 +107,6 @@ def test_a_taken_port_is_named_with_the_way_out(directory: Path) -> None:
             assert refused.returncode == 3
             assert f"port {port} on 127.0.0.1 is taken" in refused.stderr
             assert "--port" in refused.stderr
-
-
-@pytest.mark.parametrize("command", ["serve", "demo"])
-def test_listening_beyond_loopback_needs_keys(directory: Path, command: str) -> None:
-    refused = run(command, "--host", "0.0.0.0", "--port", "0", directory=directory)  # noqa: S104
-    assert refused.returncode == 2
-    assert "refusing to listen on 0.0.0.0 without auth.keys" in refused.stderr
-
-
-def test_serve_shows_every_mistake_of_the_configuration_and_binds_nothing(directory: Path) -> None:
-    text = CONFIG.replace("window: 1s", "window: soon").replace("dim: 4", "dim: none")
-    (directory / "freshrank.yaml").write_text(text)
-    refused = run("serve", directory=directory)
-    assert refused.returncode == 2
-    assert [line.split(": ")[0] for line in refused.stderr.splitlines() if ": error: " in line] == [
-        "freshrank.yaml:3:49",
-        "freshrank.yaml:6:16",
-    ]
-    assert refused.stdout == ""
 
 
 def test_rank_as_a_table_names_its_version(directory: Path) -> None:

@@ -3,7 +3,6 @@
 import gzip
 import json
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,8 @@ import pyarrow.csv
 import pyarrow.parquet
 import pytest
 
-FRESHRANK = Path(sys.executable).with_name("freshrank")
+from tests.programs import FRESHRANK
+
 N_REQUESTS, N_ITEMS = 600, 4
 
 CONFIG = """

@@ -3,7 +3,6 @@
 import json
 import signal
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +10,14 @@ import pytest
 
 from freshrank.client import call
 from tests.e2e.test_commands import run, serving
-
-FRESHRANK = str(Path(sys.executable).with_name("freshrank"))
+from tests.programs import FRESHRANK, as_json
 
 
 @pytest.fixture(scope="module")
 def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What an audience did, learned, and its archive."""
     directory = tmp_path_factory.mktemp("demo")
-    command = [FRESHRANK, "demo", "--headless", "--seconds", "4", "--json", "--data-dir", "."]
-    subprocess.run(command, cwd=directory, check=True, capture_output=True, timeout=120)
+    as_json("demo", "--headless", "--seconds", 4, "--data-dir", directory)
     config = directory / "freshrank.yaml"
     config.write_text(config.read_text() + f"\narchive: {{dir: {directory / 'archive'}}}\n")
     assert trained(directory) == {"history": 0, "stream": 0}  # the demo has learned it
@@ -77,8 +74,8 @@ def test_train_ends_with_a_checkpoint_when_interrupted(recorded: Path, fresh: Pa
         command, cwd=fresh, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     assert process.stderr is not None
-    line = process.stderr.readline()
-    assert "rows of history" in line
+    lines = map(json.loads, process.stderr)
+    assert next(line for line in lines if line["event"] == "trainer=learning")["role"] == "train"
     process.send_signal(signal.SIGINT)
     shown, _ = process.communicate(timeout=60)
     assert process.returncode == 0

@@ -19,12 +19,13 @@ FTRL = (
 ROWWISE = ("join:", "optimizer: {sparse: {kind: rowwise_adagrad}}\njoin:")
 AT_CLOSE = ("window: 1s", "window: 1s, emit: at_close")
 AT_ONCE = ("window: 1s", "window: 1s, emit: at_once")
+FLOAT16 = ("sync: {", "serving: {dtype: float16}\nsync: {dtype: float16, ")
 FIXED = ("join:", "trainer: {batching: fixed, batch_max: 1}\njoin:")
 
 
 @pytest.mark.parametrize(
     "change",
-    [LOGISTIC, UINT64, PARTITIONS, ADAM, FTRL, ROWWISE, AT_CLOSE, AT_ONCE, FIXED],
+    [LOGISTIC, UINT64, PARTITIONS, ADAM, FTRL, ROWWISE, AT_CLOSE, AT_ONCE, FIXED, FLOAT16],
     ids=[
         "logistic",
         "uint64",
@@ -35,6 +36,7 @@ FIXED = ("join:", "trainer: {batching: fixed, batch_max: 1}\njoin:")
         "at_close",
         "at_once",
         "fixed",
+        "float16",
     ],
 )
 def test_a_click_is_learned_and_outlives_a_restart(change: tuple[str, str], tmp_path: Path) -> None:

@@ -1,41 +1,44 @@
-"""Joiner and trainer over a recorded log in a process of their own, to be killed at any moment.
-
-    python learner_process.py CONFIG DATA_DIR RESULT
-
-Prints the number of examples learned after every step. Once nothing is left it learns the remainder
-of the last batch and writes a digest of all parameters to RESULT.
-"""
+"""Joiner and trainer over a recorded log in a process of their own, to be killed at any moment."""
 
 import hashlib
 import json
 import os
-import sys
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import numpy as np
 
 from freshrank import accounting, config, feature_state
 from freshrank.embedded import Embedded
+from freshrank.feature_state import LocalFeatureState
 from freshrank.transport.base import ACTIONS, EXAMPLES, IMPRESSIONS
 from trainer.joiner import Joiner
 
 
-def main(config_path: str, data_dir: str, result: str) -> None:
+def learn(directory: Path, told: Connection) -> None:
+    """Tell the number of examples learned after every step, and at the end describe the loop.
+
+    Once nothing is left it learns the remainder of the last batch and writes `result.json`.
+
+    Args:
+        directory: The data directory, with `freshrank.yaml`.
+        told: Takes the numbers; whoever has the other end hears them until the process ends.
+    """
     # So that kills meet rounds at work, and each third with feature state saved.
     Joiner.n_read_max = 20
     feature_state.UNSAVED_MAX = 1_000  # type: ignore[misc]
-    environ = {**os.environ, "FRESHRANK__SERVICE__DATA_DIR": data_dir}
-    loop = Embedded(config.load(Path(config_path), environ=environ), learn=True)
+    environ = {**os.environ, "FRESHRANK__SERVICE__DATA_DIR": str(directory)}
+    loop = Embedded(config.load(directory / "freshrank.yaml", environ=environ), learn=True)
     assert loop.trainer is not None
     [joiner] = loop.joiners
     while True:
         n_joined = joiner.step(0.0)
         n_learned = loop.trainer.step(0.0)
-        print(loop.accounting().get("examples_learned", 0), flush=True)
+        told.send(loop.accounting().get("examples_learned", 0))
         if n_joined == n_learned == 0 and is_drained(loop):
             break
     loop.trainer.drain()
-    Path(result).write_text(json.dumps(describe(loop)))
+    (directory / "result.json").write_text(json.dumps(describe(loop)))
     loop.close()
 
 
@@ -50,6 +53,7 @@ def is_drained(loop: Embedded) -> bool:
 def describe(loop: Embedded) -> dict[str, object]:
     """Totals, and digests of rows, optimizer state, the dense net and feature state."""
     assert loop.trainer is not None
+    assert isinstance(loop.state, LocalFeatureState)
     learner = loop.trainer._learner
     digests = {}
     for name, table in sorted(learner.sparse.tables.items()):
@@ -87,7 +91,3 @@ def describe(loop: Embedded) -> dict[str, object]:
             topic: loop.log.end_offset(topic, 0) for topic in (IMPRESSIONS, ACTIONS, EXAMPLES)
         },
     }
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])

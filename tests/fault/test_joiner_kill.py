@@ -16,14 +16,12 @@ from pathlib import Path
 import pytest
 
 from freshrank.transport.base import ACTIONS, NewRecord
+from tests.fault.story import END_MS, story
 from tests.unit.joiner.world import (
     BUY,
     CLICK,
     World,
-    action,
-    append,
     append_ticks,
-    impression,
     settings,
 )
 from trainer.joiner import Joiner
@@ -62,23 +60,12 @@ class Crashing(Joiner):
 
 
 def record_log(directory: Path) -> None:
-    """A log with positives, late ones, duplicates, orphans and records that cannot be read."""
-    rng = random.Random(4)
+    """A log of the story, with all its windows closed."""
     world = World(directory, CONFIG)
     world.joiner.close()
-    for i in range(N_REQUESTS):
-        ts = 1_000 + 25 * i
-        append(world.log, impression(f"r{i}", [str(i % 50), "77"], ts + rng.randrange(300)))
-        for _ in range(rng.randrange(3)):
-            other = max(0, i - rng.choice([0, 0, 1, 5, 150, 400]))
-            item = rng.choice([str(other % 50), "77", "88"])
-            event = rng.choice(["click", "buy", "view"])
-            one = action(f"r{other}", item, ts, event=event, event_id=str(rng.randrange(900)))
-            append(world.log, one)
-        if i % 100 == 0:
-            append(world.log, action(f"nobody-{i}", "1", ts))
-            world.log.append(ACTIONS, [NewRecord(b"", b"bad")], partition=0)
-    append_ticks(world.log, 10_000_000)
+    for topic, _, value in story(N_REQUESTS):
+        world.log.append(topic, [NewRecord(b"", value)], partition=0)
+    append_ticks(world.log, END_MS)
     world.log.close()
 
 

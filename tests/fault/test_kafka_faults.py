@@ -5,10 +5,16 @@ import os
 import resource
 import signal
 import threading
+import time
 from collections import Counter
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
+
+import pytest
+from kafka import KafkaConsumer
 
 from freshrank.dev.kafka import kafka
 from freshrank.dev.servers import Server, free_ports
@@ -17,6 +23,7 @@ from freshrank.transport import kafka_topics
 from freshrank.transport.base import ACTIONS, NewRecord, Record, TopicPartition
 from freshrank.transport.kafka import KafkaLog
 from freshrank.transport.kafka_cluster import Cluster
+from freshrank.transport.kafka_members import Membership
 from freshrank.transport.kafka_topics import TopicPlan
 from tests.integration.transport.log_checks import eventually
 from tests.servers import NewCluster
@@ -145,3 +152,60 @@ def test_a_broker_that_stands_still_under_load_costs_no_more_memory_than_the_bou
         assert max(taken) < end
         (last,) = log.read(ACTIONS, 0, max(taken), n_max=1)
         assert last.value == record.value
+
+
+def test_a_member_whose_group_meets_slowly_is_a_member_again_and_hears_of_it(
+    new_cluster: NewCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # What a topic consists of has changed, so it asks its group to meet; the answer comes after the
+    # poll has ended. It stayed between two generations then, for good.
+    monkeypatch.setattr(Membership, "session_s", 2.0)
+    told: list[int] = []
+    member = Membership(
+        new_cluster(1), "group", ACTIONS, on_assigned=told.extend, on_revoked=lambda _: None
+    )
+
+    def polled(timeout_s: float, is_so: Callable[[], object]) -> Callable[[], bool]:
+        def look() -> bool:
+            member.poll(timeout_s)
+            return bool(is_so())
+
+        return look
+
+    with closing(member):
+        eventually(polled(0.1, lambda: told))
+        coordinator = member._consumer._coordinator
+        earlier = coordinator.group_metadata().generation_id
+        coordinator._assignment_snapshot = {}
+        eventually(polled(0.0, lambda: coordinator.group_metadata().generation_id != earlier))
+        eventually(polled(0.1, coordinator.stable))
+
+
+def test_a_member_whose_broker_stands_still_does_not_spin(
+    kafka_server: Server, new_cluster: NewCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    n_passes, inner = 0, KafkaConsumer._poll_once
+
+    def counting(*arguments: Any, **options: Any) -> Any:
+        nonlocal n_passes
+        n_passes += 1
+        return inner(*arguments, **options)
+
+    monkeypatch.setattr(KafkaConsumer, "_poll_once", counting)
+    monkeypatch.setattr(Membership, "session_s", 2.0)
+    assigned: list[int] = []
+    member = Membership(
+        new_cluster(1), "group", ACTIONS, on_assigned=assigned.extend, on_revoked=lambda _: None
+    )
+    with closing(member):
+        while not assigned:
+            member.poll(0.5)
+        kafka_server.process.send_signal(signal.SIGSTOP)
+        try:
+            began_s, n_passes = time.monotonic(), 0
+            while time.monotonic() - began_s < 2.0:  # a session, whose heartbeats are overdue
+                member.poll(0.5)
+            assert n_passes <= 100 * (time.monotonic() - began_s)  # thousands
+        finally:
+            kafka_server.process.send_signal(signal.SIGCONT)
+        member.poll(0.5)

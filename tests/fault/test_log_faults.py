@@ -182,7 +182,7 @@ class TestDamage:
             with pytest.raises(TransportError, match=damaged.name) as error:
                 log.read(ACTIONS, 0, len(good))
             assert error.value.code == "log-damaged"
-            assert "back-up" in str(error.value)
+            assert "backup" in str(error.value)
             after = int(segments(tmp_path)[2].stem)
             assert log.read(ACTIONS, 0, after)[0].value == b"value-%d" % after
 
@@ -359,7 +359,7 @@ class TestFailedSync:
                 patch.setattr(Tail, "sync", _failing_sync)
                 with pytest.raises(TransportError) as failed:
                     append(log, 3, 4)
-                assert failed.value.code == "disk-error"
+                assert failed.value.code == "disk-failed"
                 one = [NewRecord(b"", b"")]
                 with pytest.raises(TransportError):
                     log.append(EXAMPLES, one, partition=0, producer="p", first_sequence=0)
@@ -395,7 +395,8 @@ class TestFailedSync:
                     thread.start()
                 for thread in threads:
                     thread.join(DEADLINE_S)
-            assert results == ["disk-error"] * n_threads
+            assert set(results) <= {"disk-failed", "disk-error"}  # who synced, who waited for it
+            assert len(results) == n_threads
             assert values(log) == expected(1)
             append(log, 1, 1)
             assert values(log) == expected(2)

@@ -111,7 +111,8 @@ def expected(
     seen: set[str] = set()
     for k, step in enumerate(steps):
         if isinstance(step.message, Impression):
-            shown.setdefault(step.message.request_id, (k, step.message))
+            if step.time_ms + WINDOW_MS + LATENESS_MS > step.watermark_ms:
+                shown.setdefault(step.message.request_id, (k, step.message))
         elif isinstance(step.message, Action):
             if step.message.event_id in seen:
                 ends["duplicate"] += 1

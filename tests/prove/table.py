@@ -15,11 +15,23 @@ class Proof:
 STORE = "tests/store/"
 PROOFS = {
     "kills": Proof(("tests/fault",), 200, "times kill -9"),
+    "loop-kills": Proof(
+        ("tests/fault/test_loop_kafka.py",), 200, "times kill -9, each over 500 events on Kafka"
+    ),
     "model": Proof(("tests/property",), 2_000, "examples of up to 40 calls"),
+    "schedules": Proof(
+        ("tests/property/test_redis_channel.py",), 1_000, "schedules of up to 30 events over Redis"
+    ),
+    "torn": Proof(
+        ("tests/unit/service/test_service_torn.py",), 60, "seconds of reading while frames come"
+    ),
     "fuzz-decode": Proof((STORE + "test_fuzz.py::test_fuzzed_files",), 300, "seconds of libFuzzer"),
     "fuzz-operations": Proof(
         (STORE + "test_fuzz.py::test_fuzzed_calls",), 300, "seconds of libFuzzer"
     ),
+    "scenarios": Proof(("tests/e2e/test_scenarios.py",), 20, "seconds of the demo's audience"),
+    "alerts": Proof(("tests/e2e/test_alerts_live.py",), 1, "run of every fault, not only the core"),
+    "drift": Proof(("tests/e2e/test_drift.py",), 2, "times that the audience's tastes turn over"),
     "damage": Proof((STORE + "test_damage.py",), 2_000, "damaged copies of a large file"),
     "flood": Proof((STORE + "test_budget.py",), 60, "seconds of new ids"),
     "memory": Proof((STORE + "test_memory.py",), 1_000_000, "rows filled and expired, ten times"),

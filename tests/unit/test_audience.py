@@ -11,6 +11,7 @@ import pytest
 from freshrank import simulation
 from freshrank.audience import FEATURES, Audience
 from freshrank.clock import ManualClock
+from freshrank.commands import demo
 from freshrank.config import demo_text, loads
 from freshrank.errors import TransportError
 from freshrank.simulation import Simulation
@@ -172,3 +173,20 @@ def test_a_clock_set_back_moves_no_tastes(
     step["ms"] = 10 * 365 * 86_400_000
     audience.run(Stop(clock), requests_per_second=5.0, seconds=2.0)
     assert len(service.events) < 1_000
+
+
+def test_after_a_drift_the_audience_comes_back_for_a_while() -> None:
+    stop, drifted = threading.Event(), threading.Event()
+    runs: list[tuple[float, float]] = []
+
+    class Runs:
+        def run(self, _: threading.Event, *, requests_per_second: float, seconds: float) -> None:
+            runs.append((requests_per_second, seconds))
+            if len(runs) == 1:
+                drifted.set()
+            if len(runs) == 3:
+                stop.set()
+
+    demo.stay(cast(Simulation, Runs()), stop, drifted)
+    trickle = (demo.SERVING_REQUESTS_PER_SECOND, demo.LOOK_S)
+    assert runs == [trickle, (demo.WARM_UP_REQUESTS_PER_SECOND, demo.RUSH_S), trickle]

@@ -14,11 +14,12 @@ import typer
 from freshrank import doctor
 from freshrank.commands.doctor import marks, run
 from freshrank.config import demo_text
-from freshrank.doctor import Finding
+from freshrank.dev.servers import free_ports
+from freshrank.findings import Finding
 
 LINES = (
-    *("python", "native core", "onnxruntime", "torch", "service", "trainer"),
-    *("configuration", "data directory", "port", "clock"),
+    *("python", "packages", "native core", "onnxruntime", "torch", "service", "trainer"),
+    *("configuration", "data directory", "port", "clock", "checkpoint"),
 )
 
 
@@ -32,18 +33,11 @@ def assert_bad(finding: Finding, text: str, mend: str) -> None:
     assert mend in finding.mend
 
 
-def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        port: int = one.getsockname()[1]
-        return port
-
-
 def test_a_sound_machine_passes_every_check(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "freshrank.yaml"
-    text = demo_text().replace("port: 8000", f"port: {free_port()}")
+    text = demo_text().replace("port: 8000", f"port: {free_ports(1)[0]}")
     path.write_text(text.replace("data_dir: data", f"data_dir: {tmp_path}/data"), "utf-8")
     run(path, environ={}, as_json=False)
     lines = capsys.readouterr().out.splitlines()
@@ -82,6 +76,17 @@ def test_old_python() -> None:
     assert doctor.python((3, 14, 0)).ok
 
 
+def test_a_package_of_another_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    needs = ["numpy>=1.26", "torch>=2.5; extra == 'train'", "absent>=1; extra == 'train'"]
+    assert doctor.packages(needs).ok
+    metadata = tmp_path / "numpy-1.9.dist-info" / "METADATA"
+    metadata.parent.mkdir()
+    metadata.write_text("Metadata-Version: 2.1\nName: numpy\nVersion: 1.9\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert_bad(doctor.packages(needs), "numpy has version 1.9", "pip install 'numpy>=1.26'")
+    assert_bad(doctor.packages(["absent>=1"]), "absent is missing", "pip install 'absent>=1'")
+
+
 def test_a_native_core_that_does_not_load() -> None:
     def broken(name: str) -> object:
         raise ImportError(f"No module named '{name}._native'")
@@ -106,6 +111,31 @@ def test_two_owners_of_a_package(tmp_path: Path) -> None:
     assert_bad(doctor.owner("service", ["service-x"], ours), "service-x", "uninstall service-x")
     assert_bad(doctor.owner("trainer", [], tmp_path), str(tmp_path), "console script")
     assert_bad(doctor.owner("trainer", [], None), "None", "console script")
+
+
+def test_a_second_owner_that_was_installed_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = tmp_path / "service_x-1.0.dist-info"
+    other.mkdir()
+    (other / "METADATA").write_text("Metadata-Version: 2.1\nName: service-x\nVersion: 1.0\n")
+    (other / "top_level.txt").write_text("service\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    findings = {one.name: one for one in doctor.examine(Path("absent.yaml"), environ={})}
+    assert_bad(findings["service"], "also installed by service-x", "pip uninstall service-x")
+
+
+def test_a_package_that_stands_before_ours_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a name of its own: where freshrank is installed for editing ours come before any path."""
+    (tmp_path / "standing_before").mkdir()
+    (tmp_path / "standing_before" / "__init__.py").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    found_in = doctor.home("standing_before")
+    assert found_in == tmp_path
+    shadowed = doctor.owner("standing_before", doctor.owners("standing_before"), found_in)
+    assert_bad(shadowed, f"found in {tmp_path}", "console script")
 
 
 def test_the_owners_of_an_installed_package_are_found() -> None:
@@ -179,6 +209,24 @@ def test_freshrank_on_its_own_port_is_no_fault(content: bytes, status: int, host
 def test_another_server_on_the_port_is_a_fault(content: bytes) -> None:
     with answering(content) as number:
         assert_bad(doctor.port("127.0.0.1", number), "in use", "FRESHRANK__SERVICE__PORT")
+
+
+def test_another_freshrank_on_the_port_is_said_to_be_one() -> None:
+    with answering(b'{"version": "0.2.0", "config_hash": "ab12"}') as number:
+        assert doctor.port("127.0.0.1", number, "ab12").ok
+        finding = doctor.port("127.0.0.1", number, "cd34")
+    told = "another freshrank answers here: 0.2.0 with configuration ab12, not cd34"
+    assert_bad(finding, told, "FRESHRANK__SERVICE__PORT")
+
+
+def test_a_taken_port_of_metrics() -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen(1)
+        number = other.getsockname()[1]
+        finding = doctor.metrics_port("127.0.0.1", number)
+    assert_bad(finding, "in use", "FRESHRANK__METRICS__PORT")
+    assert doctor.metrics_port("127.0.0.1", number).ok
 
 
 def test_a_host_that_is_not_ours() -> None:

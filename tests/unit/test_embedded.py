@@ -8,13 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from freshrank import embedded
+from freshrank import worker as workers
 from freshrank.clock import ManualClock, SystemClock
 from freshrank.config import loads
-from freshrank.embedded import Embedded, Worker
+from freshrank.embedded import Embedded, can_learn
 from freshrank.errors import ConfigError, Error, TransportError
 from freshrank.logs import open_log
 from freshrank.settings import Settings
+from freshrank.worker import Worker
 
 DEADLINE_S = 10.0
 CONFIG = """
@@ -52,7 +53,7 @@ def settings(directory: Path, text: str = CONFIG) -> Settings:
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(embedded, "RETRY_FIRST_S", 0.001)
+    monkeypatch.setattr(workers, "RETRY_FIRST_S", 0.001)
 
 
 def test_a_transport_error_is_retried_and_told_once(caplog: pytest.LogCaptureFixture) -> None:
@@ -79,7 +80,7 @@ def test_a_worker_that_was_never_started_can_be_stopped() -> None:
 
 
 def test_a_worker_that_does_not_end_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(embedded, "CLOSE_TIMEOUT_S", 0.01)
+    monkeypatch.setattr(workers, "CLOSE_TIMEOUT_S", 0.01)
     leave = threading.Event()
     worker = started(lambda _: leave.wait(DEADLINE_S) or 0)
     with pytest.raises(Error, match="did not end"):
@@ -127,7 +128,7 @@ def test_a_loop_that_cannot_be_built_leaves_nothing_open(tmp_path: Path) -> None
 
 def test_half_an_extra_does_not_learn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("freshrank.doctor.is_installed", lambda name: name != "onnxscript")
-    assert not embedded.can_learn()
+    assert not can_learn()
     with pytest.raises(ConfigError, match=r"onnxscript.*--no-learn"):
         Embedded(settings(tmp_path), learn=True)
 

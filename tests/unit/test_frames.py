@@ -121,6 +121,19 @@ def test_golden_frame_opens_for_ever(request: pytest.FixtureRequest, small: byte
     assert encode(small_frame()) == GOLDEN.read_bytes()
 
 
+def test_golden_delta_opens_for_ever(request: pytest.FixtureRequest) -> None:
+    """Rows of two widths, a table of tombstones alone, and no net."""
+    gone = TableRows(ids(), np.zeros((0, 2), dtype=np.float32), ids(0, 7, 2**64 - 1))
+    rows = np.array([[0.5], [-2.0]], dtype=np.float32)
+    info = FrameInfo("delta", 3, 42, 7, "5ca1ab1e", 1_790_000_001_000, offsets={"a:0": 18})
+    delta = Frame(info, {"user": gone, "item": TableRows(ids(5, 6), rows, ids())})
+    path = GOLDEN.with_name("frames_v1_delta.frame")
+    if request.config.getoption("--update-golden"):
+        path.write_bytes(encode(delta))
+    assert_same(decode(path.read_bytes()), delta)
+    assert encode(delta) == path.read_bytes()
+
+
 def test_layout_is_as_documented(small: bytes) -> None:
     magic, version, zero, n_bytes, n_header = struct.unpack_from("<4sHHQQ", small)
     assert (magic, version, zero, n_bytes) == (b"FRPF", 1, 0, len(small))
@@ -231,8 +244,28 @@ def test_newer_version_is_told_from_damage(small: bytes) -> None:
 
 def test_rows_of_another_type_ask_for_a_newer_reader() -> None:
     header = header_of(small_frame())
-    header["tables"][0]["dtype"] = "float16"
+    header["tables"][0]["dtype"] = "int8"
     assert code_of(with_header(header)) == "version"
+
+
+def test_golden_frame_of_float16_rows_opens_for_ever(request: pytest.FixtureRequest) -> None:
+    data = encode(small_frame(), dtype="float16")
+    path = GOLDEN.with_name("frames_v1_float16.frame")
+    if request.config.getoption("--update-golden"):
+        path.write_bytes(data)
+    assert data == path.read_bytes()
+    expected = small_frame()
+    expected.tables["user"].rows[1, 0] = 0.0  # 1e-30 is below what float16 holds
+    assert_same(decode(data), expected)
+
+
+def test_rows_of_float16_are_rounded_and_end_where_it_ends() -> None:
+    values = np.array([[0.1, 1e9, -1e9, np.inf, np.nan]], np.float32)
+    table = TableRows(ids(1), values, ids())
+    data = encode(Frame(small_frame().info, {"user": table}), dtype="float16")
+    rows = decode(data).tables["user"].rows
+    assert rows.dtype == np.float32
+    np.testing.assert_array_equal(rows, [[np.float16(0.1), 65_504, -65_504, np.inf, np.nan]])
 
 
 def test_unknown_header_fields_are_skipped() -> None:

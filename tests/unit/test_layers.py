@@ -11,6 +11,8 @@ from pathlib import Path
 import grimp
 import pytest
 
+from tests.programs import ended
+
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("embedding_store", "freshrank", "service", "trainer")
 
@@ -135,16 +137,7 @@ def test_the_store_needs_numpy_only(graph: grimp.ImportGraph) -> None:
 def test_importing_loads_nothing_forbidden(module: str, absent: tuple[str, ...]) -> None:
     # Lint sees imports as they are written; this sees what really loads.
     code = f"import sys, {module}; print(*sys.modules)"
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    loaded = done.stdout.split()
+    loaded = ended(sys.executable, "-c", code, cwd=ROOT).stdout.split()
     assert module in loaded
     assert [name for name in absent if name in loaded] == []
 

@@ -69,6 +69,24 @@ EXAMPLES: dict[str, Message] = {
         command="resume",
         reason="maintenance is over",
     ),
+    "control_rollback": Control(
+        event_id="c-2",
+        ts_ms=1_790_000_004_000,
+        received_at_ms=1_790_000_004_000,
+        command="rollback",
+        reason="poison",
+        to="kept-good",
+        relearn=True,
+    ),
+    "control_forget": Control(
+        event_id="c-3",
+        ts_ms=1_790_000_005_000,
+        received_at_ms=1_790_000_005_000,
+        command="forget",
+        slot="user_id",
+        id=(1 << 64) - 1,
+        marks={"freshrank.actions:0": 7, "freshrank.actions:1": 0},
+    ),
     "tick": Tick(event_id="t-1", ts_ms=1_790_000_004_000, received_at_ms=1_790_000_004_007),
 }
 
@@ -78,13 +96,18 @@ def fields_of(value: bytes) -> dict[str, Any]:
     return fields
 
 
+# Fields were added since.
+WRITTEN_BEFORE = ("control", "control_rollback")
+
+
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_golden_message_is_read_for_ever(name: str, request: pytest.FixtureRequest) -> None:
     path = GOLDEN / f"messages_v1_{name}.msgpack"
-    if request.config.getoption("--update-golden"):
+    if request.config.getoption("--update-golden") and name not in WRITTEN_BEFORE:
         path.write_bytes(encode(EXAMPLES[name]))
     assert decode(path.read_bytes()) == EXAMPLES[name]
-    assert encode(EXAMPLES[name]) == path.read_bytes()
+    if name not in WRITTEN_BEFORE:
+        assert encode(EXAMPLES[name]) == path.read_bytes()
 
 
 def test_golden_dead_letter_is_read_for_ever(request: pytest.FixtureRequest) -> None:
@@ -114,7 +137,7 @@ def test_every_message_type_has_a_golden_file() -> None:
 def test_envelope_names_version_type_identity_and_times(name: str) -> None:
     fields = fields_of(encode(EXAMPLES[name]))
     assert fields["v"] == VERSION == 1
-    assert fields["type"] == name
+    assert fields["type"] == name.split("_")[0]
     assert fields["event_id"] == EXAMPLES[name].event_id
     assert fields["ts"] == EXAMPLES[name].ts_ms
     assert fields["received_at"] == EXAMPLES[name].received_at_ms

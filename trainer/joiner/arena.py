@@ -97,6 +97,10 @@ class Arena:
             values=Encoded(len(rows), self.ids(rows, list(self._bags)), self._dense[places]),
         )
 
+    def appended_at_ms(self, row: int) -> int:
+        """When the impression of the row of this number entered the log."""
+        return int(self._appended_at_ms[row - self.start])
+
     def ids(self, rows: I64, slots: Sequence[str]) -> dict[str, SlotIds]:
         """The ids that rows of these numbers have in some slots."""
         places = rows - self.start

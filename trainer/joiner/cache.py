@@ -1,10 +1,13 @@
 """Requests in memory; the database is the truth."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final
+
+import numpy as np
 
 from freshrank import messages
 from freshrank.errors import DataError, SchemaError
+from freshrank.feature_types import U64
 from freshrank.messages import Impression
 from trainer.joiner.arena import Arena
 from trainer.joiner.requests import Accepted, Part, Request
@@ -25,22 +28,32 @@ class Cache:
     Args:
         state: The database.
         arena: Where encoded rows stand.
+        tokens: Ids of canonical users, `uint64[n]`.
 
     Attributes:
+        next_number: Of the next new request.
         seen: Key of an event id -> when it is forgotten, of those asked for that are known.
     """
 
-    def __init__(self, state: State, arena: Arena) -> None:
+    def __init__(self, state: State, arena: Arena, tokens: Callable[[Sequence[str]], U64]) -> None:
         self._state = state
         self._arena = arena
+        self._tokens = tokens
         self._requests: dict[str, Request] = {}
         self._loaded: list[Request] = []  # in this round
-        self._next = 0
+        self.next_number = 0
         self.seen: dict[int, int] = {}
-        self.reset()
 
-    def prefetch(self, request_ids: Iterable[str]) -> None:
+    def __len__(self) -> int:
+        """Requests in memory."""
+        return len(self._requests)
+
+    def prefetch(self, request_ids: Iterable[str], watermark_ms: int) -> None:
         """Read what a round will ask for in a few statements.
+
+        Args:
+            request_ids: What it may ask for.
+            watermark_ms: Before the round.
 
         Raises:
             SchemaError: a stored record does not fit the features configured now.
@@ -49,7 +62,14 @@ class Cache:
         found = list(self._state.requests(wanted))
         if not found:
             return
-        records = self._state.parts(request.number for request in found)
+        # Of requests whose time has passed a database may lack any part, or have it still: others
+        # swept theirs before, or between, the rounds that it was brought up to date with.
+        for request in found:
+            if request.is_past(watermark_ms):
+                request.forget_all_but_times()
+        records = self._state.parts(
+            request.number for request in found if not request.is_past(watermark_ms)
+        )
         shown = {
             number: [_impression(value) for _, value in parts] for number, parts in records.items()
         }
@@ -57,9 +77,27 @@ class Cache:
         appended_at_ms = [at_ms for parts in records.values() for at_ms, _ in parts]
         row = self._encode(impressions, appended_at_ms) if impressions else 0
         for request in found:
-            row = _complete(request, shown[request.number], row)
+            row = _complete(request, shown.get(request.number, ()), row)
             self._requests[request.request_id] = request
         self._loaded += found
+
+    def load_of_user(self, user: int, watermark_ms: int) -> list[Request]:
+        """Every request of a user, and those that an action of the user waits for.
+
+        Args:
+            user: Id of 64 bits.
+            watermark_ms: As of `prefetch`.
+
+        Raises:
+            SchemaError: as `prefetch`.
+        """
+        wanted = self._state.requests_of_user(lambda users: self._tokens(users) == np.uint64(user))
+        self.prefetch(wanted, watermark_ms)
+        return [request for one in wanted if (request := self.get(one)) is not None]
+
+    def is_of(self, user: str | None, token: int) -> bool:
+        """Whether this canonical user has that id."""
+        return user is not None and int(self._tokens([user])[0]) == token
 
     def prefetch_seen(self, event_keys: Iterable[int]) -> None:
         """Read which of these event ids are known."""
@@ -71,8 +109,8 @@ class Cache:
 
     def add(self, request_id: str) -> Request:
         """A new request."""
-        request = Request(number=self._next, request_id=request_id)
-        self._next += 1
+        request = Request(number=self.next_number, request_id=request_id)
+        self.next_number += 1
         self._requests[request_id] = request
         return request
 
@@ -104,12 +142,17 @@ class Cache:
             self._evict(stale)
             self._arena.trim(start)
 
-    def reset(self) -> None:
-        """After a failed commit: forget everything, the database knows."""
+    def reset(self, next_number: int) -> None:
+        """At the start and after a failed commit: forget everything, the database knows.
+
+        Args:
+            next_number: Of requests, as last committed.
+        """
         self._requests.clear()
         self._loaded = []
         # Never back to numbers that were given before: what is removed is told by its number.
-        self._next = max(self._next, self._state.last_number() + 1)
+        known = self._state.last_key("requests") + 1
+        self.next_number = max(self.next_number, next_number, known)
 
     def _evict(self, requests: Iterable[Request]) -> None:
         for request in requests:

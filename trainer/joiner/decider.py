@@ -3,14 +3,16 @@
 from datetime import timedelta
 from typing import Final
 
+from freshrank.errors import DataError
+from freshrank.feature_updates import Forgotten
 from freshrank.live import LiveFeatures
-from freshrank.messages import Action
+from freshrank.messages import Action, Control
 from freshrank.settings import Settings
 from freshrank.transport.base import ACTIONS, IMPRESSIONS
 from trainer.joiner.cache import Cache
 from trainer.joiner.ledger import Ledger
 from trainer.joiner.merge import Head, Shown, Timers
-from trainer.joiner.requests import Accepted, Acted, Parked, Part, Request
+from trainer.joiner.requests import Acted, Parked, Part, Request
 from trainer.joiner.rules import Rules
 
 # A request is written whole each time it changes: this bounds it to some 100 KB when somebody sends
@@ -78,13 +80,56 @@ class Decider:
         elif isinstance(head.message, Shown):
             totals["accepted_impressions"] += 1
             self._impression(head, head.message, watermark_ms)
+        elif isinstance(head.message, Control):
+            self._forget(head.message, watermark_ms)
         elif head.error is not None:
             is_action = head.record.topic == ACTIONS
             totals["accepted_actions" if is_action else "accepted_impressions"] += 1
-            totals["dead_letter" if is_action else "impressions_dead_letter"] += 1
-            self.ledger.bury(head.record, head.error)
+            self._bury(head, head.error)
 
-    def fire(self, due_at_ms: int, request_id: str) -> None:
+    def _forget(self, control: Control, watermark_ms: int) -> None:
+        """Drop what is known of a user, as if the records until here had named nobody.
+
+        Items of other users' requests stay: the trainer learns nothing of their rows.
+        """
+        self.ledger.forgotten.append(Forgotten(control.slot, control.id, control.ts_ms))
+        if control.slot != "user_id":
+            return
+        for request in self._cache.load_of_user(control.id, watermark_ms):
+            is_own = self._cache.is_of(request.user, control.id)
+            gone = [
+                (at_ms, one)
+                for at_ms, one in request.parked
+                if is_own or self._cache.is_of(one.user, control.id)
+            ]
+            request.parked = [one for one in request.parked if one not in gone]
+            for _, action in gone:
+                self.ledger.totals["pending"] -= 1
+                self._settle(action, "unmatched")
+            if is_own:
+                self._rules.give_up(request)
+                for held in request.held:
+                    self.ledger.tell(ACTIONS, held.offset, "unmatched")
+            if is_own or not (request.parked or request.purge_at_ms):
+                self._drop(request)
+            else:
+                self._put(request)
+
+    def _bury(self, head: Head, error: DataError) -> None:
+        is_action = head.record.topic == ACTIONS
+        self.ledger.totals["dead_letter" if is_action else "impressions_dead_letter"] += 1
+        self.ledger.bury(head.record, error)
+
+    def pass_time(self, watermark_ms: int, n_rows_max: int) -> bool:
+        """Let time pass up to the watermark; False when the rest has to wait for the next round."""
+        while self.ledger.n_rows < n_rows_max:
+            due = self.timers.pop(watermark_ms)
+            if due is None:
+                return self.timers.next_ms > watermark_ms
+            self._fire(*due)
+        return False
+
+    def _fire(self, due_at_ms: int, request_id: str) -> None:
         """Let time pass for a request, if it still falls due then."""
         request = self._cache.get(request_id)
         if request is None or request.due_at_ms != due_at_ms:
@@ -148,7 +193,7 @@ class Decider:
         try:
             row = request.items.index(action.item)
         except ValueError:
-            return "unmatched" if self._is_complete(request) else None
+            return "unmatched" if request.is_complete(is_reported=self._is_reported) else None
         outcome = "trained"
         if action.event not in self._rules.by_event:
             outcome = "recorded"
@@ -173,9 +218,15 @@ class Decider:
 
     def _impression(self, head: Head, impression: Shown, watermark_ms: int) -> None:
         request = self._known(impression.request_id, watermark_ms)
+        over_at_ms = head.time_ms + self._window_ms + self._lateness_ms
+        if over_at_ms <= watermark_ms and not (request and request.purge_at_ms):
+            # No action on it can count any more: all its items would be learned as negatives.
+            text = f"its time was over at {over_at_ms}, it is {watermark_ms}: see its clock"
+            self._bury(head, DataError(text, code="late"))
+            return
         request = request or self._cache.add(impression.request_id)
         role = impression.source if self._is_reported else "served"
-        if not self._accept(request, role, impression, watermark_ms):
+        if not request.accept(role, impression, watermark_ms):
             self.ledger.totals["impressions_duplicate"] += 1
             self.ledger.tell(IMPRESSIONS, head.record.offset, "duplicate")
             return
@@ -222,27 +273,6 @@ class Decider:
                 continue
             self.ledger.totals["pending"] -= 1
             self._settle(action, outcome, was_parked=True)
-
-    def _accept(self, request: Request, role: str, impression: Shown, watermark_ms: int) -> bool:
-        """Whether this record is a new part of the event that won the role."""
-        if request.purge_at_ms and request.purge_at_ms <= watermark_ms:
-            return False
-        won = request.client if role == "client" else request.served
-        parts: tuple[int, ...] = (impression.part,)
-        if won is not None:
-            if won.event_id != impression.event_id or impression.part in won.parts:
-                return False
-            parts += won.parts
-        accepted = Accepted(impression.event_id, impression.parts, parts)
-        if role == "client":
-            request.client = accepted
-        else:
-            request.served = accepted
-        return True
-
-    def _is_complete(self, request: Request) -> bool:
-        winners = (request.served, request.client) if self._is_reported else (request.served,)
-        return all(won is not None and won.is_complete for won in winners)
 
     def _retain(self, request: Request, close_at_ms: int) -> None:
         request.purge_at_ms = close_at_ms + self._lateness_ms

@@ -1,16 +1,46 @@
 """The two input topics of a partition, and when they get ticks."""
 
+import logging
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from typing import Final
 
 from freshrank.clock import Clock
 from freshrank.transport.base import ACTIONS, IMPRESSIONS, EventLog, Record, TopicPartition
 from trainer.joiner.merge import Head, Source, releasing_ticks
 
+logger = logging.getLogger(__name__)
+
 # How often time passes by itself while a window is open: a negative leaves at most this late, for
 # ten ticks a second.
 TICK_EVERY_MS: Final = 200
+
+
+def first_offsets(
+    log: EventLog, partition: int, meta: MutableMapping[str, int], *, allow_gaps: bool
+) -> dict[str, int]:
+    """Where to go on in both topics: where `meta` says, or at their start.
+
+    Args:
+        log: The event log.
+        partition: Partition of both topics.
+        meta: What is committed. Its offsets are taken out; `gap_records` grows by what is skipped,
+            which enters the state with the next round.
+        allow_gaps: Skip what retention removed; else the first read is refused.
+
+    Returns:
+        Topic -> the first record to process.
+    """
+    offsets = {}
+    for topic in (IMPRESSIONS, ACTIONS):
+        start = log.start_offset(topic, partition)
+        offset = meta.pop(f"{topic}:{partition}", start)
+        if offset < start and allow_gaps:
+            logger.error("%s:%d gap=%d..%d: not joined", topic, partition, offset, start - 1)
+            meta["gap_records"] = meta.get("gap_records", 0) + start - offset
+            offset = start
+        offsets[topic] = offset
+    return offsets
 
 
 class Inputs:
@@ -72,11 +102,11 @@ class Inputs:
 
     def next(self) -> Source | None:
         """The source whose head is processed next; None when one of them has none."""
-        if not self.impressions.heads or not self.actions.heads:
+        shown, acted = self.impressions.heads, self.actions.heads
+        if not shown or not acted:
             return None
         # By (time, topic, offset): of topics, actions come first.
-        is_action = self.actions.heads[0].time_ms <= self.impressions.heads[0].time_ms
-        return self.actions if is_action else self.impressions
+        return self.actions if acted[0].time_ms <= shown[0].time_ms else self.impressions
 
     def heads(self) -> list[Head]:
         """All records read but not processed."""
@@ -100,10 +130,13 @@ class Inputs:
             for source in (self.impressions, self.actions)
         }
 
-    def wait(self, timeout_s: float) -> bool:
-        """Block until one of the topics grows."""
-        positions = {
+    def positions(self) -> dict[TopicPartition, int]:
+        """The next record to read of each topic."""
+        return {
             TopicPartition(source.topic, self._partition): source.position
             for source in (self.impressions, self.actions)
         }
-        return self._log.wait(positions, timeout_s=timeout_s)
+
+    def wait(self, timeout_s: float) -> bool:
+        """Block until one of the topics grows."""
+        return self._log.wait(self.positions(), timeout_s=timeout_s)

@@ -1,31 +1,42 @@
 """Joins impressions and actions of one partition into examples (docs/semantics.md, the joiner)."""
 
 import threading
+import time
+from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final, cast
 
 from freshrank.clock import Clock
 from freshrank.feature_state import FeatureState
 from freshrank.features import FeatureEncoder
 from freshrank.live import LiveFeatures
-from freshrank.messages import Action
+from freshrank.messages import Action, Control
+from freshrank.metrics import Reading
 from freshrank.progress import Progress
 from freshrank.settings import Settings
-from freshrank.transport.base import ACTIONS, EXAMPLES, IMPRESSIONS, EventLog
+from freshrank.state_layout import StateLayout
+from freshrank.transport.base import EXAMPLES, EventLog, TopicPartition
 from trainer.joiner.arena import Arena
 from trainer.joiner.cache import Cache
+from trainer.joiner.commits import Commits
 from trainer.joiner.decider import Decider, milliseconds
 from trainer.joiner.features import Features
-from trainer.joiner.inputs import TICK_EVERY_MS, Inputs
+from trainer.joiner.inputs import TICK_EVERY_MS, Inputs, first_offsets
 from trainer.joiner.judge import Judge
 from trainer.joiner.ledger import TOTALS, item_totals
 from trainer.joiner.merge import Head, Shown, Timers
-from trainer.joiner.outbox import OUTGOING_TOPICS, Outbox
+from trainer.joiner.outbox import Outbox
 from trainer.joiner.rows import Packer, Position
 from trainer.joiner.rules import Rules
 from trainer.joiner.state import State
+from trainer.joiner.transacted import Transacted
+from trainer.joiner.watch import Watch
 
-# After a short round, wait for company: a commit costs milliseconds whatever its size.
+if TYPE_CHECKING:
+    from freshrank.transport.kafka import KafkaLog
+    from freshrank.transport.kafka_transactions import Transactions
+
+# Short rounds begin so far apart, to gather company: a commit costs milliseconds whatever its size.
 _GATHER_S: Final = 0.02
 _GATHER_BELOW: Final = 200
 
@@ -42,6 +53,9 @@ class Joiner:
         clock: Says when a drained topic gets a tick, and nothing else.
         state: Feature state to keep up to date; filled from the database.
         progress: Told what is joined.
+        transactions: Of this partition where the log is on Kafka: rounds are committed there, and
+            the database is a cache that is brought up to date.
+        allow_gaps: Skip what retention removed before this start, and count it.
 
     Raises:
         SchemaError: the database was written for other tasks.
@@ -65,30 +79,43 @@ class Joiner:
         clock: Clock,
         state: FeatureState,
         progress: Progress,
+        transactions: "Transactions | None" = None,
+        allow_gaps: bool = False,
     ) -> None:
         self._log = log
         self._partition = partition
         self._clock = clock
         self._progress = progress
+        self._allow_gaps = allow_gaps
         self._out_of_order_ms = milliseconds(settings)[1]
         self._closing = threading.Event()
         self._is_short_round = False
+        self._began_s = 0.0
         rules = Rules(settings)
         self._total_names = [*TOTALS, *item_totals(rules)]
         self._state = State(
             database,
-            is_durable=settings.log.fsync != "never",
+            is_durable=transactions is None and settings.log.fsync != "never",
             fingerprint=rules.fingerprint,
             salt=settings.salt,
         )
         try:
             arena = Arena(encoder, rules.tasks)
+            self._watch = Watch(partition, clock, arena, progress)
             live = LiveFeatures(settings, encoder)
             self._judge = Judge(settings, encoder, live, arena)
             self._packer = Packer(encoder.schema_hash, arena, rules.tasks, rules.keep_rates)
-            self._cache = Cache(self._state, arena)
+            users = partial(StateLayout(settings).tokens, "user_id")
+            self._cache = Cache(self._state, arena, users)
             self._decider = Decider(settings, live, rules, self._cache, partition)
             self._features = Features(live, arena, self._state, state)
+            self._commits: Commits = (
+                Outbox(log, partition, self._state)
+                if transactions is None
+                else Transacted(
+                    cast("KafkaLog", log), partition, self._state, transactions, rules.fingerprint
+                )
+            )
             self._restore()
         except BaseException:
             self._state.close()
@@ -108,10 +135,12 @@ class Joiner:
                 and the next step does it again, or all of it and the next step appends the rest.
         """
         if self._is_short_round and timeout_s > 0:
-            self._closing.wait(min(_GATHER_S, timeout_s))
+            left_s = self._began_s + _GATHER_S - time.monotonic()
+            self._closing.wait(min(max(left_s, 0.0), timeout_s))
         if self._is_stale:
             self._restore()
         self._relay()
+        self._features.tell()
         n_processed = self._round()
         if n_processed == 0 and timeout_s > 0:
             self._inputs.wait(min(timeout_s, TICK_EVERY_MS / 1_000))
@@ -139,15 +168,16 @@ class Joiner:
         self._process_news()
 
     def accounting(self) -> dict[str, int]:
-        """Totals since the beginning, as last committed.
-
-        accepted_actions = matched + duplicate + unmatched + late + dead_letter + pending;
-        accepted_impressions = impressions_joined + impressions_duplicate + impressions_dead_letter;
-        per task, impression_items = positive + negative + sampled_out + pending, or positive +
-        unlabelled where a task has no negatives. examples_written counts the rows but those of
-        negative weight, which are `reversals`.
-        """
+        """Totals since the beginning, as last committed; `freshrank.accounting` adds them up."""
         return dict(self._totals)
+
+    def readings(self) -> list[Reading]:
+        """Metrics, of the last round; any thread may ask."""
+        return self._watch.readings(self._totals, self._here(), len(self._cache))
+
+    def positions(self) -> dict[TopicPartition, int]:
+        """What is read next; as `readings`. Of what is read a tick may wait for long."""
+        return self._inputs.positions()
 
     def close(self) -> None:
         """Release the database. What is not committed is done again by the next joiner."""
@@ -156,21 +186,14 @@ class Joiner:
 
     def _restore(self) -> None:
         """Start from what is committed."""
-        meta = self._state.meta()
+        meta = self._commits.restore()
         self._newest_ms = meta.pop("newest_ms", 0)
-        sequences = {topic: meta.pop(f"sequence:{topic}", 0) for topic in OUTGOING_TOPICS}
-        offsets = {
-            topic: meta.pop(
-                f"{topic}:{self._partition}", self._log.start_offset(topic, self._partition)
-            )
-            for topic in (IMPRESSIONS, ACTIONS)
-        }
+        self._cache.reset(meta.pop("next_number", 0))
+        offsets = first_offsets(self._log, self._partition, meta, allow_gaps=self._allow_gaps)
         self._inputs = Inputs(self._log, self._partition, self._clock, offsets, self._judge)
-        self._outbox = Outbox(self._log, self._partition, self._state, sequences)
         self._totals = dict.fromkeys(self._total_names, 0) | meta
         self._position = self._here()
         self._features.restore()
-        self._cache.reset()
         self._decider.begin()
         self._is_stale = False
 
@@ -183,7 +206,9 @@ class Joiner:
 
     def _round(self) -> int:
         """Fill, merge, commit, relay; again while it only let time pass for many requests."""
+        self._began_s = time.monotonic()
         self._inputs.fill(self.n_read_max)
+        self._watch.began(self._inputs)
         if self._state.last_due_ms() is not None:
             self._inputs.pass_time(self._newest_ms, self.n_read_max)
         while True:
@@ -214,59 +239,56 @@ class Joiner:
             if time_ms > newest_ms:
                 newest_ms = time_ms
             watermark_ms = newest_ms - out_of_order_ms
-            if not timers.reaches(watermark_ms) and not self._fire(watermark_ms):
+            if timers.next_ms <= watermark_ms and not decider.pass_time(
+                watermark_ms, self.n_rows_max
+            ):
                 break
+            is_forgetting = isinstance(source.heads[0].message, Control)
+            if is_forgetting and n_processed:
+                break  # what is to be forgotten is looked up in what is committed
             head = source.pop()
             self._newest_ms = newest_ms
             n_processed += 1
             if not head.is_tick:
                 decider.process(head, watermark_ms)
                 n_news += 1
+            if is_forgetting:
+                break
         return n_processed, n_news
 
     def _load(self, heads: list[Head]) -> Timers:
         """Read what these records will ask for, and what may fall due before them."""
-        newest_ms = self._newest_ms
-        request_ids, event_keys = [], []
-        for head in heads:
-            newest_ms = max(newest_ms, head.time_ms)
-            if isinstance(head.message, Action):
-                event_keys.append(head.event_key)
-            if isinstance(head.message, Shown | Action):
-                request_ids.append(head.message.request_id)
-        due = self._state.due(newest_ms - self._out_of_order_ms, self.n_due_max)
-        self._cache.prefetch([*request_ids, *(request_id for _, request_id in due)])
-        self._cache.prefetch_seen(event_keys)
-        self._decider.timers = Timers(due, is_complete=len(due) < self.n_due_max)
+        until_ms = max(self._newest_ms, *[h.time_ms for h in heads]) - self._out_of_order_ms
+        due = self._state.due(until_ms, self.n_due_max)
+        request_ids = [m.request_id for h in heads if isinstance(m := h.message, (Shown, Action))]
+        request_ids += [request_id for _, request_id in due]
+        self._cache.prefetch(request_ids, self._newest_ms - self._out_of_order_ms)
+        self._cache.prefetch_seen([h.event_key for h in heads if isinstance(h.message, Action)])
+        is_complete = len(due) < self.n_due_max
+        self._decider.timers = Timers(due, is_complete=is_complete, until_ms=until_ms)
         return self._decider.timers
-
-    def _fire(self, watermark_ms: int) -> bool:
-        """Let time pass up to the watermark; False when the rest has to wait for the next round."""
-        ledger, timers = self._decider.ledger, self._decider.timers
-        while ledger.n_rows < self.n_rows_max:
-            due = timers.pop(watermark_ms)
-            if due is None:
-                return timers.reaches(watermark_ms)
-            self._decider.fire(*due)
-        return False
 
     def _commit(self) -> None:
         """Write the round: what it read, changed and sends, all or nothing."""
         ledger, here = self._decider.finish(), self._here()
         totals = {name: total + ledger.totals[name] for name, total in self._totals.items()}
-        ledger.meta = {**totals, **here.offsets, "newest_ms": self._newest_ms}
+        ledger.meta = {
+            **totals,
+            **here.offsets,
+            "newest_ms": self._newest_ms,
+            "next_number": self._cache.next_number,
+        }
         ledger.watermark_ms = here.watermark_ms
         for record in self._packer.pack(ledger.rows, ledger.outcomes, self._position, here):
-            self._outbox.put(EXAMPLES, record, ledger)
+            self._commits.put(EXAMPLES, record, ledger)
         for topic, letter in ledger.letters:
-            self._outbox.put(topic, letter, ledger)
-        updates = self._features.updates(ledger.shown, ledger.acted, here.offsets)
+            self._commits.put(topic, letter, ledger)
+        updates = self._features.updates(ledger.shown, ledger.acted, ledger.forgotten, here.offsets)
         if updates is not None:
             ledger.updates = updates[0], updates[1].to_bytes()
-        self._state.commit(ledger)
-        self._outbox.committed(ledger)
-        self._totals = totals
-        self._position = here
+        self._commits.commit(ledger)
+        self._totals, self._position = totals, here
+        self._watch.committed(ledger.rows)
         if updates is not None:
             self._features.apply(*updates)
         self._cache.settle(ledger.changed.values(), self._inputs.first_row)
@@ -274,5 +296,5 @@ class Joiner:
 
     def _relay(self) -> None:
         """Append what is committed but not yet in the log."""
-        self._outbox.relay()
+        self._commits.relay()
         self._progress.reach("joined", self._position.offsets)

@@ -11,22 +11,17 @@ from freshrank import messages
 from freshrank.errors import DataError
 from freshrank.features import FeatureEncoder
 from freshrank.live import LiveFeatures
-from freshrank.messages import Action, Impression, Message, Tick
+from freshrank.messages import Action, Control, Impression, Message, Tick, check_id
 from freshrank.settings import Settings
-from freshrank.transport.base import IMPRESSIONS, Record
+from freshrank.transport.base import ACTIONS, IMPRESSIONS, Record
 from trainer.joiner.arena import Arena
 from trainer.joiner.merge import NO_TIME, Head, Shown
+from trainer.joiner.plain import AHEAD_MS_MAX, ID_LENGTH_MAX, PARTS_MAX, VALUE_MAX, PlainCheck
 from trainer.rows import TIME_MS_MAX
 
-# docs/semantics.md, records and time: further ahead of its ingest an event's clock is wrong.
-AHEAD_MS_MAX: Final = 5 * 60 * 1_000
-# Two rows of one item must fit into a record; canonical ids have at most 256 characters.
-ID_LENGTH_MAX: Final = 512
-PARTS_MAX: Final = 65_536
 # Decoded impressions are many objects. So few of them at a time die young; 2,000 would live to be
 # looked at, with all that the process has, by a full garbage collection every other round.
 _RECORDS_MAX: Final = 256
-_VALUE_MAX: Final = float(np.finfo(np.float32).max)
 
 
 class Judge:
@@ -49,6 +44,7 @@ class Judge:
         self._encodes_items = any(slot.name == "item_id" for slot in encoder.slots)
         self._events = live.events.union(task.event for task in settings.tasks)
         self._is_reported = settings.join.impressions == "reported"
+        self._is_plain = PlainCheck(encoder, self._events, encodes_items=self._encodes_items)
 
     def __call__(self, records: Sequence[Record]) -> list[Head]:
         """One head per record, in order."""
@@ -58,7 +54,7 @@ class Judge:
         return heads
 
     def _judge_some(self, records: Sequence[Record]) -> list[Head]:
-        heads = [self._judge(record) for record in records]
+        heads = self._plain(records) or [self._judge(record) for record in records]
         acted = [(one, one.message.event_id) for one in heads if isinstance(one.message, Action)]
         keys = hash_strings([event_id for _, event_id in acted], self._salt).view(np.int64)
         for (head, _), key in zip(acted, keys.tolist(), strict=True):
@@ -71,6 +67,14 @@ class Judge:
             if head.error is None:
                 head.message = Shown.of(impression)
         return heads
+
+    def _plain(self, records: Sequence[Record]) -> list[Head] | None:
+        """Heads of records that are all in order; None when one may not be."""
+        found = messages.decode_all([record.value for record in records])
+        if found is None or not self._is_plain(records[0].topic, found):
+            return None
+        times_ms = [min(message.ts_ms, message.received_at_ms) for message in found]
+        return list(map(Head, records, times_ms, found))
 
     def _has_features(self, impression: Impression) -> bool:
         return not (self._is_reported and impression.source == "client")
@@ -121,6 +125,8 @@ class Judge:
         elif isinstance(message, Action) and topic != IMPRESSIONS:
             _check_ids(message.user, message.event_id, message.request_id, message.item)
             self._check_action(message)
+        elif isinstance(message, Control) and message.command == "forget" and topic == ACTIONS:
+            check_id(message)
         else:
             kind = type(message).__name__.lower()
             raise DataError(f"{topic} takes no {kind} records", code="wrong-topic")
@@ -134,7 +140,7 @@ class Judge:
             )
         if action.user is not None:
             self._encoder.canonical_user(action.user)
-        if not math.isfinite(action.value) or abs(action.value) > _VALUE_MAX:
+        if not math.isfinite(action.value) or abs(action.value) > VALUE_MAX:
             raise DataError(
                 f"value {action.value} is not a finite 32-bit float", code="non-finite-value"
             )

@@ -1,9 +1,11 @@
 """What one round decides, collected until it is committed."""
 
+import logging
 from collections import Counter
 from typing import Final
 
 from freshrank.errors import DataError
+from freshrank.feature_updates import Forgotten
 from freshrank.frames import Outcome
 from freshrank.transport.base import DEAD_LETTER_SUFFIX, Record
 from trainer.dead_letters import dead_letter
@@ -17,6 +19,8 @@ from trainer.joiner.requests import (
     Request,
 )
 from trainer.joiner.rules import Rows, Rules
+
+logger = logging.getLogger(__name__)
 
 TOTALS: Final = (
     "accepted_actions",
@@ -33,6 +37,7 @@ TOTALS: Final = (
     "impression_items",
     "examples_written",
     "reversals",
+    "gap_records",
 )
 
 
@@ -49,6 +54,7 @@ class Ledger:
         totals: By how much each total changes.
         shown: (number in the arena, event time) of items that became live, for feature state.
         acted: Matched actions, for feature state.
+        forgotten: Ids that feature state is to forget.
         updates: Number and bytes of what feature state is told; None for nothing.
         letters: Dead letters: topic and value.
         parts: New impression records: request number, part, when it was appended, bytes.
@@ -68,6 +74,7 @@ class Ledger:
         self.totals: Counter[str] = Counter()
         self.shown: list[tuple[int, int]] = []
         self.acted: list[Acted] = []
+        self.forgotten: list[Forgotten] = []
         self.updates: tuple[int, bytes] | None = None
         self.letters: list[tuple[str, bytes]] = []
         self.parts: list[tuple[int, int, int, bytes]] = []
@@ -90,6 +97,9 @@ class Ledger:
 
     def bury(self, record: Record, error: DataError) -> None:
         """Send a record to the dead letter."""
+        # Not its text, which quotes what users sent: that stands in the letter.
+        place = (record.topic, self._partition, record.offset, error.code)
+        logger.debug("record=refused topic=%s partition=%d offset=%d code=%s", *place)
         letter = dead_letter(record, error.code, str(error), record.value)
         self.tell(record.topic, record.offset, "dead_letter")
         self.letters.append((record.topic + DEAD_LETTER_SUFFIX, letter))

@@ -7,6 +7,7 @@ every replay finds it at the same place.
 """
 
 import heapq
+import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final, Self
@@ -155,15 +156,24 @@ class Timers:
     Args:
         loaded: The first of those in the database, in order.
         is_complete: False when the database has more: nothing after the last one may fire yet.
+        until_ms: The latest time that the round can reach: what falls due later is left to the
+            database.
+
+    Attributes:
+        next_ms: When the first falls due, or must wait for the next round.
     """
 
-    def __init__(self, loaded: Sequence[Due], *, is_complete: bool) -> None:
+    def __init__(self, loaded: Sequence[Due], *, is_complete: bool, until_ms: int = 0) -> None:
         self._heap = list(loaded)  # sorted, hence a heap
         self._horizon = None if is_complete or not loaded else loaded[-1]
+        self._until_ms = until_ms
+        self.next_ms = loaded[0][0] if loaded else sys.maxsize
 
     def push(self, due: Due) -> None:
         """Add one; a request may have several, of which the last that was added holds."""
-        heapq.heappush(self._heap, due)
+        if due[0] <= self._until_ms:
+            heapq.heappush(self._heap, due)
+            self.next_ms = min(self.next_ms, due[0])
 
     def pop(self, until_ms: int) -> Due | None:
         """The first that is due by `until_ms`; None when there is none, or not in this round."""
@@ -171,10 +181,8 @@ class Timers:
             return None
         if self._horizon is not None and self._heap[0] > self._horizon:
             return None
-        return heapq.heappop(self._heap)
-
-    def reaches(self, until_ms: int) -> bool:
-        """True when everything due by `until_ms` has fired."""
-        if self._horizon is not None and self._horizon[0] <= until_ms:
-            return False
-        return not self._heap or self._heap[0][0] > until_ms
+        due = heapq.heappop(self._heap)
+        self.next_ms = self._heap[0][0] if self._heap else sys.maxsize
+        if self._horizon is not None:
+            self.next_ms = min(self.next_ms, self._horizon[0])
+        return due

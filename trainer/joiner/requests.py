@@ -11,6 +11,8 @@ from typing import Final, NamedTuple
 
 import msgspec
 
+from trainer.joiner.merge import Shown
+
 # Status of one item for one task.
 PENDING: Final = 0  # nothing known yet
 POSITIVE: Final = 1  # its action left as a row (weight 1)
@@ -155,6 +157,44 @@ class Request(msgspec.Struct, gc=False, kw_only=True):
         if not self.is_armed:
             return parked
         return self.close_at_ms if parked is None else min(parked, self.close_at_ms)
+
+    def is_past(self, watermark_ms: int) -> bool:
+        """Whether nothing can come of a stored request any more but that something was late."""
+        return self.saved_due_ms is None and 0 < self.purge_at_ms <= watermark_ms
+
+    def forget_all_but_times(self) -> None:
+        """Become what the database keeps of a request whose time has passed."""
+        self.status, self.user = bytearray(), None
+        self.items, self.parts, self.named, self.places, self.held = (), (), (), None, ()
+        self.served = self.client = None
+
+    def accept(self, role: str, impression: Shown, watermark_ms: int) -> bool:
+        """Whether this record is a new part of the event that won the role.
+
+        Args:
+            role: "client" for what a client reported; others brought features.
+            impression: It becomes the winner where there is none.
+            watermark_ms: A request that is past by then takes no part.
+        """
+        if self.purge_at_ms and self.purge_at_ms <= watermark_ms:
+            return False
+        won = self.client if role == "client" else self.served
+        parts: tuple[int, ...] = (impression.part,)
+        if won is not None:
+            if won.event_id != impression.event_id or impression.part in won.parts:
+                return False
+            parts += won.parts
+        accepted = Accepted(impression.event_id, impression.parts, parts)
+        if role == "client":
+            self.client = accepted
+        else:
+            self.served = accepted
+        return True
+
+    def is_complete(self, *, is_reported: bool) -> bool:
+        """Whether no item can become live any more; `is_reported` as of `make_live`."""
+        winners = (self.served, self.client) if is_reported else (self.served,)
+        return all(won is not None and won.is_complete for won in winners)
 
     def park(self, action: Parked, expires_at_ms: int) -> None:
         """Keep an action until its impression comes or `expires_at_ms` has passed."""

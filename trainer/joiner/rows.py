@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from itertools import chain
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -69,10 +70,13 @@ class Leaving:
 def in_columns(groups: Sequence[Rows], n_tasks: int) -> Leaving:
     """What leaves, row by row."""
     n_groups = len(groups)
-    counts = np.fromiter((len(one.rows) for one in groups), np.int64, n_groups)
+    counts = np.array([len(one.rows) for one in groups], np.int64)
     n_rows = int(counts.sum())
     is_first = np.zeros(n_rows, np.bool_)
     is_first[np.cumsum(counts) - counts] = [one.is_first for one in groups]
+
+    def flat(lists: list[list[Any]]) -> list[Any]:
+        return list(chain.from_iterable(lists))
 
     def repeated(values: list[int] | list[int | bool]) -> I64:
         return np.repeat(np.array(values, np.int64), counts)
@@ -82,12 +86,8 @@ def in_columns(groups: Sequence[Rows], n_tasks: int) -> Leaving:
         return np.repeat(rows, counts, axis=0)
 
     return Leaving(
-        requests=[name for one in groups for name in [one.request.request_id] * len(one.rows)],
-        numbers=np.fromiter(
-            (number for one in groups for number in one.request.numbers(one.rows)),
-            np.int64,
-            n_rows,
-        ),
+        requests=flat([[one.request.request_id] * len(one.rows) for one in groups]),
+        numbers=np.array(flat([one.request.numbers(one.rows) for one in groups]), np.int64),
         ts_ms=repeated([one.request.time_ms for one in groups]),
         appended_at_ms=repeated(
             [-1 if one.appended_at_ms is None else one.appended_at_ms for one in groups]

@@ -140,6 +140,13 @@ class Rules:
             )
         return rows
 
+    def give_up(self, request: Request) -> None:
+        """Count the undecided items of a request that is dropped as sampled out: no row leaves."""
+        for place, status in enumerate(request.status):
+            row, t = divmod(place, len(self.tasks))
+            if status == PENDING and self.has_negative[t]:
+                self._move(request, row, t, SAMPLED_OUT)
+
     def close(self, request: Request) -> list[Rows]:
         """Rows that leave because the window has closed, in the order of the items."""
         request.is_closed = True

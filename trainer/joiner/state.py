@@ -4,34 +4,27 @@ Everything that a restart must know stands here and changes together: input offs
 ids, totals, what feature state may lack, records that wait to be appended. Memory only caches.
 """
 
-import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 
 from embedding_store import hash_strings
-from freshrank.errors import SchemaError, TransportError
+from trainer.joiner.changes import TABLES, Changes, Row, Rows, changes_of
+from trainer.joiner.database import Database
 from trainer.joiner.ledger import Ledger
-from trainer.joiner.requests import UNSAVED, Request, decode_extra
+from trainer.joiner.requests import Request, decode_extra
 from trainer.joiner.sweeper import Sweeper, places_of
+from trainer.joiner.users import AreUser, requests_of
 
 FORMAT: Final = 3
-# Below SQLite's limit of bound variables in any build (999); a look-up for a full read still takes
-# a handful of statements.
-_KEYS_MAX: Final = 500
-_MARKS: Final = ",".join("?" * _KEYS_MAX)
-# A checkpoint writes each page once however often it changed since the last one: a window's pages
-# change every round, so one checkpoint per 64 MiB of rounds writes a fraction of one per round.
-_CHECKPOINT_PAGES: Final = 16_384
-
+_NUMBER_BYTES: Final = 5  # of an integer, on average
 # Requests and parts are numbered in the order of arrival, so that they are written and removed at
 # the ends of their tables, and need no index of the time at which they go. Event ids are known by
 # 64 bits of a keyed hash: with the 2 million ids of an hour at 500 a second, one event in 10^13
 # would be taken for another.
-_META: Final = "CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value) WITHOUT ROWID"
 _SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS requests (
     number INTEGER PRIMARY KEY, key INTEGER, request_id TEXT, due_at INTEGER, time INTEGER,
@@ -69,43 +62,27 @@ class State:
     """
 
     def __init__(self, path: Path, *, is_durable: bool, fingerprint: str, salt: int) -> None:
-        self._path = path
         self._salt = salt
         self._relayed: dict[str, int] = {}
         self._features_saved = -1  # the last round of feature updates that is not needed
-        with self._errors():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-            self._db.execute("PRAGMA journal_mode = WAL")
-            self._db.execute(f"PRAGMA synchronous = {'FULL' if is_durable else 'NORMAL'}")
-            self._db.execute("PRAGMA cache_size = -65536")  # 64 MiB: a window's requests
-            self._db.execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT_PAGES}")
-            self._db.execute(_META)
-            self._sweeper = Sweeper(self._db)
-        try:
-            self._check("format", str(FORMAT))
-            self._check("fingerprint", fingerprint)
-            with self._errors():
-                self._db.executescript(_SCHEMA)
-        except BaseException:
-            self._db.close()
-            raise
+        self._database = Database(
+            path,
+            is_durable=is_durable,
+            schema=_SCHEMA,
+            checks={"format": str(FORMAT), "fingerprint": fingerprint},
+        )
+        self._db = self._database.connection
+        self._sweeper = Sweeper(self._db)
 
     def close(self) -> None:
         """Release the file."""
-        self._db.close()
+        self._database.close()
 
     def meta(self) -> dict[str, int]:
         """Offsets, sequences and totals as last committed."""
-        with self._errors():
+        with self._database.errors():
             rows = self._db.execute("SELECT name, value FROM meta WHERE typeof(value) = 'integer'")
             return dict(rows.fetchall())
-
-    def last_number(self) -> int:
-        """The highest number of a request; -1 when there is none."""
-        with self._errors():
-            number = self._db.execute("SELECT max(number) FROM requests").fetchone()[0]
-        return -1 if number is None else number
 
     def requests(self, request_ids: Sequence[str]) -> Iterator[Request]:
         """Those of these requests that are known, without items and parts."""
@@ -121,7 +98,7 @@ class State:
             purge_at,
             forget_at,
             *state,
-        ) in self._among("SELECT * FROM requests WHERE key IN", keys):
+        ) in self._database.among("SELECT * FROM requests WHERE key IN", keys):
             flags, status, extra = state
             request = Request(
                 number=number,
@@ -145,17 +122,22 @@ class State:
 
     def seen(self, keys: Sequence[int]) -> dict[int, int]:
         """Those of these event ids that are known, and when they expire."""
-        return dict(self._among("SELECT key, expires_at FROM seen WHERE key IN", keys))
+        return dict(self._database.among("SELECT key, expires_at FROM seen WHERE key IN", keys))
 
     def parts(self, numbers: Iterable[int]) -> dict[int, list[tuple[int, bytes]]]:
         """The impression records of requests, in order of arrival: when appended, and bytes."""
         sql = "SELECT appended_at, value FROM parts WHERE place BETWEEN ? AND ? ORDER BY place"
-        with self._errors():
+        with self._database.errors():
             return {n: self._db.execute(sql, places_of(n)).fetchall() for n in numbers}
+
+    def requests_of_user(self, are_user: AreUser) -> list[str]:
+        """Requests that name a user; see `users.requests_of`."""
+        with self._database.errors():
+            return requests_of(self._db, are_user)
 
     def due(self, until_ms: int, n_max: int) -> list[tuple[int, str]]:
         """The first (due time, request) that fall due by `until_ms`, in order."""
-        with self._errors():
+        with self._database.errors():
             return self._db.execute(
                 "SELECT due_at, request_id FROM requests WHERE due_at <= ? "
                 "ORDER BY due_at, request_id LIMIT ?",
@@ -164,7 +146,7 @@ class State:
 
     def last_due_ms(self) -> int | None:
         """The last time at which something falls due; None when nothing waits for time."""
-        with self._errors():
+        with self._database.errors():
             row = self._db.execute(
                 "SELECT max(due_at) FROM requests WHERE due_at IS NOT NULL"
             ).fetchone()
@@ -172,7 +154,7 @@ class State:
 
     def feature_updates(self) -> list[tuple[int, bytes]]:
         """Number and value of the rounds that feature state may not have saved, in order."""
-        with self._errors():
+        with self._database.errors():
             return self._db.execute(
                 "SELECT number, value FROM feature_updates ORDER BY number"
             ).fetchall()
@@ -183,7 +165,7 @@ class State:
 
     def outbox(self) -> list[tuple[str, int, bytes]]:
         """Topic, sequence and value of the records that may not be in the log yet."""
-        with self._errors():
+        with self._database.errors():
             rows = self._db.execute(
                 "SELECT topic, sequence, value FROM outbox ORDER BY topic, sequence"
             ).fetchall()
@@ -193,88 +175,117 @@ class State:
         """Note that the log has a topic's outbox up to here; it leaves with the next commit."""
         self._relayed[topic] = sequence
 
-    def commit(self, ledger: Ledger) -> None:
-        """Write a round, all of it or nothing.
+    def changes(self, ledger: Ledger) -> Changes:
+        """What a round that is decided will change."""
+        return changes_of(ledger, self._features_saved)
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """What is written inside is there together, or not at all.
 
         Raises:
             TransportError: no space left (code `disk-full`) or another fault of the disk.
         """
-        with self._errors():
-            self._db.execute("BEGIN IMMEDIATE")
-            try:
-                self._write(ledger)
-                self._sweeper.sweep(ledger.watermark_ms)
-                self._db.execute("COMMIT")
-                self._sweeper.committed()
-            except BaseException:
-                if self._db.in_transaction:
-                    self._db.execute("ROLLBACK")
-                raise
+        with self._database.transaction():
+            yield
+        self._sweeper.committed()
 
-    def _write(self, ledger: Ledger) -> None:
+    def write(
+        self,
+        changes: Changes,
+        *,
+        watermark_ms: int,
+        outbox: Iterable[tuple[str, int, bytes]] = (),
+    ) -> None:
+        """Write a round within a transaction.
+
+        Args:
+            changes: Of the round.
+            watermark_ms: What it has passed is swept.
+            outbox: Topic, sequence and value of each record to be appended.
+        """
         many = self._db.executemany
         many("DELETE FROM outbox WHERE topic = ? AND sequence <= ?", self._relayed.items())
-        many("DELETE FROM feature_updates WHERE number <= ?", [(self._features_saved,)])
-        many("INSERT OR REPLACE INTO meta VALUES (?, ?)", ledger.meta.items())
-        many("DELETE FROM requests WHERE number = ?", ((number,) for number in ledger.gone))
-        many("DELETE FROM parts WHERE place BETWEEN ? AND ?", map(places_of, ledger.gone))
-        new, changed, rescheduled = [], [], []
-        for r in ledger.changed.values():
-            due_at = r.due_at_ms
-            flags = r.is_armed | r.is_closed << 1 | r.has_first << 2
-            extra = r.extra()
-            times = (r.time_ms, r.close_at_ms, r.purge_at_ms, r.forget_at_ms)
-            if r.saved_due_ms == UNSAVED:
-                new.append((r.number, r.request_id, due_at, *times, flags, r.status, extra))
-            elif r.saved_due_ms == due_at:
-                changed.append((*times, flags, r.status, extra, r.number))
-            else:
-                rescheduled.append((*times, flags, r.status, extra, due_at, r.number))
-        keys = hash_strings([one[1] for one in new], self._salt).view(np.int64).tolist()
-        many(_INSERT_REQUEST, ((n, key, *rest) for (n, *rest), key in zip(new, keys, strict=True)))
-        many(_UPDATE_REQUEST, changed)
-        many(_UPDATE_DUE, rescheduled)
-        many(
-            "INSERT INTO parts VALUES (?, ?, ?)",
-            ((places_of(number)[0] + part, *record) for number, part, *record in ledger.parts),
-        )
-        many("INSERT OR REPLACE INTO seen VALUES (?, ?)", ledger.seen.items())
-        if ledger.updates is not None:
-            self._db.execute("INSERT INTO feature_updates VALUES (?, ?)", ledger.updates)
-        many("INSERT INTO outbox VALUES (?, ?, ?)", ledger.outbox)
+        self._write(changes)
+        many("INSERT INTO outbox VALUES (?, ?, ?)", outbox)
+        self._sweeper.sweep(watermark_ms)
 
-    def _among(self, select: str, keys: Sequence[str | int]) -> Iterator[tuple[Any, ...]]:
-        for start in range(0, len(keys), _KEYS_MAX):
-            some = keys[start : start + _KEYS_MAX]
-            padded = [*some, *[None] * (_KEYS_MAX - len(some))]
-            with self._errors():
-                rows = self._db.execute(f"{select} ({_MARKS})", padded).fetchall()
-            yield from rows
+    def note(self, name: str, number: int) -> None:
+        """Write a number into `meta` within a transaction."""
+        self._db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (name, number))
 
-    def _check(self, name: str, value: str) -> None:
-        with self._errors():
-            self._db.execute("INSERT OR IGNORE INTO meta VALUES (?, ?)", (name, value))
-            row = self._db.execute("SELECT value FROM meta WHERE name = ?", (name,)).fetchone()
-        if row[0] != value:
-            raise SchemaError(
-                f"{self._path} was written for {name} {row[0]!r}, this program and configuration "
-                f"have {value!r}: start with the earlier ones until the windows are closed, or "
-                "begin with a new data directory",
-                code="joiner-state",
-            )
+    def replay(self, rounds: Iterable[tuple[Rows, Changes]]) -> None:
+        """Write what was sent of rounds, in order, all of it or nothing; what is there stays.
 
-    @contextmanager
-    def _errors(self) -> Iterator[None]:
-        try:
-            yield
-        except (sqlite3.DatabaseError, OSError) as error:
-            code = getattr(error, "sqlite_errorcode", None)
-            if code == sqlite3.SQLITE_FULL:
-                raise TransportError(
-                    f"no space left for the joiner's state in {self._path}: free some, the joiner "
-                    "goes on by itself",
-                    code="disk-full",
-                ) from error
-            raise TransportError(
-                f"the joiner's state in {self._path} failed: {error}", code="joiner-state"
-            ) from error
+        Nothing is swept: until the last row is back nobody knows what time has passed.
+
+        Raises:
+            TransportError: as `transaction`.
+        """
+        with self._database.transaction():
+            for rows, changes in rounds:
+                for table in TABLES.keys() & rows.keys():
+                    marks = ", ".join("?" * len(rows[table][0]))
+                    sql = f"INSERT OR REPLACE INTO {table} VALUES ({marks})"  # noqa: S608 - constants
+                    self._db.executemany(sql, rows[table])
+                self._write(changes)
+
+    def last_key(self, table: str) -> int:
+        """The highest key in a table; -1 when it is empty."""
+        with self._database.errors():
+            sql = f"SELECT max({TABLES[table]}) FROM {table}"  # noqa: S608 - constants
+            key = self._db.execute(sql).fetchone()[0]
+        return -1 if key is None else key
+
+    def rows_between(
+        self, table: str, after: int, last: int, n_bytes: int
+    ) -> tuple[list[Row], int]:
+        """Rows of a table behind one key and up to another; it stands first in them.
+
+        Returns:
+            So many, by their keys, that they take `n_bytes` or a bit more, or all; and about how
+            many bytes they take.
+        """
+        rows: list[Row] = []
+        n_taken = 0
+        with self._database.errors():
+            key = TABLES[table]
+            sql = f"SELECT * FROM {table} WHERE {key} > ? AND {key} <= ? ORDER BY {key}"  # noqa: S608 - constants
+            for row in self._db.execute(sql, (after, last)):
+                rows.append(row)
+                n_taken += sum(len(v) if isinstance(v, bytes | str) else _NUMBER_BYTES for v in row)
+                if n_taken >= n_bytes:
+                    break
+        return rows, n_taken
+
+    def bind(self, log: str) -> None:
+        """Keep what is here if it is of this log, else forget it."""
+        with self._database.errors():
+            row = self._db.execute("SELECT value FROM meta WHERE name = 'log'").fetchone()
+        if row is None or row[0] != log:
+            self.clear()
+            with self._database.errors():
+                self._db.execute("INSERT OR REPLACE INTO meta VALUES ('log', ?)", (log,))
+
+    def clear(self) -> None:
+        """Forget all but whose state this is."""
+        with self._database.transaction():
+            for table in TABLES:
+                self._db.execute(f"DELETE FROM {table}")  # noqa: S608 - constants
+            self._db.execute("DELETE FROM meta WHERE typeof(value) = 'integer'")
+
+    def _write(self, changes: Changes) -> None:
+        many = self._db.executemany
+        many("DELETE FROM feature_updates WHERE number <= ?", [(changes.features_saved,)])
+        many("INSERT OR REPLACE INTO meta VALUES (?, ?)", changes.meta.items())
+        many("DELETE FROM requests WHERE number = ?", ((number,) for number in changes.gone))
+        many("DELETE FROM parts WHERE place BETWEEN ? AND ?", map(places_of, changes.gone))
+        keys = hash_strings([one[1] for one in changes.new], self._salt).view(np.int64).tolist()
+        new = zip(changes.new, keys, strict=True)
+        many(_INSERT_REQUEST, ((n, key, *rest) for (n, *rest), key in new))
+        many(_UPDATE_REQUEST, changes.changed)
+        many(_UPDATE_DUE, changes.rescheduled)
+        many("INSERT INTO parts VALUES (?, ?, ?)", changes.parts)
+        many("INSERT OR REPLACE INTO seen VALUES (?, ?)", changes.seen.items())
+        if changes.updates is not None:
+            self._db.execute("INSERT INTO feature_updates VALUES (?, ?)", changes.updates)

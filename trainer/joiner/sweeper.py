@@ -8,7 +8,7 @@ import random
 import sqlite3
 from typing import Final
 
-# A part's place is its request's number shifted by the bits of `judge.PARTS_MAX`, plus its own.
+# A part's place is its request's number shifted by the bits of `plain.PARTS_MAX`, plus its own.
 _PART_BITS: Final = 16
 _ROWS_MAX: Final = 8_192
 # Event ids go a slice of their keys at a time, however many there are.
@@ -26,6 +26,11 @@ _FORGETTABLE: Final = _PURGEABLE.replace("purge_at", "forget_at")
 def places_of(number: int) -> tuple[int, int]:
     """The first and last place of a request's parts in the table `parts`."""
     return number << _PART_BITS, (number + 1 << _PART_BITS) - 1
+
+
+def number_of(place: int) -> int:
+    """The request whose part has this place."""
+    return place >> _PART_BITS
 
 
 class Sweeper:

@@ -12,7 +12,9 @@ import numpy as np
 
 from freshrank.feature_series import series_of
 from freshrank.feature_state import Did, FeatureState, FeatureUpdates, StateQuery
+from freshrank.feature_updates import Forgotten
 from freshrank.settings import Settings
+from freshrank.state_layout import StateLayout
 
 SETTINGS: Final = Settings.model_validate(
     {
@@ -128,6 +130,55 @@ def check_what_is_not_saved_can_be_sent_again(open_state: OpenState) -> None:
     assert known(again, 5_500) == before
 
 
+def forgetting(offset: int, slot: str, key: int, ts_ms: int) -> FeatureUpdates:
+    return FeatureUpdates(
+        forgotten=[Forgotten(slot, key, ts_ms)], marks={"freshrank.actions:0": offset}
+    )
+
+
+def check_a_forgotten_user_is_known_from_later_rounds_only(open_state: OpenState) -> None:
+    state = open_state()
+    [ann] = StateLayout(SETTINGS).tokens("user_id", ["ann"]).tolist()
+    rounds = [one_round(1, 1_000), forgetting(2, "user_id", ann, 2_000)]
+    for one in (state, open_state()):  # another process sends again what is not saved
+        for updates in rounds:
+            if any(at > one.saved.get(log, -1) for log, at in updates.marks.items()):
+                one.apply(FeatureUpdates.from_bytes(updates.to_bytes()))
+        values, recent = known(one, 3_000)
+        assert recent == {"click": []}
+        assert values[CLICKED] == [None] * len(KEYS)
+        assert values[CLICKS] == [round(0.5**0.2, 9)] * len(KEYS)  # of items, not of hers
+        assert known(one, 3_000, user="bob")[0][CLICKED] == [2.0] * len(KEYS)
+    state.apply(one_round(3, 4_000))
+    values, recent = known(state, 5_000)
+    assert recent == {"click": ["i4000"]}
+    assert values[CLICKED] == [1.0] * len(KEYS)
+    # Of two clicks at one time as of one: what was before stays hidden.
+    assert known(state, 4_000)[0][CLICKED] == [None] * len(KEYS)
+
+
+def check_a_forgotten_item_is_new(open_state: OpenState) -> None:
+    state = open_state()
+    state.apply(one_round(1, 1_000))
+    state.apply(forgetting(2, "item_id", int(KEYS[1]), 2_000))
+    values, _ = known(state, 3_000)
+    kept = round(0.5**0.2, 9)
+    assert values[CLICKS] == [kept, 0.0, kept]
+    assert values[AGE] == [2.0, None, 2.0]
+    state.apply(one_round(3, 4_000))
+    assert known(state, 5_000)[0][AGE] == [4.0, 1.0, 4.0]
+
+
+def check_a_round_that_forgets_does_so_once(open_state: OpenState) -> None:
+    state = open_state()
+    [ann] = StateLayout(SETTINGS).tokens("user_id", ["ann"]).tolist()
+    state.apply(one_round(1, 1_000))
+    command = forgetting(2, "user_id", ann, 2_000)
+    for updates in (command, one_round(3, 4_000), command):
+        state.apply(updates)
+    assert known(state, 5_000)[1] == {"click": ["i4000"]}
+
+
 STATE_CHECKS: Final[list[Check]] = [
     check_empty_state_knows_nothing,
     check_updates_are_visible_strictly_later,
@@ -136,4 +187,7 @@ STATE_CHECKS: Final[list[Check]] = [
     check_users_are_their_own,
     check_rounds_survive_their_bytes,
     check_what_is_not_saved_can_be_sent_again,
+    check_a_forgotten_user_is_known_from_later_rounds_only,
+    check_a_forgotten_item_is_new,
+    check_a_round_that_forgets_does_so_once,
 ]

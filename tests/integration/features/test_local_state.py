@@ -67,8 +67,8 @@ def test_a_damaged_or_newer_file_is_refused(tmp_path: Path, damage: bytes) -> No
 
 
 def test_a_round_of_another_version_is_refused() -> None:
-    value = msgspec.msgpack.encode([2, {}, [], {}])
-    with pytest.raises(SchemaError, match="format 2, this program reads 1"):
+    value = msgspec.msgpack.encode([3, {}, [], {}])
+    with pytest.raises(SchemaError, match="format 3, this program reads 2"):
         FeatureUpdates.from_bytes(value)
 
 

@@ -131,6 +131,7 @@ def test_what_can_be_read_no_more_leaves(redis_server: Server) -> None:
 
 
 def test_a_server_that_is_away_is_named(leaky_client: None) -> None:
+    state = RedisFeatureState(SETTINGS, "redis://127.0.0.1:1/0")
     with pytest.raises(TransportError, match=r"Redis at 127\.0\.0\.1:1 does not answer") as away:
-        RedisFeatureState(SETTINGS, "redis://127.0.0.1:1/0")
+        known(state, 0)
     assert away.value.code == "state-unreachable"

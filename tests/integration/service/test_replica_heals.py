@@ -3,23 +3,12 @@
 import contextlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-import numpy as np
 import pytest
-from prometheus_client import CollectorRegistry
 
 from freshrank.errors import TransportError
-from freshrank.metrics import Metrics
-from freshrank.transport.directory import DirectoryChannel
-from service.replica import Replica
-from service.signal import Signal
-from tests.unit.trainer.example_records import FEATURES, Bench, make_settings, random_batch
-from trainer.loop import Trainer
-
-EXPIRING: Final = [
-    {**feature, "expire": "3s"} if feature["name"] == "item_id" else feature for feature in FEATURES
-]
+from tests.loops import Loop
 
 
 def flip(path: Path) -> None:
@@ -36,71 +25,11 @@ Damage = Callable[[Path], None]
 DAMAGES: Final[list[Damage]] = [flip, truncate, Path.unlink]
 
 
-class Loop:
-    """A trainer and a replica, each with a channel of its own, as in two processes."""
-
-    def __init__(self, directory: Path, **sync: str) -> None:
-        parts: dict[str, Any] = {"trainer": {"batching": "adaptive"}, "sync": sync}
-        settings = make_settings(features=EXPIRING, **parts)
-        self.bench = Bench(directory, settings)
-        self.rng = np.random.default_rng(0)
-        self.trainer = self.bench.trainer()
-        self.trainer.start()
-        self.channel = DirectoryChannel(directory / "parameters", clock=self.bench.clock)
-        metrics = Metrics(CollectorRegistry())
-        self.replica = Replica(
-            settings, self.bench.encoder, self.channel, self.bench.clock, metrics, Signal()
-        )
-        self.follow()
-
-    @property
-    def seq(self) -> int:
-        """What the replica serves."""
-        assert self.replica.model is not None
-        return self.replica.model.current.info.seq
-
-    def tick(self, *, n_rows: int = 20) -> None:
-        """A second later: learn a record of `n_rows`, or nothing; publish what is due."""
-        self.bench.manual.advance(ms=1_000)
-        if n_rows:
-            now_ms = self.bench.manual.now_ms()
-            batch = random_batch(self.bench.encoder, self.rng, n_rows, ts_ms=now_ms)
-            self.bench.append(batch)
-        self.trainer.step(0.0)
-
-    def follow(self) -> None:
-        """The replica takes all that it can."""
-        while self.replica.step(0.0):
-            pass
-
-    def damage(self, damage: Damage) -> None:
-        """Break the newest delta before the replica comes to it."""
-        head = self.bench.channel.head()
-        assert head is not None
-        damage(self.bench.directory / "parameters" / f"delta-{head.epoch}-{head.seq}.frame")
-
-    def assert_caught_up(self) -> None:
-        """The replica serves what the trainer holds."""
-        head = self.bench.channel.head()
-        model = self.replica.model
-        assert head is not None
-        assert model is not None
-        assert (model.current.info.epoch, model.current.info.seq) == (head.epoch, head.seq)
-        assert not self.replica.is_behind
-        for name, table in self.trainer._learner.sparse.tables.items():
-            keys = table.keys()
-            assert model.tables[name].keys().tolist() == keys.tolist()
-            np.testing.assert_array_equal(model.tables[name].lookup(keys)[0], table.lookup(keys))
-
-    def restart(self) -> Trainer:
-        """The trainer stops in order and another one begins."""
-        self.trainer.close()
-        self.trainer = self.bench.trainer()
-        return self.trainer
-
-    def close(self) -> None:
-        self.channel.close()
-        self.bench.close()
+def damage_newest(loop: Loop, damage: Damage) -> None:
+    """Break the newest delta before the replica comes to it."""
+    head = loop.bench.channel.head()
+    assert head is not None
+    damage(loop.bench.directory / "parameters" / f"delta-{head.epoch}-{head.seq}.frame")
 
 
 @pytest.fixture
@@ -109,6 +38,7 @@ def make_loop(tmp_path: Path) -> Iterator[Callable[..., Loop]]:
 
     def make(**sync: str) -> Loop:
         loops.append(Loop(tmp_path / str(len(loops)), **sync))
+        loops[-1].start()
         return loops[-1]
 
     yield make
@@ -132,7 +62,7 @@ def test_replica_behind_a_damaged_delta_is_back_after_one_tick(
         loop.assert_caught_up()
         served = loop.seq
         loop.tick()
-        loop.damage(damage)
+        damage_newest(loop, damage)
         before = loop.replica.refusals
         loop.follow()
         assert loop.seq == served
@@ -152,7 +82,7 @@ def test_second_damage_within_five_seconds_waits_for_them(make_loop: MakeLoop) -
     seqs, base_seqs = [], set()
     for _ in range(12):
         loop.tick()
-        loop.damage(flip)
+        damage_newest(loop, flip)
         loop.follow()
         seqs.append(loop.seq)
         head = loop.channel.head()
@@ -169,7 +99,7 @@ def test_request_of_a_stuck_replica_survives_a_restart_of_the_trainer(
 ) -> None:
     loop = make_loop()
     loop.tick()
-    loop.damage(flip)
+    damage_newest(loop, flip)
     loop.restart()
     loop.follow()  # while no trainer runs
     assert loop.seq == 0
@@ -203,7 +133,7 @@ def test_damaged_base_of_a_new_epoch_is_replaced(make_loop: MakeLoop, damage: Da
 def test_replica_is_healed_while_the_trainer_is_paused(make_loop: MakeLoop) -> None:
     loop = make_loop()
     loop.tick()
-    loop.damage(truncate)
+    damage_newest(loop, truncate)
     loop.trainer._state.is_paused = True
     loop.follow()
     assert loop.seq == 0
@@ -217,7 +147,7 @@ def test_periodic_base_heals_a_replica_that_cannot_ask(make_loop: MakeLoop) -> N
     loop = make_loop(full_every="4s")
     (loop.bench.directory / "parameters" / "WANTED.json").mkdir()
     loop.tick()
-    loop.damage(flip)
+    damage_newest(loop, flip)
     for _ in range(3):
         loop.follow()
         assert loop.seq == 0

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Final
 
 import pytest
@@ -80,7 +81,9 @@ def check_publications_outlive_their_writer(open_channel: OpenChannel) -> None:
 def check_epochs_count_up_for_everybody(open_channel: OpenChannel) -> None:
     with opened(open_channel) as first, opened(open_channel) as second:
         epochs = [first.open_epoch(), second.open_epoch(), first.open_epoch()]
-        assert epochs == [1, 2, 3]
+        assert epochs == [*range(epochs[0], epochs[0] + 3)]
+        above = epochs[-1] + 10
+        assert [first.open_epoch(above=above), second.open_epoch(above=7)] == [above + 1, above + 2]
 
 
 def check_newer_epoch_fences_the_older(open_channel: OpenChannel) -> None:
@@ -97,13 +100,45 @@ def check_newer_epoch_fences_the_older(open_channel: OpenChannel) -> None:
         assert place(old.head()) == (new_epoch, 1, 1)
 
 
-def check_epoch_never_opened_is_refused(open_channel: OpenChannel) -> None:
+def check_epoch_that_the_channel_does_not_know_is_refused(open_channel: OpenChannel) -> None:
     with opened(open_channel) as channel:
-        epoch = channel.open_epoch()
+        epoch = 1
+        for _ in range(2):
+            for say in (
+                partial(channel.publish_base, epoch, 0, b"base"),
+                partial(channel.publish_delta, epoch, 1, b"delta"),
+                partial(channel.beat, epoch),
+            ):
+                with pytest.raises(SyncError) as lost:
+                    say()
+                assert lost.value.code == "lost"
+            assert channel.head() is None
+            assert channel.beat_age_s() is None
+            epoch = channel.open_epoch() + 1
+
+
+def check_writer_is_heard_by_beats_and_publications(open_channel: OpenChannel) -> None:
+    with opened(open_channel) as writer, opened(open_channel) as reader:
+        epoch = writer.open_epoch()
+        assert reader.beat_age_s() is None
+        for say in (
+            partial(writer.beat, epoch),
+            partial(writer.publish_base, epoch, 0, b"base"),
+            partial(writer.publish_delta, epoch, 1, b"delta"),
+            partial(writer.beat, epoch),
+        ):
+            begun_s = time.monotonic()
+            say()
+            age_s = reader.beat_age_s()
+            assert age_s is not None
+            assert age_s <= time.monotonic() - begun_s + 0.01  # clocks count in milliseconds
+        head = reader.head()
+        assert not reader.wait(epoch, 1, timeout_s=0.01)  # a beat is no news
+        writer.open_epoch()
         with pytest.raises(SyncError) as fenced:
-            channel.publish_base(epoch + 1, 0, b"base")
+            writer.beat(epoch)
         assert fenced.value.code == "fenced"
-        assert channel.head() is None
+        assert reader.head() == head
 
 
 def check_old_epoch_serves_until_the_new_base(open_channel: OpenChannel) -> None:
@@ -323,7 +358,7 @@ def check_one_of_two_writers_wins_each_epoch(open_channel: OpenChannel) -> None:
             thread.start()
         for thread in threads:
             thread.join(DEADLINE_S)
-        assert sorted(epochs) == list(range(1, 21))
+        assert sorted(epochs) == list(range(min(epochs), min(epochs) + 20))
 
 
 CHANNEL_CHECKS: Final[list[Check]] = [

@@ -13,7 +13,14 @@ from kafka import KafkaConsumer
 from freshrank.dev.servers import Server
 from freshrank.errors import TransportError
 from freshrank.transport import kafka_topics
-from freshrank.transport.base import ACTIONS, ENTITIES, EXAMPLES, NewRecord, TopicPartition
+from freshrank.transport.base import (
+    ACTIONS,
+    ENTITIES,
+    EXAMPLES,
+    IMPRESSIONS,
+    NewRecord,
+    TopicPartition,
+)
 from freshrank.transport.kafka import KafkaLog
 from freshrank.transport.kafka_cluster import Cluster
 from freshrank.transport.kafka_writer import Room
@@ -255,3 +262,31 @@ def test_a_room_lets_one_in_that_is_larger_than_itself_and_none_beside_it() -> N
     assert room.take(6, wait_s=0)
     assert room.take(4, wait_s=0)
     assert not room.take(1, wait_s=0.01)
+
+
+def test_what_was_fetched_of_a_paused_partition_comes_back(
+    kafka_server: Server, new_cluster: NewCluster
+) -> None:
+    cluster = new_cluster(1)
+    with closing(KafkaLog(cluster)) as log:
+        for topic in (ACTIONS, IMPRESSIONS):
+            log.append(topic, new_records(0, 100))
+    held, other = (cluster.place(TopicPartition(one, 0)) for one in (ACTIONS, IMPRESSIONS))
+    consumer = cluster.consumer()
+    try:
+        consumer.assign([held])
+        consumer.seek(held, 0)
+        fetched = 0
+        while not fetched:  # and 99 stay behind
+            fetched = len(consumer.poll(timeout_ms=1_000, max_records=1).get(held, ()))
+        consumer.assign([held, other])
+        consumer.seek(other, 0)
+        consumer.pause(held)
+        while consumer.position(other) < 100:
+            assert held not in consumer.poll(timeout_ms=1_000)
+        consumer.resume(held)
+        for _ in range(10):
+            fetched += len(consumer.poll(timeout_ms=1_000).get(held, ()))
+        assert fetched == 100
+    finally:
+        consumer.close()

@@ -3,13 +3,14 @@
 import math
 from typing import Any
 
+import msgspec
 import pytest
 
 from freshrank import messages
 from freshrank.messages import Control, Entity, Impression
 from freshrank.transport.base import ACTIONS, IMPRESSIONS, NewRecord
 from tests.unit.joiner.conftest import MakeWorld
-from tests.unit.joiner.world import CLICK, LIKE, action, append_ticks, impression
+from tests.unit.joiner.world import CLICK, LIKE, action, append_ticks, impression, topic_of
 from trainer.joiner.decider import PARKED_MAX
 
 
@@ -212,6 +213,22 @@ def test_bytes_that_are_no_message_go_to_the_dead_letter(make_world: MakeWorld) 
         assert [letter.code for letter in letters] == ["malformed"] * 4
         assert letters[3].value == b"x" * 500_000
     assert world.count("dead_letter", "impressions_dead_letter").total() == 8
+
+
+def test_message_of_a_newer_program_goes_to_the_dead_letter(make_world: MakeWorld) -> None:
+    world = make_world()
+    for message in (action("r", "1", 2_000), impression("r", ["1"], 1_000)):
+        newer = msgspec.structs.replace(message, v=messages.VERSION + 1)
+        world.log.append(topic_of(newer), [NewRecord(b"r", messages.encode(newer))], partition=0)
+
+    world.feed(impression("r", ["1"], 1_000), action("r", "1", 2_000))
+
+    assert len(world.rows()) == 1
+    for topic in (ACTIONS, IMPRESSIONS):
+        (letter,) = world.letters(topic)
+        assert letter.code == "newer-version"
+        assert f"version {messages.VERSION + 1} is newer than {messages.VERSION}" in letter.reason
+        assert letter.value == world.log.read(topic, 0, 0, n_max=1)[0].value
 
 
 def test_message_of_another_topic_goes_to_the_dead_letter(make_world: MakeWorld) -> None:

@@ -65,11 +65,11 @@ def test_database_that_also_fails_to_say_where_it_stands_is_asked_again(
     append(world.log, *records)
     append_ticks(world.log, 2_500)
 
-    def refuse(*_: Any) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
         raise TransportError("broken", code="joiner-state")
 
     with monkeypatch.context() as patch:
-        patch.setattr(world.joiner._state, "commit", refuse)
+        patch.setattr(world.joiner._state, "write", refuse)
         patch.setattr(world.joiner._state, "meta", refuse)
         for _ in range(2):
             with pytest.raises(TransportError, match="broken"):

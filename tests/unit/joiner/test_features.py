@@ -29,7 +29,7 @@ from tests.unit.joiner.world import (
     settings,
     topic_of,
 )
-from trainer.joiner import Joiner
+from trainer.joiner import Joiner, features
 
 LIVE: list[dict[str, Any]] = [
     *FEATURES,
@@ -155,24 +155,48 @@ def test_rounds_leave_the_database_when_feature_state_has_saved_them(
     assert known(world, ["1"], at=9_000)["shown"] == rounded(decayed(1_000, 1_500, 5_000, at=9_000))
 
 
-def test_a_round_that_feature_state_missed_is_told_again(make_world: MakeWorld) -> None:
-    world = make_world(features=LIVE)
+def test_joining_goes_on_for_a_while_without_feature_state(
+    make_world: MakeWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world, undisturbed = make_world(features=LIVE), make_world(features=LIVE)
+    undisturbed.feed(*HISTORY)
     world.feed(*HISTORY[:3])
-    apply = world.state.apply
 
     def fails(updates: FeatureUpdates) -> None:
-        world.state.apply = apply  # type: ignore[method-assign]
-        raise TransportError("unreachable", code="feature-state")
+        raise TransportError("unreachable", code="state-unreachable")
 
-    world.state.apply = fails  # type: ignore[method-assign]
-    append(world.log, *HISTORY[3:])
-    with pytest.raises(TransportError, match="unreachable"):
-        world.settle()
+    with monkeypatch.context() as patch:
+        patch.setattr(world.state, "apply", fails)
+        for i in range(3, 7):
+            world.feed(HISTORY[i])
+        assert len(world.said()) == 2
+        patch.setattr(features, "UNTOLD_MAX", len(rounds(world)))
+        append(world.log, *HISTORY[7:])
+        for _ in range(2):
+            with pytest.raises(TransportError, match="unreachable"):
+                world.settle()
+        assert world.said() != undisturbed.said()
     world.settle()
-    undisturbed = make_world(features=LIVE)
-    undisturbed.feed(*HISTORY)
-    assert known(world, ["1", "2", "4", "5"]) == known(undisturbed, ["1", "2", "4", "5"])
     assert world.said() == undisturbed.said()
+    assert known(world, ["1", "2", "4", "5"]) == known(undisturbed, ["1", "2", "4", "5"])
+
+
+def test_rounds_that_feature_state_missed_are_told_when_it_is_back(
+    make_world: MakeWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world, undisturbed = make_world(features=LIVE), make_world(features=LIVE)
+    undisturbed.feed(*HISTORY)
+
+    def fails(updates: FeatureUpdates) -> None:
+        raise TransportError("unreachable", code="state-unreachable")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(world.state, "apply", fails)
+        for one in HISTORY:
+            world.feed(one)
+    assert known(world, ["1"]) != known(undisturbed, ["1"])
+    world.settle()  # nothing new
+    assert known(world, ["1", "2", "4", "5"]) == known(undisturbed, ["1", "2", "4", "5"])
 
 
 def test_partitions_that_die_again_and_again_share_one_state(

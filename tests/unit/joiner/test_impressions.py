@@ -1,5 +1,7 @@
 """Which items are live: docs/semantics.md, what is an impression."""
 
+import pytest
+
 from freshrank.messages import Value
 from freshrank.transport.base import IMPRESSIONS
 from tests.unit.joiner.conftest import MakeWorld
@@ -36,6 +38,21 @@ def test_client_impression_of_an_unknown_request_is_the_impression_when_served_o
 
     assert [(row.request, row.item) for row in world.rows()] == [("r", "1"), ("s", "1")]
     assert world.joiner.accounting()["impressions_duplicate"] == 2
+
+
+@pytest.mark.parametrize(("newest", "is_late"), [(31_999, False), (32_000, True)])
+def test_impression_whose_time_is_over_teaches_nothing(
+    newest: int, is_late: bool, make_world: MakeWorld
+) -> None:
+    world = make_world()
+    world.feed(impression("now", ["1"], newest), action("now", "1", newest))
+
+    (offset,) = world.feed(impression("old", ["2"], 1_000))
+    world.drain()
+
+    assert [row.request for row in world.rows()] == ["now", *([] if is_late else ["old"])]
+    assert world.outcomes(IMPRESSIONS) == ({offset: ["dead_letter"]} if is_late else {})
+    assert world.joiner.accounting()["impressions_dead_letter"] == is_late
 
 
 def test_impression_repeated_after_lateness_is_still_a_duplicate(make_world: MakeWorld) -> None:

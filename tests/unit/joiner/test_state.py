@@ -33,6 +33,7 @@ from tests.unit.joiner.world import (
     impression,
 )
 from trainer.joiner import Joiner, cache, state, sweeper
+from trainer.joiner.outbox import Outbox
 
 
 def story() -> list[Message]:
@@ -141,7 +142,8 @@ class Forgetful(Joiner):
 
     def _relay(self) -> None:
         super()._relay()
-        self._outbox._unsent = self._state._db.execute(
+        assert isinstance(self._commits, Outbox)
+        self._commits._unsent = self._state._db.execute(
             "SELECT topic, sequence, value FROM outbox ORDER BY topic, sequence"
         ).fetchall()
 

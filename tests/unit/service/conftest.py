@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from service.app import create_app
-from tests.unit.service.support import TestClient, World, service_of, until
+from tests.unit.service.support import TestClient, World, service_of, until_warm
 
 MakeWorld = Callable[..., World]
 MakeClient = Callable[..., TestClient]
@@ -40,9 +40,8 @@ def make_client() -> Iterator[MakeClient]:
         client = TestClient(create_app(world.parts), **options)
         client.__enter__()
         clients.append(client)
-        service = service_of(client)
         if wait:
-            until(lambda: service.replica.model is not None and service.entities.is_caught_up)
+            until_warm(service_of(client))
         return client
 
     yield make
@@ -62,8 +61,7 @@ def shared_world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 @pytest.fixture(scope="module")
 def shared_client(shared_world: World) -> Iterator[TestClient]:
     with TestClient(create_app(shared_world.parts)) as client:
-        service = service_of(client)
-        until(lambda: service.replica.model is not None and service.entities.is_caught_up)
+        until_warm(service_of(client))
         yield client
 
 

@@ -16,13 +16,14 @@ from prometheus_client import CollectorRegistry
 from freshrank import frames
 from freshrank.clock import ManualClock
 from freshrank.errors import TransportError
-from freshrank.feature_state import LocalFeatureState
+from freshrank.feature_state import FeatureState, LocalFeatureState
 from freshrank.features import FeatureEncoder, RequestValues
 from freshrank.frames import Frame, FrameInfo, Outcome, TableRows
 from freshrank.messages import Message, decode
+from freshrank.metrics import Reading
 from freshrank.progress import LoopView, Progress
 from freshrank.settings import Settings
-from freshrank.transport.base import ACTIONS, NewRecord
+from freshrank.transport.base import ACTIONS, NewRecord, ParameterChannel
 from freshrank.transport.directory import DirectoryChannel
 from freshrank.transport.local import LocalLog
 from service.app import Service, ServiceParts
@@ -104,7 +105,7 @@ def table_rows(rows: Mapping[int, Iterable[float]], *, removed: Iterable[int] = 
     )
 
 
-def until(is_done: Callable[[], bool], *, timeout_s: float = 5.0) -> None:
+def until(is_done: Callable[[], bool], *, timeout_s: float = 30.0) -> None:
     """Poll until something in another thread has happened."""
     end = time.monotonic() + timeout_s
     while not is_done():
@@ -116,6 +117,18 @@ def service_of(client: TestClient) -> Service:
     """The service behind a client."""
     service: Service = client.app.state.service  # type: ignore[attr-defined]
     return service
+
+
+def until_warm(service: Service, *, timeout_s: float = 30.0) -> None:
+    """A base is loaded, entities are read and logged requests ranked: it would say it is ready."""
+    until(
+        lambda: (
+            service.replica.model is not None
+            and service.entities.is_caught_up
+            and service.warmup.is_over
+        ),
+        timeout_s=timeout_s,
+    )
 
 
 class FlakyLog(LocalLog):
@@ -150,6 +163,9 @@ class StubLoop:
         self.totals: dict[str, int] = {}
         self.gauges: dict[str, float] = {}
         self.learning = True
+        self.found: list[Reading] = []
+        self.ids: dict[int, dict[str, Any]] = {}
+        self.checkpoints: list[dict[str, Any]] = []
 
     def is_learning(self) -> bool:
         return self.learning
@@ -159,6 +175,15 @@ class StubLoop:
 
     def statistics(self) -> dict[str, float]:
         return self.gauges
+
+    def readings(self) -> list[Reading]:
+        return self.found
+
+    def inspect(self, table: str, id: int) -> dict[str, Any]:
+        return self.ids[id]
+
+    def snapshots(self) -> list[dict[str, Any]]:
+        return self.checkpoints
 
 
 @dataclass
@@ -178,9 +203,11 @@ class World:
             n_partitions=self.settings.log.partitions,
             fsync="never",
         )
-        self.channel = DirectoryChannel(self.directory / "parameters", clock=self.clock)
+        self.channel: ParameterChannel = DirectoryChannel(
+            self.directory / "parameters", clock=self.clock
+        )
         self.progress = Progress()
-        self.state = LocalFeatureState(self.settings)
+        self.state: FeatureState = LocalFeatureState(self.settings)
         self.registry = CollectorRegistry()
         self.epoch = 0
         self.seq = -1

@@ -8,6 +8,7 @@ import pytest
 
 from freshrank.errors import ConfigError
 from service.auth import Auth, check_listen
+from service.routes import live
 from tests.unit.service.conftest import MakeClient, MakeWorld
 from tests.unit.service.support import TestClient, make_settings
 
@@ -26,9 +27,14 @@ ROUTES: list[tuple[str, str, Any, set[str]]] = [
     ("GET", "/v1/schema", None, {"read"}),
     ("GET", "/v1/version", None, {"read"}),
     ("GET", "/v1/stats", None, {"read"}),
+    ("GET", "/v1/stream", None, {"read"}),
+    ("GET", "/v1/embeddings/user_id/u", None, {"read"}),
     ("GET", "/metrics", None, {"read"}),
     ("POST", "/v1/admin/trainer/pause", None, {"admin"}),
     ("POST", "/v1/admin/trainer/resume", {"reason": "done"}, {"admin"}),
+    ("POST", "/v1/admin/rollback", {"to": "kept-good"}, {"admin"}),
+    ("GET", "/v1/admin/snapshots", None, {"admin"}),
+    ("DELETE", "/v1/admin/keys/user_id/u", None, {"admin"}),
 ]
 OPEN = ("/health/live", "/health/ready", "/ui/", "/openapi.json")
 
@@ -38,7 +44,13 @@ def digest(key: str) -> str:
 
 
 @pytest.fixture
-def guarded(make_world: MakeWorld, make_client: MakeClient, tmp_path: Path) -> TestClient:
+def guarded(
+    make_world: MakeWorld,
+    make_client: MakeClient,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> TestClient:
+    monkeypatch.setattr(live, "STREAM_S_MAX", 0.0)  # this client reads answers to their end
     keys: list[dict[str, Any]] = [
         {"name": scope, "sha256": digest(f"fr_{scope}"), "scopes": [scope]} for scope in SCOPES[:3]
     ]
@@ -85,7 +97,10 @@ def test_probes_and_the_page_need_no_key(guarded: TestClient) -> None:
 def test_every_documented_route_stands_in_the_matrix(guarded: TestClient) -> None:
     known = {path.replace("/ev-x", "/{receipt}").replace("/models/main", "/models/{name}")
              for _, path, _, _ in ROUTES}  # fmt: skip
-    known = {path.rsplit("/", 1)[0] + "/{command}" if "/admin/" in path else path for path in known}
+    known = {
+        path.rsplit("/", 1)[0] + "/{command}" if "/trainer/" in path else path for path in known
+    }
+    known = {path.replace("/user_id/u", "/{slot}/{key}") for path in known}
     documented = set(guarded.get("/openapi.json").json()["paths"])
     assert documented == known | {"/health/live", "/health/ready"}
 

@@ -25,7 +25,7 @@ def the_client(shared_client: TestClient) -> TestClient:
     return shared_client
 
 
-POSTS = ("/v1/rank", "/v1/events", "/v1/feedback", "/v1/admin/trainer/pause")
+POSTS = ("/v1/rank", "/v1/events", "/v1/feedback", "/v1/admin/trainer/pause", "/v1/admin/rollback")
 
 
 def post(client: TestClient, path: str, content: bytes) -> tuple[int, dict[str, Any]]:

@@ -3,6 +3,7 @@
 import asyncio
 import re
 import threading
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import httpx
@@ -25,7 +26,12 @@ ROUTES = {
     "/v1/schema": "GET",
     "/v1/version": "GET",
     "/v1/stats": "GET",
+    "/v1/stream": "GET",
+    "/v1/embeddings/user_id/u": "GET",
+    "/v1/admin/snapshots": "GET",
     "/v1/admin/trainer/pause": "POST",
+    "/v1/admin/rollback": "POST",
+    "/v1/admin/keys/user_id/u": "DELETE",
     "/health/live": "GET",
     "/health/ready": "GET",
     "/metrics": "GET",
@@ -100,17 +106,32 @@ def test_a_failure_of_ours_is_a_problem_too_and_in_the_log(
     assert client.get("/health/live").status_code == 200
 
 
-def test_a_client_that_leaves_is_no_failure(
-    client: TestClient, caplog: pytest.LogCaptureFixture
-) -> None:
-    messages = [
-        {"type": "http.request", "body": b"{", "more_body": True},
-        {"type": "http.disconnect"},
-    ]
-    sent: list[Any] = []
+def no_thread() -> None:
+    raise RuntimeError("can't start new thread")
 
-    async def receive() -> Any:
-        return messages.pop(0)
+
+def no_memory() -> None:
+    raise MemoryError
+
+
+@pytest.mark.parametrize("fail", [no_thread, no_memory])
+def test_a_machine_without_memory_is_no_bug_but_too_much(
+    fail: Callable[[], None],
+    client: TestClient,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(service_of(client).ranker, "rank_timed", lambda *_: fail())
+    answer = client.post("/v1/rank", json=RANK)
+    check_problem(answer, "overloaded")
+    assert answer.headers["Retry-After"] == "1"
+    assert answer.headers["X-Request-Id"] in caplog.text
+    assert "Traceback" not in caplog.text
+
+
+def sent_to(client: TestClient, receive: Callable[[], Awaitable[Any]]) -> list[Any]:
+    """What the application sends to somebody who posts what `receive` gives."""
+    sent: list[Any] = []
 
     async def send(message: Any) -> None:
         sent.append(message)
@@ -124,10 +145,25 @@ def test_a_client_that_leaves_is_no_failure(
     }
 
     async def call() -> None:
-        await client.app(scope, receive, send)
+        async with asyncio.timeout(30):
+            await client.app(scope, receive, send)
 
     asyncio.run(call())
-    assert sent == []
+    return sent
+
+
+def test_a_client_that_leaves_is_no_failure(
+    client: TestClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    messages = [
+        {"type": "http.request", "body": b"{", "more_body": True},
+        {"type": "http.disconnect"},
+    ]
+
+    async def receive() -> Any:
+        return messages.pop(0)
+
+    assert sent_to(client, receive) == []
     assert caplog.text == ""
     assert service_of(client).gate.n_working == 0
 
@@ -138,31 +174,15 @@ def test_a_body_that_does_not_come_gives_its_place_back(
     """Otherwise `limits.in_flight` idle connections would shut everybody else out."""
     monkeypatch.setattr(middleware, "BODY_S_MAX", 0.05)
     messages = [{"type": "http.request", "body": b"{", "more_body": True}]
-    sent: list[Any] = []
 
     async def receive() -> Any:
         if not messages:
             await asyncio.sleep(60)
         return messages.pop()
 
-    async def send(message: Any) -> None:
-        sent.append(message)
-
-    scope = {
-        "type": "http",
-        "method": "POST",
-        "path": "/v1/rank",
-        "query_string": b"",
-        "headers": [(b"content-type", b"application/json")],
-    }
-
-    async def call() -> None:
-        async with asyncio.timeout(10):
-            await client.app(scope, receive, send)
-
-    asyncio.run(call())
-    assert sent[0]["status"] == 408
-    assert (b"connection", b"close") in sent[0]["headers"]
+    start = sent_to(client, receive)[0]
+    assert start["status"] == 408
+    assert (b"connection", b"close") in start["headers"]
     assert service_of(client).gate.n_working == 0
 
 
@@ -221,6 +241,9 @@ def test_too_many_at_once_are_shed_before_they_queue(
     assert service_of(client).gate.n_working == 0
     value = world.registry.get_sample_value
     assert value("freshrank_http_rejected_total", {"reason": "shed"}) == 1
+    # The objective of availability goes by the route.
+    refused = {"route": "/v1/rank", "method": "POST", "code": "503"}
+    assert value("freshrank_http_requests_total", refused) == 1
 
 
 def test_waiters_are_limited_too(make_world: MakeWorld, make_client: MakeClient) -> None:

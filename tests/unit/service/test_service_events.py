@@ -416,7 +416,7 @@ def test_the_entity_view_catches_up_before_the_service_is_ready(
     world.base()
     service = Service(world.parts)
     ready = {c.name: c.ready for c in service.health.components()}
-    assert ready == {"sync": False, "entities": False}
+    assert ready == {"sync": False, "entities": False, "warmup": False}
     while service.entities.step(0.0):
         pass
     assert service.entities.offset(0) == 1_500

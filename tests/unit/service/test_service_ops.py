@@ -3,9 +3,11 @@
 import re
 from typing import Any
 
+import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from freshrank.messages import Control
+from freshrank.metrics import Reading
 from freshrank.transport.base import CONTROL
 from service import openapi
 from tests.conftest import Golden
@@ -53,6 +55,67 @@ def test_pause_and_resume_become_control_records(world: World, client: TestClien
     assert [(one.command, one.reason) for one in controls] == [("pause", "drift"), ("resume", "")]
     world.log.is_full = True
     assert client.post("/v1/admin/trainer/pause").status_code == 503
+
+
+def test_a_roll_back_becomes_a_control_record_and_says_what_is_served(
+    world: World, make_client: MakeClient
+) -> None:
+    world.base(seq=4, dense_version=2)
+    client = make_client(world)
+    client.post("/v1/admin/trainer/pause")
+    body = {"to": "kept-good", "reason": "poison", "relearn": True}
+    answer = client.post("/v1/admin/rollback", json=body)
+    assert answer.status_code == 202
+    model = client.get("/v1/models/main").json()
+    told = {"command": "rollback", **body, "dry_run": False, "offset": 1, "from": model}
+    assert answer.json() == told
+    said = world.records(CONTROL)[-1]
+    assert isinstance(said, Control)
+    assert (said.command, said.to, said.relearn) == ("rollback", "kept-good", True)
+    assert client.get("/v1/stats").json()["trainer"]["paused"] is True
+
+
+def test_a_dry_roll_back_says_what_would_be_undone_and_does_nothing(
+    make_world: MakeWorld, make_client: MakeClient
+) -> None:
+    loop = StubLoop()
+    loop.totals = {"rows_learned": 70}
+    loop.checkpoints = [{"name": "kept-good", "rows_learned": 50}, {"name": "kept-torn"}]
+    world = make_world(loop=loop)
+    world.base()
+    client = make_client(world)
+
+    def undone(to: str) -> Any:
+        return client.post("/v1/admin/rollback", json={"to": to, "dry_run": True})
+
+    answer = undone("kept-good")
+    assert (answer.status_code, answer.json()["offset"]) == (200, None)
+    assert answer.json()["snapshot"] == loop.checkpoints[0]
+    assert answer.json()["rows_taken_back"] == 20
+    assert undone("kept-torn").json()["rows_taken_back"] is None
+    assert undone("kept-else").status_code == 404
+    assert world.records(CONTROL) == []
+    assert client.get("/v1/admin/snapshots").json() == {"snapshots": loop.checkpoints}
+
+
+def test_without_a_trainer_nobody_knows_the_checkpoints(client: TestClient) -> None:
+    assert client.get("/v1/admin/snapshots").json() == {"snapshots": None}
+    answer = client.post("/v1/admin/rollback", json={"to": "kept-good", "dry_run": True})
+    assert answer.status_code == 200
+    assert (answer.json()["snapshot"], answer.json()["rows_taken_back"]) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("body", "pointer"),
+    [({}, "#"), ({"to": ""}, "#/to"), ({"to": 7}, "#/to"), ({"to": "x" * 81}, "#/to")],
+)
+def test_a_roll_back_to_nowhere_is_refused(
+    world: World, client: TestClient, body: dict[str, Any], pointer: str
+) -> None:
+    answer = client.post("/v1/admin/rollback", json=body)
+    assert answer.status_code == 422
+    assert [one["pointer"] for one in answer.json()["errors"]] == [pointer]
+    assert world.records(CONTROL) == []
 
 
 def test_models_describe_what_answers(world: World, make_client: MakeClient) -> None:
@@ -154,6 +217,18 @@ def test_a_loop_that_stopped_is_away_at_once(
     assert client.get("/v1/stats").json()["degraded"] == []
 
 
+def test_a_version_held_back_is_told(make_world: MakeWorld, make_client: MakeClient) -> None:
+    loop = StubLoop()
+    world = make_world(loop=loop)
+    world.base()
+    client = make_client(world)
+    loop.gauges = {"held_back": 1.0}
+    answer = client.post("/v1/rank", json={"user": "u", "candidates": [{"item": "a"}]})
+    assert answer.json()["degraded"] == ["held_back"]
+    loop.gauges = {"held_back": 0.0}
+    assert client.get("/v1/stats").json()["degraded"] == []
+
+
 def test_samples_are_small(world: World, client: TestClient) -> None:
     candidates = [{"item": f"i{i}"} for i in range(40)]
     for user in range(12):
@@ -164,9 +239,10 @@ def test_samples_are_small(world: World, client: TestClient) -> None:
 
 def test_metrics_are_prometheus_text(make_world: MakeWorld, make_client: MakeClient) -> None:
     loop = StubLoop()
-    loop.totals = {"matched": 7, "click.negative": 3}
+    loop.found = [Reading("joiner_examples", 7, {"partition": "0", "outcome": "matched"})]
     world = make_world(loop=loop)
-    world.base({"item_id": table_rows({1: [0.0] * (DIM + 1)})}, metrics={"click.auc": 0.7})
+    world.base({"item_id": table_rows({1: [0.0] * (DIM + 1)})})
+    world.delta(action_appended_at_ms=[NOW_MS - 800])
     client = make_client(world)
     client.post("/v1/rank", json={"user": "u", "candidates": []})
     families = {f.name: f for f in text_string_to_metric_families(client.get("/metrics").text)}
@@ -181,21 +257,19 @@ def test_metrics_are_prometheus_text(make_world: MakeWorld, make_client: MakeCli
         "freshrank_http_requests",
         "freshrank_http_requests_in_flight",
         "freshrank_joiner_examples",
+        "freshrank_serving_feature_state_up",
         "freshrank_serving_sync_epoch",
         "freshrank_serving_sync_seq",
         "freshrank_store_bytes",
         "freshrank_store_rows",
         "freshrank_sync_batches",
         "freshrank_sync_last_success_timestamp_seconds",
-        "freshrank_trainer_progressive_auc",
     }
     assert "process_resident_memory_bytes" in families
     value = world.registry.get_sample_value
-    assert value("freshrank_joiner_examples_total", {"outcome": "matched"}) == 7
-    assert value("freshrank_joiner_examples_total", {"outcome": "click.negative"}) is None
-    assert value("freshrank_store_rows", {"slot": "item_id"}) == 1
-    labels = {"task": "click", "window": "sliding"}
-    assert value("freshrank_trainer_progressive_auc", labels) == 0.7
+    labels = {"partition": "0", "outcome": "matched"}
+    assert value("freshrank_joiner_examples_total", labels) == 7
+    assert value("freshrank_store_rows", {"side": "serving", "slot": "item_id"}) == 1
     age_name = "freshrank_sync_last_success_timestamp_seconds"
     assert value(age_name, {"kind": "sparse"}) == NOW_MS / 1_000
     labels = {"route": "/v1/rank", "method": "POST", "code": "200"}

@@ -312,6 +312,13 @@ def test_an_untrained_base_says_so(world: World, make_client: MakeClient) -> Non
     assert rank(make_client(world), items=["a"])["degraded"] == ["untrained"]
 
 
+@pytest.fixture
+def trainer_beats(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However the clock jumps, the trainer has just been heard."""
+    monkeypatch.setattr(world.channel, "beat_age_s", lambda: 0.0)
+
+
+@pytest.mark.usefixtures("trainer_beats")
 def test_an_idle_stream_is_never_stale(world: World, client: TestClient) -> None:
     world.clock.advance(ms=3_600_000)
     answer = rank(client, items=["a"], log_impression=False)
@@ -319,6 +326,7 @@ def test_an_idle_stream_is_never_stale(world: World, client: TestClient) -> None
     assert answer["freshness"]["sparse_age_seconds"] == 3_600.0
 
 
+@pytest.mark.usefixtures("trainer_beats")
 def test_ticks_that_nobody_decides_are_no_backlog(world: World, client: TestClient) -> None:
     tick = encode(Tick(event_id="t", ts_ms=NOW_MS, received_at_ms=NOW_MS))
     for topic in (ACTIONS, IMPRESSIONS):
@@ -327,6 +335,7 @@ def test_ticks_that_nobody_decides_are_no_backlog(world: World, client: TestClie
     assert rank(client, items=["a"], log_impression=False)["degraded"] == []
 
 
+@pytest.mark.usefixtures("trainer_beats")
 def test_unlearned_events_without_frames_mean_that_the_trainer_is_away(
     world: World, client: TestClient
 ) -> None:
@@ -349,6 +358,7 @@ def test_a_refused_dense_net_is_told(world: World, client: TestClient) -> None:
     until(lambda: rank(client, items=["a"])["degraded"] == ["stale_dense"])
 
 
+@pytest.mark.usefixtures("trainer_beats")
 def test_a_log_that_cannot_be_asked_is_told(
     world: World, client: TestClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:

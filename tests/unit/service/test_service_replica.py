@@ -9,7 +9,7 @@ import pytest
 from freshrank import frames
 from freshrank.errors import TransportError
 from freshrank.frames import Frame, TableRows
-from freshrank.metrics import Metrics
+from freshrank.metrics import Counts, Metrics
 from freshrank.transport.base import ACTIONS
 from service.learned import HISTORY_MAX, OUTCOMES_MAX, Learned, Reached, SampleWindow
 from service.model import Model, ModelShape
@@ -333,10 +333,11 @@ def test_freshness_counts_what_was_waited_for_here(world: World, replica: Replic
     assert replica.action_freshness.percentile(50) == 0.5
     assert replica.action_freshness.percentile(100) == 1.5
     assert replica.impression_freshness.percentile(99) == 30.0
-    labels = {"stage": "total", "kind": "action"}
-    name = "freshrank_freshness_event_to_servable_seconds"
-    assert world.registry.get_sample_value(f"{name}_count", labels) == 3.0
-    assert world.registry.get_sample_value(f"{name}_sum", labels) == 2.0
+    actions, negatives = replica.freshness.readings()
+    assert actions.labels == {"stage": "total", "kind": "action"}
+    assert isinstance(actions.value, Counts)
+    assert (actions.value.buckets.sum(), actions.value.total) == (3, 2.0)
+    assert negatives.labels["kind"] == "negative"
 
 
 def test_windows_are_bounded() -> None:

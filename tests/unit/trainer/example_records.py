@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -13,9 +14,10 @@ from freshrank.clock import Clock, ManualClock
 from freshrank.examples import BatchInfo, ExampleBatch
 from freshrank.features import Encoded, FeatureEncoder, SlotIds
 from freshrank.frames import Frame
+from freshrank.messages import Control, DeadLetter, encode
 from freshrank.progress import Progress
 from freshrank.settings import Settings
-from freshrank.transport.base import EXAMPLES, NewRecord
+from freshrank.transport.base import CONTROL, EXAMPLES, EventLog, NewRecord, ParameterChannel
 from freshrank.transport.directory import DirectoryChannel
 from freshrank.transport.local import LocalLog
 from trainer.archive_reader import Archive
@@ -31,12 +33,17 @@ FEATURES: list[dict[str, Any]] = [
 CLICK: dict[str, Any] = {"name": "click", "event": "click"}
 
 
-def make_settings(
+def make_settings(**parts: Any) -> Settings:
+    """What `make_document` says, as settings."""
+    return Settings.model_validate(make_document(**parts))
+
+
+def make_document(
     *,
     features: Sequence[Mapping[str, Any]] = FEATURES,
     tasks: Sequence[Mapping[str, Any]] = (CLICK,),
     **parts: Mapping[str, Any],
-) -> Settings:
+) -> dict[str, Any]:
     """A small configuration: fixed batches of 32, everything published and saved by hand."""
     document: dict[str, Any] = {
         "features": [dict(feature) for feature in features],
@@ -48,7 +55,7 @@ def make_settings(
     }
     for name, part in parts.items():
         document[name] = {**document.get(name, {}), **part}
-    return Settings.model_validate(document)
+    return document
 
 
 def bags(values: Sequence[Sequence[int]]) -> SlotIds:
@@ -127,24 +134,35 @@ def random_batch(
 class Bench:
     """A trainer with its surroundings on disk, and the means to look at what it published."""
 
-    def __init__(self, directory: Path, settings: Settings, *, clock: Clock | None = None) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        settings: Settings,
+        *,
+        clock: Clock | None = None,
+        log: EventLog | None = None,
+        channel: ParameterChannel | None = None,
+    ) -> None:
         self.directory = directory
         self.settings = settings
         self.encoder = FeatureEncoder(settings)
         self.manual = ManualClock(now_ms=NOW_MS)
         self.clock: Clock = clock or self.manual
-        self.log = LocalLog(
+        self.log: EventLog = log or LocalLog(
             directory / "log",
             clock=self.clock,
             n_partitions=settings.log.partitions,
             fsync=settings.log.fsync,
         )
-        self.channel = DirectoryChannel(directory / "parameters", clock=self.clock)
+        self.channel: ParameterChannel = channel or DirectoryChannel(
+            directory / "parameters", clock=self.clock
+        )
         self.progress = Progress()
         self.tasks = [task.name for task in settings.tasks]
 
-    def trainer(self, history: Archive | None = None) -> Trainer:
+    def trainer(self, history: Archive | None = None, **options: Any) -> Trainer:
         """A trainer that starts from what is on disk, and learns the history first."""
+        options.setdefault("allow_gaps", history is not None and history.allow_gaps)
         return Trainer(
             self.settings,
             self.encoder,
@@ -154,6 +172,7 @@ class Bench:
             clock=self.clock,
             progress=self.progress,
             history=history,
+            **options,
         )
 
     def append(self, *batches: ExampleBatch, partition: int = 0) -> None:
@@ -161,6 +180,22 @@ class Bench:
         for batch in batches:
             record = NewRecord(b"key", examples.encode(batch, self.tasks))
             self.log.append(EXAMPLES, [record], partition=partition)
+
+    def command(self, command: str, **fields: Any) -> None:
+        """What an operator tells the trainer, as a record of the control topic."""
+        told = Control(
+            event_id="c",
+            ts_ms=NOW_MS,
+            received_at_ms=NOW_MS,
+            command=command,  # type: ignore[arg-type]
+            **fields,
+        )
+        self.log.append(CONTROL, [NewRecord(b"", encode(told))])
+
+    def letters(self, topic: str = EXAMPLES) -> list[DeadLetter]:
+        """What was refused of a topic."""
+        records = self.log.read(f"{topic}.dlq", 0, 0)
+        return [msgspec.msgpack.decode(record.value, type=DeadLetter) for record in records]
 
     def frames(self) -> list[Frame]:
         """The base and the deltas that follow it, of the newest epoch."""

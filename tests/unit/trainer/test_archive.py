@@ -13,6 +13,7 @@ from freshrank.examples import BatchInfo, ExampleBatch
 from freshrank.transport.base import EXAMPLES, NewRecord
 from freshrank.transport.files import sync_directory
 from freshrank.transport.local import LocalLog
+from freshrank.transport.local_copy import copy_log
 from tests.fault.processes import full_disk
 from tests.unit.trainer.archives import HOUR_MS, archived, archiver, at, opened, record_hours
 from tests.unit.trainer.conftest import MakeBench
@@ -250,3 +251,21 @@ def test_a_file_is_a_plain_table_to_other_programs(make_bench: MakeBench, tmp_pa
     places = zip(*columns, strict=True)
     assert list(places) == [(0, 0, 0), (0, 0, 1)]
     assert table.column("hour").to_pylist() == ["1970-01-01T00"] * 2
+
+
+def test_files_beyond_the_end_of_a_log_that_was_set_back_are_moved_aside(
+    make_bench: MakeBench, tmp_path: Path
+) -> None:
+    bench, copy = make_bench(), tmp_path / "1" / "log"
+    record_hours(bench, n_records=6)
+    copy.mkdir(parents=True)
+    copy_log(bench.directory / "log", copy, {})
+    record_hours(bench, n_records=12, seed=1)
+    directory = archived(bench, tmp_path / "a")
+    n_files = len(part_names(directory))
+    restored = make_bench()
+    assert restored.log.identity == bench.log.identity
+    record_hours(restored, n_records=3, seed=2)
+    assert in_archive(restored, archived(restored, directory)) == in_log(restored)
+    assert list(directory.rglob("*.overtaken"))
+    assert len(part_names(directory)) < n_files + 3

@@ -201,7 +201,7 @@ def test_history_says_nothing_of_freshness(make_bench: MakeBench, tmp_path: Path
     old, new = make_bench(**ADAPTIVE), make_bench(**ADAPTIVE)
     record_hours(old, n_records=3)
     trainer = historian(new, archived(old, tmp_path / "a"))
-    while trainer._reader.is_in_history:
+    while trainer.reader.is_in_history:
         trainer.step(0.0)
     assert trainer._state.actions.values() == trainer._state.impressions.values() == []
 

@@ -3,12 +3,13 @@
 import json
 import logging
 import shutil
+import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from freshrank.errors import Error, SchemaError
+from freshrank.errors import Error, SchemaError, SyncError
 from tests.unit.trainer.conftest import MakeBench
 from tests.unit.trainer.example_records import FEATURES, NOW_MS, Bench, random_batch
 from trainer import checkpoint
@@ -51,7 +52,7 @@ def _content(trainer: Trainer) -> dict[str, bytes]:
     content = {name: table.snapshot() for name, table in learner.sparse.tables.items()}
     for name in ("parameters", "moment1", "moment2"):
         content[name] = getattr(adam, name).numpy().tobytes()
-    content |= {n: v.tobytes() for n, v in trainer._lesson.evaluation.state().items()}
+    content |= {n: v.tobytes() for n, v in trainer._study.lesson.evaluation.state().items()}
     state = trainer._state.to_json()
     counts = {n: c for n, c in state.pop("counts").items() if n.endswith("learned")}
     for lineage in ("log", "epoch", "seq", "dense_version", "outcomes", "actions", "impressions"):
@@ -96,6 +97,23 @@ def test_checkpoint_written_while_learning_goes_on_is_of_its_instant(
     assert _content(trainer) != expected
 
 
+def test_checkpoint_is_written_though_no_thread_can_begin(
+    make_bench: MakeBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = make_bench(**QUIET)
+    _fill(bench, 3)
+    trainer = bench.trainer()
+    _run(bench, trainer)
+
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        assert trainer._saver.save()
+    assert _content(bench.trainer()) == _content(trainer)
+
+
 def test_checkpoint_holds_what_is_not_published_yet(make_bench: MakeBench) -> None:
     bench = make_bench(**QUIET)
     _fill(bench, 3)
@@ -116,7 +134,8 @@ def test_files_are_those_of_the_manifest_and_none_can_run_code(make_bench: MakeB
     bench.trainer().close()
     [path] = _paths(bench)
     manifest = json.loads((path / "MANIFEST.json").read_bytes())
-    expected = ["dense.safetensors", "state.json", "windows.safetensors"]
+    arrays = ("dense", "guard", "windows")
+    expected = ["state.json", *(f"{name}.safetensors" for name in arrays)]
     expected += [f"table-{name}.bin" for name in ("item_id", "tags", "user_id")]
     assert sorted(manifest["files"]) == sorted(expected)
     assert sorted(p.name for p in path.iterdir()) == sorted([*expected, "MANIFEST.json"])
@@ -231,12 +250,68 @@ def test_checkpoint_with_another_optimizers_state_is_refused(make_bench: MakeBen
 
 def test_half_written_checkpoint_of_a_killed_trainer_is_swept_away(make_bench: MakeBench) -> None:
     bench = make_bench(**QUIET)
-    leftover = bench.directory / "trainer" / "checkpoint-000000000009.tmp"
-    leftover.mkdir(parents=True)
-    (leftover / "state.json").write_text("{")
+    directory = bench.directory / "trainer"
+    numbers = ("", "000001-", "000009-")
+    leftovers = [directory / f"checkpoint-{epoch}000000000009.tmp" for epoch in numbers]
+    for leftover in leftovers:
+        leftover.mkdir(parents=True)
+        (leftover / "state.json").write_text("{")
     trainer = bench.trainer()
     assert trainer.accounting().get("rows_learned", 0) == 0
-    assert not leftover.exists()
+    trainer.close()
+    # That of a later epoch is in the making.
+    assert [path.exists() for path in leftovers] == [False, False, True]
+
+
+def test_trainer_that_was_replaced_saves_nothing_and_removes_nothing(
+    make_bench: MakeBench,
+) -> None:
+    bench = make_bench(**{**QUIET, "checkpoint": {"every": "365d", "keep": 1}})
+    _fill(bench)
+    old = bench.trainer()
+    _run(bench, old, 3)
+    old._saver.save()
+    new = bench.trainer()
+    _run(bench, new, 1)
+    new._saver.save()
+    before = _paths(bench)
+    assert [path.name for path in before] == ["checkpoint-000002-000000000002"]
+    with pytest.raises(SyncError, match="later trainer") as caught:
+        old._saver.save()
+    assert caught.value.code == "fenced"
+    assert _paths(bench) == before
+    assert [path.name for path in before[0].parent.iterdir() if path.is_dir()] == [before[0].name]
+
+
+def test_checkpoint_of_an_earlier_version_is_read_and_the_next_one_counts_on(
+    make_bench: MakeBench,
+) -> None:
+    bench = make_bench(**QUIET)
+    _fill(bench)
+    trainer = bench.trainer()
+    _run(bench, trainer, 2)
+    trainer._saver.save()
+    [path] = _paths(bench)
+    path.rename(path.with_name("checkpoint-000000000007"))
+    again = bench.trainer()
+    assert again.accounting()["rows_learned"] == 64
+    again.close()
+    assert [p.name for p in _paths(bench)] == [
+        "checkpoint-000000000007", "checkpoint-000002-000000000008",
+    ]  # fmt: skip
+
+
+def test_epochs_go_on_where_the_channel_was_lost(make_bench: MakeBench) -> None:
+    bench = make_bench(**QUIET)
+    for _ in range(3):
+        bench.trainer().close()
+    shutil.rmtree(bench.directory / "parameters")
+    (bench.directory / "parameters").mkdir()
+    bench.trainer().close()
+    head = bench.channel.head()
+    assert head is not None
+    assert head.epoch == 4
+    assert _paths(bench)[-1].name == "checkpoint-000004-000000000004"
 
 
 def test_step_that_failed_halfway_is_learned_anew_by_the_next_trainer(

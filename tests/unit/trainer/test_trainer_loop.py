@@ -2,30 +2,17 @@
 
 import threading
 
-import msgspec
 import numpy as np
 import pytest
 
 from freshrank import examples, frames
 from freshrank.errors import ConfigError, SchemaError, TransportError
-from freshrank.messages import Control, DeadLetter
-from freshrank.messages import encode as encode_message
 from freshrank.transport.base import CONTROL, EXAMPLES, NewRecord
 from tests.unit.trainer.conftest import MakeBench
-from tests.unit.trainer.example_records import NOW_MS, Bench, make_batch, random_batch
+from tests.unit.trainer.example_records import make_batch, random_batch
 from trainer.loop import Trainer
 
 ADAPTIVE = {"trainer": {"batching": "adaptive", "batch_max": 32}}
-
-
-def _control(bench: Bench, command: str) -> None:
-    message = Control(event_id="c", ts_ms=NOW_MS, received_at_ms=NOW_MS, command=command)  # type: ignore[arg-type]
-    bench.log.append(CONTROL, [NewRecord(b"", encode_message(message))])
-
-
-def _dead_letters(bench: Bench, topic: str = EXAMPLES) -> list[DeadLetter]:
-    records = bench.log.read(f"{topic}.dlq", 0, 0)
-    return [msgspec.msgpack.decode(record.value, type=DeadLetter) for record in records]
 
 
 def _step_all(trainer: Trainer) -> int:
@@ -102,7 +89,7 @@ def test_bad_rows_go_to_the_dead_letter_and_the_rest_is_learned(make_bench: Make
     trainer = bench.trainer()
     assert _step_all(trainer) == 2
     assert _items(trainer) == {1, 4}
-    [letter] = _dead_letters(bench)
+    [letter] = bench.letters()
     assert (letter.topic, letter.partition, letter.offset) == (EXAMPLES, 0, 0)
     assert letter.code == "bad-weight"
     refused = examples.decode(letter.value, ["click"], [s.name for s in bench.encoder.slots])
@@ -117,7 +104,7 @@ def test_record_that_is_no_batch_goes_to_the_dead_letter_as_it_is(make_bench: Ma
     bench.append(make_batch(bench.encoder, {"item_id": [[5]]}, [1]))
     trainer = bench.trainer()
     assert _step_all(trainer) == 1
-    assert [(letter.code, letter.value) for letter in _dead_letters(bench)] == [
+    assert [(letter.code, letter.value) for letter in bench.letters()] == [
         ("malformed", b"rubbish")
     ]
 
@@ -130,7 +117,9 @@ def test_examples_of_another_schema_stop_the_trainer(make_bench: MakeBench) -> N
         bench.trainer().step(0.0)
 
 
-def test_poisoned_step_is_dead_lettered_and_later_ones_are_learned(make_bench: MakeBench) -> None:
+def test_row_that_poisons_a_step_is_dead_lettered_and_the_rest_is_learned(
+    make_bench: MakeBench,
+) -> None:
     bench = make_bench(**ADAPTIVE)
     bench.append(make_batch(bench.encoder, {"item_id": [[666]]}, [1]))
     trainer = bench.trainer()
@@ -139,16 +128,16 @@ def test_poisoned_step_is_dead_lettered_and_later_ones_are_learned(make_bench: M
     nan = np.full((1, sparse.width), np.nan, np.float32)
     sparse.tables["item_id"].apply(np.array([666], np.uint64), nan)
     bench.append(make_batch(bench.encoder, {"item_id": [[7], [666]]}, [1, 0], offsets={"a:0": 1}))
-    assert _step_all(trainer) == 0
+    assert _step_all(trainer) == 1
     bench.append(make_batch(bench.encoder, {"item_id": [[8]]}, [1]))
     assert trainer.drain() == 1
     counts = trainer.accounting()
     assert counts["nonfinite_steps"] == 1
-    assert counts["rows_learned"] == 2
-    [letter] = _dead_letters(bench)
-    assert letter.code == "non-finite"
+    assert counts["rows_learned"] == 3
+    [letter] = bench.letters()
+    assert (letter.code, letter.offset) == ("non-finite", 1)
     refused = examples.decode(letter.value, ["click"], [s.name for s in bench.encoder.slots])
-    assert refused.values.slots["item_id"].ids.tolist() == [7, 666]
+    assert refused.values.slots["item_id"].ids.tolist() == [666]
     assert refused.info.offsets == {}  # appending it again decides nothing
     assert bench.progress.offset("trained", "a", 0) == 1
 
@@ -162,8 +151,8 @@ def test_drain_goes_on_behind_a_refused_batch(make_bench: MakeBench) -> None:
     nan = np.full((1, sparse.width), np.nan, np.float32)
     sparse.tables["item_id"].apply(np.array([666], np.uint64), nan)
     bench.append(make_batch(bench.encoder, {"item_id": [[2], [666], [3], [4], [5]]}, [1] * 5))
-    assert trainer.drain() == 3
-    assert trainer.accounting()["examples_dead_letter"] == 2
+    assert trainer.drain() == 4
+    assert trainer.accounting()["examples_dead_letter"] == 1
 
 
 def test_letters_a_full_log_did_not_take_are_appended_before_learning_goes_on(
@@ -182,7 +171,7 @@ def test_letters_a_full_log_did_not_take_are_appended_before_learning_goes_on(
             _step_all(trainer)
         assert trainer.accounting()["examples_dead_letter"] == 1
     trainer.step(0.0)
-    assert len(_dead_letters(bench)) == 1
+    assert len(bench.letters()) == 1
     assert trainer.accounting()["examples_dead_letter"] == 1
 
 
@@ -190,7 +179,7 @@ def test_paused_trainer_learns_and_publishes_nothing_until_resumed(make_bench: M
     bench = make_bench(**ADAPTIVE)
     trainer = bench.trainer()
     trainer.step(0.0)
-    _control(bench, "pause")
+    bench.command("pause")
     bench.append(random_batch(bench.encoder, np.random.default_rng(0), 10))
     head = bench.channel.head()
     for _ in range(3):
@@ -202,7 +191,7 @@ def test_paused_trainer_learns_and_publishes_nothing_until_resumed(make_bench: M
     restarted = bench.trainer()  # the pause outlives a restart
     assert restarted.step(0.0) == 0
     assert restarted.statistics()["paused"] == 1.0
-    _control(bench, "resume")
+    bench.command("resume")
     bench.manual.advance(ms=5_000)
     assert _step_all(restarted) == 10
 
@@ -210,11 +199,11 @@ def test_paused_trainer_learns_and_publishes_nothing_until_resumed(make_bench: M
 def test_record_that_is_no_command_is_passed_over(make_bench: MakeBench) -> None:
     bench = make_bench(**ADAPTIVE)
     bench.log.append(CONTROL, [NewRecord(b"", b"rubbish")])
-    _control(bench, "pause")
+    bench.command("pause")
     trainer = bench.trainer()
     trainer.step(0.0)
     assert trainer.statistics()["paused"] == 1.0
-    assert [letter.code for letter in _dead_letters(bench, CONTROL)] == ["malformed"]
+    assert [letter.code for letter in bench.letters(CONTROL)] == ["malformed"]
     assert trainer.accounting()["control_dead_letter"] == 1
 
 

@@ -98,6 +98,19 @@ def test_base_and_deltas_replayed_equal_the_tables(make_bench: MakeBench) -> Non
     assert frames[-1].info.watermark_ms == bench.manual.now_ms()
 
 
+def test_rows_that_go_as_float16_are_those_of_the_tables_rounded(make_bench: MakeBench) -> None:
+    bench = make_bench(**ADAPTIVE, sync={"dtype": "float16"})
+    trainer = bench.trainer()
+    trainer.start()
+    _feed(bench, trainer, 5)
+    replica = Replica.of(bench.frames())
+    for name, table in trainer._learner.sparse.tables.items():
+        rows = table.lookup(table.keys())
+        assert len(rows) > 0
+        rounded = rows.astype(np.float16).astype(np.float32)
+        np.testing.assert_array_equal(replica.tables[name].lookup(table.keys())[0], rounded)
+
+
 def test_base_behind_its_delta_is_what_the_deltas_lead_to(make_bench: MakeBench) -> None:
     bench = make_bench(**ADAPTIVE, features=EXPIRING, sync={"full_every": "7s"})
     trainer = bench.trainer()
@@ -135,6 +148,19 @@ def test_nothing_new_is_no_frame(make_bench: MakeBench) -> None:
         bench.manual.advance(ms=2_000)
         trainer.step(0.0)
     assert bench.channel.head() == head
+
+
+def test_trainer_with_nothing_to_tell_sleeps_however_often_it_may_publish(
+    make_bench: MakeBench,
+) -> None:
+    bench = make_bench(**ADAPTIVE, sync={"sparse_every": "1ms"})
+    trainer = bench.trainer()
+    trainer.start()
+    bench.manual.advance(ms=100)
+    assert trainer._publisher.due_in_s() == pytest.approx(0.4)  # until it looks for wanted bases
+    bench.append(random_batch(bench.encoder, np.random.default_rng(0), 20))
+    trainer.catch_up()
+    assert trainer._publisher.due_in_s() == 0
 
 
 def test_offsets_alone_are_news(make_bench: MakeBench) -> None:
@@ -492,3 +518,49 @@ def test_net_that_scores_differently_than_torch_does_not_leave(
     monkeypatch.undo()
     _feed(bench, trainer, 1, seed=1)
     assert bench.frames()[-1].info.dense_version == 1
+
+
+@pytest.mark.parametrize("n_rows", [20, 0], ids=["busy", "idle"])
+def test_emptied_channel_gets_a_base_of_an_epoch_above(make_bench: MakeBench, n_rows: int) -> None:
+    bench = make_bench(**ADAPTIVE)
+    for _ in range(2):
+        trainer = bench.trainer()
+        trainer.start()
+        _feed(bench, trainer, 3)
+        trainer.close()
+    trainer = bench.trainer()
+    trainer.start()
+    for path in (bench.directory / "parameters").iterdir():
+        path.unlink()
+    if n_rows:
+        _feed(bench, trainer, 2, seed=1)
+    else:
+        bench.manual.advance(ms=1_000)
+        trainer.step(0.0)
+    head = bench.channel.head()
+    assert head is not None
+    assert (head.epoch, head.base_seq) == (4, 9)
+    _assert_equal(Replica.of(bench.frames()), trainer)
+    assert trainer.accounting()["publish_failures"] == 1
+
+
+def test_channel_that_hangs_is_left_alone_for_a_while(
+    make_bench: MakeBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = make_bench(**ADAPTIVE)
+    trainer = bench.trainer()
+    trainer.start()
+    tried_s: list[float] = []
+
+    def hang(*_: object) -> None:
+        tried_s.append(bench.clock.monotonic_s())
+        bench.manual.advance(ms=2_000)
+        raise TransportError("the channel hangs")
+
+    began_s = bench.clock.monotonic_s()
+    for name in ("publish_base", "publish_delta", "beat", "wanted_base"):
+        monkeypatch.setattr(bench.channel, name, hang)
+    _feed(bench, trainer, 60)
+    assert trainer.accounting()["rows_learned"] == 60 * 20
+    spent_s = bench.clock.monotonic_s() - began_s
+    assert 2 * len(tried_s) <= spent_s / 5 + 4

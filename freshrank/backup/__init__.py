@@ -1,0 +1,1 @@
+"""Backups of what a deployment must keep, and back from them."""

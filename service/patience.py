@@ -1,0 +1,64 @@
+"""Waits for what may never answer, but not for ever: a frozen broker must not hold requests."""
+
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, Final, TypeVar
+
+from freshrank.errors import TransportError
+
+T = TypeVar("T")
+
+SLOW: Final = "log-slow"
+# A broker answers in milliseconds; so long a request waits for one that is about to hang.
+LOOK_S: Final = 0.5
+# Questions under way: a service asks a few a second.
+LOOKS_MAX: Final = 4
+
+
+class Patience:
+    """Runs what blocks in threads of its own, so that who asks can turn to something else.
+
+    What is not done in time goes on, and until it ends nobody else is kept waiting: it tells when
+    it is worth while again. Where all places are taken a caller waits for one, but only briefly.
+
+    Args:
+        name: Of the threads.
+        n_max: Places.
+        wait_s: How long to wait for what has one.
+    """
+
+    def __init__(self, name: str, *, n_max: int, wait_s: float) -> None:
+        self._pool = ThreadPoolExecutor(n_max, thread_name_prefix=name)
+        self._places = threading.Semaphore(n_max)
+        self._began_s: dict[Future[Any], float] = {}  # of calls under way
+        self._wait_s = wait_s
+
+    def ask(self, work: Callable[[], T]) -> T:
+        """What `work` returns or raises.
+
+        Raises:
+            TransportError: code `log-slow`, it is not done in time, or earlier ones are not.
+        """
+        if not self._take_place():
+            raise TransportError("earlier calls of the event log have not ended yet", code=SLOW)
+        future = self._pool.submit(work)
+        self._began_s[future] = time.monotonic()
+        future.add_done_callback(self._leave)
+        try:
+            return future.result(self._wait_s)
+        except TimeoutError:
+            text = f"the event log did not answer within {self._wait_s:g} s"
+            raise TransportError(text, code=SLOW) from None
+
+    def _take_place(self) -> bool:
+        now_s = time.monotonic()
+        oldest_s = now_s - min(list(self._began_s.values()), default=now_s)
+        if oldest_s >= self._wait_s:
+            return False
+        return self._places.acquire(timeout=0 if oldest_s >= LOOK_S else LOOK_S)
+
+    def _leave(self, future: Future[Any]) -> None:
+        del self._began_s[future]
+        self._places.release()

@@ -1,0 +1,176 @@
+"""An operator goes back while 200 requests a second come: none fails, the version flips once."""
+
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, field
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from freshrank.dev.servers import free_ports
+from tests.integration.transport.log_checks import eventually
+from tests.programs import FRESHRANK, as_json
+from tests.roles import Api, role
+
+CONFIG = """
+features:
+  - {{name: user_id, type: id, scope: user, dim: 4}}
+  - {{name: item_id, type: id, scope: item, dim: 4}}
+tasks: [{{name: click, event: click}}]
+service: {{data_dir: {directory}}}
+join: {{window: 2s}}
+sync: {{sparse_every: 100ms, dense_every: 100ms}}
+checkpoint: {{every: 500ms}}
+"""
+ITEMS = [f"i{n}" for n in range(20)]
+N_THREADS, RATE_HZ = 4, 200
+# Longer than a window and its lateness, whose end may bring negatives.
+STILL_S = 4.0
+
+
+@dataclass
+class Load:
+    """`RATE_HZ` rank requests a second, fewer only where the machine is full; answers by thread."""
+
+    port: int
+    stop: threading.Event = field(default_factory=threading.Event)
+    answers: list[list[tuple[int, str]]] = field(default_factory=list)
+    threads: list[threading.Thread] = field(default_factory=list)
+
+    def __enter__(self) -> "Load":
+        for _ in range(N_THREADS):
+            self.answers.append([])
+            self.threads.append(threading.Thread(target=self._ask, args=(self.answers[-1],)))
+            self.threads[-1].start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop.set()
+        for thread in self.threads:
+            thread.join()
+
+    def _ask(self, answers: list[tuple[int, str]]) -> None:
+        with closing(Api(self.port)) as api:
+            next_s = time.monotonic()
+            while not self.stop.is_set():
+                answer = rank(api)
+                version = answer.json()["model"]["version"] if answer.is_success else ""
+                answers.append((answer.status_code, version))
+                next_s += N_THREADS / RATE_HZ
+                self.stop.wait(max(0.0, next_s - time.monotonic()))
+
+
+def rank(api: Api) -> Any:
+    body = {"user": "u", "candidates": [{"item": i} for i in ITEMS], "log_impression": False}
+    return api.ask("/v1/rank", body)
+
+
+def teach(api: Api, name: str, clicked: str) -> None:
+    """Show all items to ten users, each of whom clicks one; wait until that is served."""
+    receipt = ""
+    for n in range(10):
+        request = {
+            "request_id": f"{name}-{n}",
+            "user": f"u{n}",
+            "candidates": [{"item": i} for i in ITEMS],
+        }
+        assert api.ask("/v1/rank", request).status_code == 200
+        click = {"request_id": f"{name}-{n}", "user": f"u{n}", "item": clicked, "event": "click"}
+        receipt = str(api.ask("/v1/feedback", click).json()["receipt"])
+    assert api.ask(f"/v1/events/{receipt}?wait=30s").json()["state"] == "servable"
+
+
+def model(api: Api) -> dict[str, Any]:
+    found: dict[str, Any] = api.ask("/v1/models/main").json()
+    return found
+
+
+def settled(api: Api) -> list[dict[str, Any]]:
+    """The answer once nothing more is learned or published."""
+    since_s, version = time.monotonic(), ""
+
+    def is_still() -> bool:
+        nonlocal since_s, version
+        if (now := model(api)["version"]) != version:
+            since_s, version = time.monotonic(), now
+        return time.monotonic() - since_s > STILL_S
+
+    eventually(is_still)
+    items: list[dict[str, Any]] = rank(api).json()["items"]
+    return items
+
+
+@dataclass(frozen=True)
+class Shop:
+    """A service that learns."""
+
+    api: Api
+    port: int
+    config: Path
+
+
+@pytest.fixture
+def shop(tmp_path: Path) -> Iterator[Shop]:
+    path, log = tmp_path / "freshrank.yaml", tmp_path / "serve.log"
+    path.write_text(CONFIG.format(directory=tmp_path / "data"))
+    [port] = free_ports(1)
+    with ExitStack() as stack:
+        process = stack.enter_context(role("serve", "-c", str(path), "--port", str(port), log=log))
+        api = stack.enter_context(closing(Api(port)))
+        api.until_ready(process, log)
+        yield Shop(api, port, path)
+
+
+def test_rolled_back_under_load_every_request_is_answered(shop: Shop) -> None:
+    teach(shop.api, "good", "i1")
+    good = settled(shop.api)
+    learned = shop.api.ask("/v1/stats").json()["accounting"]["rows_learned"]
+    snapshots = ("snapshots", "list", "-c", str(shop.config))
+    eventually(lambda: [one["rows_learned"] for one in as_json(*snapshots)][-1:] == [learned])
+    kept = as_json("snapshots", "keep", "good", "-c", str(shop.config))
+    assert kept["name"] == "kept-good"
+    for n in range(3):
+        teach(shop.api, f"poison-{n}", "i2")
+    bad = settled(shop.api)
+    assert bad != good
+
+    with Load(shop.port) as load:
+        eventually(lambda: min(map(len, load.answers)) > 50)
+        done = as_json(
+            *("rollback", "--to", "kept-good", "--pause", "--reason", "poisoned"),
+            *("--url", f"http://127.0.0.1:{shop.port}"),
+        )
+        n_now = [len(answers) for answers in load.answers]
+        eventually(lambda: all(len(a) > n + 50 for a, n in zip(load.answers, n_now, strict=True)))
+
+    assert done["now"]["epoch"] == done["from"]["epoch"] + 1
+    for answers in load.answers:
+        assert {status for status, _ in answers} == {200}
+        versions = [version for version, _ in groupby(version for _, version in answers)]
+        assert versions == [done["from"]["version"], done["now"]["version"]]
+    assert settled(shop.api) == good
+    assert shop.api.ask("/v1/stats").json()["trainer"]["paused"] is True
+    metrics = shop.api.ask("/metrics").text
+    assert "\nfreshrank_trainer_rollbacks_total 1.0\n" in metrics
+    names = [one["name"] for one in as_json(*snapshots)]
+    assert names[0] == "kept-good"
+
+
+def test_a_roll_back_that_is_refused_says_where_to_look(shop: Shop) -> None:
+    url = f"http://127.0.0.1:{shop.port}"
+    refused = subprocess.run(
+        [FRESHRANK, "rollback", "--to", "nowhere", "--wait", "1", "--url", url],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert refused.returncode == 3
+    assert "freshrank dlq list --topic control" in refused.stderr
+    letters = as_json("dlq", "list", "--topic", "control", "-c", str(shop.config))
+    assert letters["reason"] == "unknown-checkpoint"

@@ -1,0 +1,44 @@
+"""A disk that fails one process: `faulty_disk.c`, compiled and preloaded."""
+
+import shutil
+import subprocess
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+SOURCE = Path(__file__).with_name("faulty_disk.c")
+
+
+class FaultyDisk:
+    """Fails the processes that have its environment, below one directory.
+
+    Args:
+        directory: What is below it is on the disk.
+        scratch: Beside the disk.
+    """
+
+    def __init__(self, directory: Path, scratch: Path) -> None:
+        compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
+        if compiler is None:
+            pytest.skip("no C compiler for a disk that fails")
+        library = scratch / "faulty_disk.so"
+        options = ["-shared", "-fPIC", "-O1", "-Wall", "-Werror"]
+        subprocess.run([compiler, *options, "-o", library, SOURCE, "-ldl"], check=True)
+        self._now = scratch / "errno"
+        self.environment = {
+            "LD_PRELOAD": str(library),
+            "FAULTY_DISK": f"{directory}/",
+            "FAULTY_DISK_ERRNO": str(self._now),
+        }
+
+    def fail(self, number: int) -> None:
+        """From now on every access is refused with this errno; with EROFS reading is not."""
+        part = self._now.with_suffix(".tmp")
+        part.write_text(str(number))
+        part.replace(self._now)
+
+    def mend(self) -> None:
+        """From now on it is as good as any."""
+        with suppress(FileNotFoundError):
+            self._now.unlink()

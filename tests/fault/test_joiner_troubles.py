@@ -1,0 +1,200 @@
+"""What may happen to the group and the topics of joiners on Kafka, one case each."""
+
+import signal
+import subprocess
+import threading
+from contextlib import ExitStack, closing
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from freshrank import config
+from freshrank.clock import SystemClock
+from freshrank.errors import TransportError
+from freshrank.feature_state import LocalFeatureState
+from freshrank.transport import kafka_topics
+from freshrank.transport.base import (
+    ACTIONS,
+    DEAD_LETTER_SUFFIX,
+    EXAMPLES,
+    IMPRESSIONS,
+    TopicPartition,
+)
+from freshrank.transport.kafka import KafkaLog
+from freshrank.transport.kafka_members import Membership
+from tests.fault.joined_on_kafka import (
+    Joined,
+    OnKafka,
+    Watch,
+    joiner_of,
+    oracle,
+    outputs,
+    record_log,
+)
+from tests.integration.transport.log_checks import DEADLINE_S, eventually
+from tests.servers import NewCluster
+from trainer.joiner import Joiner
+from trainer.joiner.share import Share
+from trainer.joiner.transacted import GROUP
+
+N_BEATS = 15
+PLACE = TopicPartition(ACTIONS, 0)
+
+
+def told(
+    directory: Path, new_cluster: NewCluster, n_partitions: int = 1, n_requests: int = 600
+) -> tuple[OnKafka, Joined]:
+    """A recorded log on Kafka, and what the oracle makes of it."""
+    recorded, copy = directory / "recorded", directory / "copy"
+    for one in (recorded, copy):
+        record_log(one, n_partitions, n_requests)
+    joined = OnKafka(new_cluster(n_partitions), recorded, directory, n_partitions)
+    return joined, oracle(copy, n_partitions)
+
+
+class Member(threading.Thread):
+    """What `freshrank join` runs, in this process: there are more of them in a second.
+
+    Args:
+        joined: Where the log is.
+        name: Of its data directory.
+    """
+
+    def __init__(self, joined: OnKafka, name: str) -> None:
+        super().__init__(name=name)
+        self._joined = joined
+        self._settings = config.load(joined.config(name), environ={})
+        self.must_end = threading.Event()
+        self.failures: list[Exception] = []
+        self.n_stalls = 0.0
+        self.start()
+
+    def run(self) -> None:
+        settings, cluster = self._settings, self._joined.cluster
+        with ExitStack() as stack:
+            log = KafkaLog(cluster, n_partitions=settings.log.partitions, stall_s=5.0)
+            stack.callback(log.close)
+            share = Share(settings, log, SystemClock(), LocalFeatureState(settings))
+            members = Membership(
+                cluster, GROUP, IMPRESSIONS, on_assigned=share.assign, on_revoked=share.revoke
+            )
+            stack.callback(members.close)
+            stack.callback(share.close)
+            while not self.must_end.is_set() and not share.failures:
+                members.poll(0.1)
+            self.failures = share.failures
+            self.n_stalls = log.statistics()["stalls"]
+
+
+def test_members_that_come_and_go_without_end_lose_and_double_nothing(
+    new_cluster: NewCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Joiner, "n_read_max", 20)
+    joined, expected = told(tmp_path, new_cluster, n_partitions=4, n_requests=60 * N_BEATS)
+    limits = [expected.n_rows * beat // (N_BEATS + 2) for beat in range(1, N_BEATS + 1)]
+    with closing(KafkaLog(joined.cluster, n_partitions=4)) as log:
+        watch = Watch(log)
+        members = [Member(joined, f"member-{n}") for n in range(2)]
+        try:
+            for limit in limits:
+                watch.until(limit)  # work is under way at each beat
+                members[-2].must_end.set()
+                members.append(Member(joined, f"member-{len(members)}"))
+            watch.until(expected.n_rows)
+        finally:
+            for member in members:
+                member.must_end.set()
+            for member in members:
+                member.join(DEADLINE_S)
+        assert [member.failures for member in members] == [[]] * len(members)
+        assert sum(member.n_stalls for member in members) == 0
+        assert joined.result(log) == expected
+
+
+@pytest.mark.parametrize("topic", [IMPRESSIONS, ACTIONS])
+def test_partitions_raised_under_a_joiner_end_it_with_the_way_out(
+    topic: str, new_cluster: NewCluster, tmp_path: Path
+) -> None:
+    joined, expected = told(tmp_path, new_cluster)
+    with closing(KafkaLog(joined.cluster, verify_s=600.0)) as log:  # it reads on
+        process = joined.start(stderr=subprocess.PIPE)
+        Watch(log).until(expected.n_rows // 4)
+        with joined.cluster.admin() as admin:
+            admin.create_partitions({joined.cluster.name(topic): 2})
+        for one in (process, joined.start("started-again", stderr=subprocess.PIPE)):
+            with one:
+                _, said = one.communicate(timeout=DEADLINE_S)
+            assert one.returncode == 3
+            assert b"another number needs new topics, under another log.prefix" in said
+        rows = outputs(log, joined.settings)[0][0]
+    assert rows == expected.rows[0][: len(rows)]
+    assert len(rows) >= expected.n_rows // 4
+
+
+def test_input_that_retention_removed_is_refused_unless_gaps_are_allowed(
+    new_cluster: NewCluster, tmp_path: Path
+) -> None:
+    joined, expected = told(tmp_path, new_cluster)
+    assert joined.start(CRASH_AFTER="9").wait(DEADLINE_S) == -signal.SIGKILL
+    with closing(KafkaLog(joined.cluster)) as log:
+        reached, end = log.committed("joiner")[PLACE], log.end_offset(*PLACE)
+        start = (reached + end) // 2
+        assert reached < start
+        log.remove_before(*PLACE, start)
+        n_rows = len(outputs(log, joined.settings)[0][0])
+
+        with joined.start(stderr=subprocess.PIPE) as refused:
+            _, said = refused.communicate(timeout=DEADLINE_S)
+        assert refused.returncode == 3
+        assert b"was removed by retention" in said
+        assert b"--allow-gaps" in said
+        assert log.committed("joiner")[PLACE] == reached
+
+        process = joined.start("a", "--allow-gaps")
+        try:
+            eventually(lambda: log.committed("joiner")[PLACE] == end)
+        finally:
+            process.terminate()
+            assert process.wait(DEADLINE_S) == 0
+        found = joined.result(log)
+    assert found.totals["gap_records"] == start - reached
+    assert found.totals["accepted_impressions"] == expected.totals["accepted_impressions"]
+    n_actions = expected.totals["accepted_actions"]
+    assert found.totals["accepted_actions"] == n_actions - (start - reached)
+    assert found.rows[0][:n_rows] == expected.rows[0][:n_rows]
+    positive = [(row.request, row.item, row.labels) for row in found.rows[0] if row.is_action]
+    assert len(positive) == len(set(positive))
+
+
+def settle(joiner: Joiner) -> None:
+    """Join what is there."""
+    while joiner.step(0.0):
+        pass
+
+
+def test_dead_letters_that_are_not_taken_stop_their_partition_until_they_are(
+    new_cluster: NewCluster, tmp_path: Path
+) -> None:
+    joined, expected = told(tmp_path, new_cluster, n_requests=200)
+    cluster, letters = replace(joined.cluster, timeout_ms=1_500), ACTIONS + DEAD_LETTER_SUFFIX
+    with (
+        closing(KafkaLog(cluster)) as log,
+        closing(log.transactions("joiner-0")) as transactions,
+        closing(joiner_of(joined.settings, log, 0, tmp_path / "cache", transactions)) as joiner,
+    ):
+        with cluster.admin() as admin:
+            admin.delete_topics([cluster.name(letters)])
+            eventually(lambda: letters not in kafka_topics.described(admin, cluster))
+        for _ in range(2):
+            with pytest.raises(TransportError) as refused:
+                settle(joiner)
+            assert refused.value.code in ("unknown-topic", "broker-timeout")
+            # Nothing of the round is there, the examples beside the letter least of all.
+            assert log.read(EXAMPLES, 0, 0) == []
+            assert log.committed("joiner").get(PLACE, 0) == 0
+        with cluster.admin() as admin:
+            kafka_topics.create(admin, cluster, kafka_topics.TopicPlan(1))
+        settle(joiner)
+        assert joiner.accounting() == expected.totals
+        assert outputs(log, joined.settings) == (expected.rows, expected.letters)

@@ -1,0 +1,178 @@
+"""Example records on Kafka, trainers of them as processes, and what they made of them."""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from freshrank import examples, frames
+from freshrank.clock import SystemClock
+from freshrank.dev.servers import stop
+from freshrank.features import FeatureEncoder
+from freshrank.frames import FrameInfo
+from freshrank.settings import Settings
+from freshrank.transport.base import EXAMPLES, NewRecord, TopicPartition
+from freshrank.transport.directory import DirectoryChannel
+from freshrank.transport.kafka import KafkaLog
+from freshrank.transport.kafka_cluster import Cluster
+from freshrank.transport.kafka_transactions import Transactions
+from tests.unit.trainer.example_records import (
+    FEATURES,
+    Bench,
+    make_document,
+    make_settings,
+    random_batch,
+)
+from trainer.checkpoint_parts import restore
+from trainer.checkpoint_store import CheckpointStore
+from trainer.evaluation import Evaluation
+from trainer.fingerprint import fingerprint
+from trainer.learner import Learner
+
+FRESHRANK = str(Path(sys.executable).with_name("freshrank"))
+PLACE = TopicPartition(EXAMPLES, 0)
+_pause = threading.Event()
+N_ROWS = 40  # of a record: batches of 32 end within records
+PARTS: dict[str, Any] = {
+    "features": [
+        {**FEATURES[0], "admission": {"min_count": 4}},
+        FEATURES[1],
+        {**FEATURES[2], "expire": "5s"},
+        FEATURES[3],
+    ],
+    "sync": {"sparse_every": "20ms", "dense_every": "60ms", "full_every": "100ms"},
+    "checkpoint": {"every": "20ms", "keep": 2},
+}
+
+
+def recorded(n_records: int, seed: int = 8) -> list[NewRecord]:
+    """Records of `N_ROWS` examples each."""
+    encoder = FeatureEncoder(make_settings(**PARTS))
+    rng = np.random.default_rng(seed)
+    records = []
+    for n in range(n_records):
+        batch = random_batch(encoder, rng, N_ROWS, offsets={"freshrank.actions:0": n + 1})
+        batch.ts_ms[:] += 100 * n
+        records.append(NewRecord(b"key", examples.encode(batch, ["click"])))
+    return records
+
+
+def append(
+    cluster: Cluster, records: list[NewRecord], place: TopicPartition = PLACE, n_each: int = 7
+) -> None:
+    """As a joiner does: some records in a transaction, whose mark takes an offset as well."""
+    with closing(Transactions(cluster, f"joiner-{place.partition}")) as transactions:
+        for begin in range(0, len(records), n_each):
+            some = records[begin : begin + n_each]
+            transactions.commit({place: some}, group="joiner", offsets={})
+
+
+def undisturbed(directory: Path, records: list[NewRecord]) -> str:
+    """The fingerprint of a trainer on a local log with these records that nothing disturbs."""
+    bench = Bench(directory, make_settings(**PARTS), clock=SystemClock())
+    bench.log.append(EXAMPLES, records, partition=0)
+    trainer = bench.trainer()
+    trainer.drain()
+    trainer.close()
+    bench.close()
+    return fingerprint(trainer.learner)
+
+
+def saved(directory: Path) -> tuple[str, int]:
+    """Fingerprint and rows learned of the newest checkpoint below a data directory."""
+    settings = make_settings(**PARTS)
+    encoder = FeatureEncoder(settings)
+    learner = Learner(settings, encoder)
+    checkpoint = CheckpointStore(directory / "trainer", keep=2).load(learner.sparse.vacate())
+    assert checkpoint is not None
+    evaluation = Evaluation(["click"], learner.losses)
+    state = restore(checkpoint, settings, encoder, learner, evaluation)
+    return fingerprint(learner), state.counts["rows_learned"]
+
+
+def published(directory: Path) -> FrameInfo | None:
+    """What the newest base says of itself."""
+    with closing(DirectoryChannel(directory / "parameters", clock=SystemClock())) as channel:
+        base = channel.base()
+        return None if base is None else frames.decode_info(base[2])
+
+
+class OnKafka:
+    """Trainers that share a cluster and a data directory.
+
+    Args:
+        cluster: Where the examples are.
+        directory: Holds configuration, data and what the processes print.
+    """
+
+    def __init__(self, cluster: Cluster, directory: Path) -> None:
+        self.cluster = cluster
+        self.directory = directory
+        self.data_dir = directory / "data"
+        log = {"kind": "kafka", "brokers": list(cluster.brokers), "prefix": cluster.prefix}
+        document = make_document(**PARTS) | {"service": {"data_dir": str(self.data_dir)}}
+        document["log"] = log | {"replication": 1}
+        (directory / "freshrank.yaml").write_text(json.dumps(document))  # which is YAML as well
+        self.settings = Settings.model_validate(document)
+
+    @contextmanager
+    def trainer(
+        self, name: str, *options: str, **environment: str
+    ) -> Iterator[subprocess.Popen[bytes]]:
+        """`freshrank train` until the context ends; see `told`."""
+        with (self.directory / f"{name}.out").open("w") as output:
+            process = subprocess.Popen(
+                [FRESHRANK, "train", *options],
+                cwd=self.directory,
+                env=os.environ | environment,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
+        try:
+            yield process
+        finally:
+            stop(process)
+
+    def told(self, name: str) -> str:
+        """What a trainer has printed."""
+        return (self.directory / f"{name}.out").read_text()
+
+    def until(self, is_so: Callable[[], bool], within_s: float = 60.0) -> float:
+        """Wait for what processes do; returns the seconds that it took."""
+        began_s = time.monotonic()
+        while not is_so():
+            took_s = time.monotonic() - began_s
+            prints = {path.name: path.read_text()[-2_000:] for path in self.directory.glob("*.out")}
+            assert took_s < within_s, prints
+            _pause.wait(0.02)
+        return time.monotonic() - began_s
+
+    def is_waiting(self, name: str) -> bool:
+        """Whether a trainer is ready to take over."""
+        return "trainer=standby" in self.told(name)
+
+    def epoch(self) -> int:
+        """Of what is published; 0 for nothing."""
+        info = published(self.data_dir)
+        return 0 if info is None else info.epoch
+
+    def n_examples(self) -> int:
+        """Examples in what is published."""
+        info = published(self.data_dir)
+        return 0 if info is None else info.examples
+
+    def checkpoints(self) -> list[str]:
+        """Names of the checkpoints, oldest first."""
+        return [path.name for path in CheckpointStore(self.data_dir / "trainer", keep=2).paths()]
+
+    def log(self) -> KafkaLog:
+        """To be closed."""
+        return KafkaLog(self.cluster)

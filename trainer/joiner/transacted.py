@@ -1,0 +1,179 @@
+"""Rounds on Kafka: what a round sends, reads and changes enters in one transaction.
+
+The database is a cache: it is written while the round is on its way and committed after it, stamped
+with the offset behind it, and brought up to date from `freshrank.joiner-state` by whoever joins the
+partition next.
+"""
+
+import logging
+from typing import TYPE_CHECKING, Final
+
+from freshrank.errors import SchemaError, TransportError
+from freshrank.transport.base import (
+    ACTIONS,
+    IMPRESSIONS,
+    JOINER_STATE,
+    NewRecord,
+    TopicPartition,
+)
+from trainer.joiner import changelog
+from trainer.joiner.changelog import Round
+from trainer.joiner.ledger import Ledger
+from trainer.joiner.renewal import BYTES_MIN, Renewal
+from trainer.joiner.state import State
+
+if TYPE_CHECKING:
+    from freshrank.transport.kafka import KafkaLog
+    from freshrank.transport.kafka_transactions import Transactions
+
+logger = logging.getLogger(__name__)
+
+GROUP: Final = "joiner"
+# In `meta`: the offset behind the last round that is in the database, and the changelog's bytes.
+_STAMP, _BYTES = "changelog", "changelog_bytes"
+# Rounds written into the database together when it is brought up to date.
+_REPLAY_ROUNDS: Final = 16
+
+
+class Transacted:
+    """Commits of one joiner; see `Commits`.
+
+    Args:
+        log: The event log.
+        partition: Of all topics.
+        state: The database.
+        transactions: Those of this partition; it stays the caller's to close.
+        fingerprint: What the stored requests depend on.
+    """
+
+    # The changelog is cut once it has so many bytes, see `Renewal`.
+    renewal_bytes_min = BYTES_MIN
+
+    def __init__(
+        self,
+        log: "KafkaLog",
+        partition: int,
+        state: State,
+        transactions: "Transactions",
+        fingerprint: str,
+    ) -> None:
+        self._log = log
+        self._partition = partition
+        self._state = state
+        self._transactions = transactions
+        self._fingerprint = fingerprint
+        self._place = TopicPartition(JOINER_STATE, partition)
+
+    def restore(self) -> dict[str, int]:
+        """Settle the last transaction, whoever began it, and write what the database lacks."""
+        self._transactions.settle()
+        self._state.bind(self._log.identity)
+        start, end = self._log.start_offset(*self._place), self._log.end_offset(*self._place)
+        stamp = self._state.meta().get(_STAMP, 0)
+        if stamp > end:
+            raise TransportError(
+                f"the cache of partition {self._partition} is at offset {stamp} of {JOINER_STATE}, "
+                f"which ends at {end}: was the topic made anew? Make all topics anew, or begin "
+                "under another log.prefix",
+                code="state-mismatch",
+            )
+        if stamp < start:
+            self._state.clear()
+            stamp = start
+        self._roll_forward(stamp)
+        meta = self._state.meta()
+        meta.pop(_STAMP, None)
+        self._check_offsets(meta)
+        self._renewal = Renewal(self._state, meta.pop(_BYTES, 0), self.renewal_bytes_min)
+        return meta
+
+    def put(self, topic: str, value: bytes, ledger: Ledger) -> None:
+        """Add a record to a round."""
+        ledger.outbox.append((topic, 0, value))
+
+    def commit(self, ledger: Ledger) -> None:
+        """Commit the round; the database, written meanwhile, follows."""
+        ledger.meta[_BYTES] = self._renewal.n_bytes
+        changes = self._state.changes(ledger)
+        n_bytes = sum(len(value) for *_, value in changes.parts)  # most of a round
+        rows = self._renewal.piece(n_bytes)
+        one = Round(self._log.identity, self._fingerprint, rows, changes)
+        pieces = changelog.encode(one)
+        records = {self._place: pieces}
+        for topic, _, value in ledger.outbox:
+            place = TopicPartition(topic, self._partition)
+            records.setdefault(place, []).append(NewRecord(b"", value))
+        with self._state.transaction():
+            offsets = self._transactions.commit(
+                records,
+                group=GROUP,
+                offsets=self._inputs(changes.meta),
+                meanwhile=lambda: self._state.write(changes, watermark_ms=ledger.watermark_ms),
+            )
+            first, last = offsets[self._place][0], offsets[self._place][-1]
+            self._state.note(_STAMP, last + 1)
+        if ledger.forgotten:
+            self._renewal.want()
+        n_bytes = sum(len(piece.value) for piece in pieces)
+        if (cut := self._renewal.committed(first, n_bytes)) is not None:
+            self._cut(cut)
+
+    def relay(self) -> None:
+        """Nothing: all is in the log once it is committed."""
+
+    def _roll_forward(self, stamp: int) -> None:
+        some: list[Round] = []
+        for behind, one in changelog.rounds_from(self._log, self._place, stamp):
+            self._check(one)
+            one.changes.meta[_STAMP] = behind
+            some.append(one)
+            if len(some) >= _REPLAY_ROUNDS:
+                self._state.replay((one.rows, one.changes) for one in some)
+                some = []
+        self._state.replay((one.rows, one.changes) for one in some)
+
+    def _check(self, one: Round) -> None:
+        if one.log != self._log.identity:
+            raise TransportError(
+                f"{JOINER_STATE}:{self._partition} belongs to topics of identity {one.log}, the "
+                f"others are {self._log.identity} now: some were made anew. Make all anew, or "
+                "begin under another log.prefix",
+                code="state-mismatch",
+            )
+        if one.fingerprint != self._fingerprint:
+            raise SchemaError(
+                f"{JOINER_STATE}:{self._partition} was written for fingerprint "
+                f"{one.fingerprint!r}, this program and configuration have {self._fingerprint!r}: "
+                "start with the earlier ones until the windows are closed, or begin under another "
+                "log.prefix",
+                code="joiner-state",
+            )
+
+    def _check_offsets(self, meta: dict[str, int]) -> None:
+        """A group that was away for long is forgotten; what it knows is what the state knows."""
+        ours = self._inputs(meta)
+        group = self._log.committed(GROUP)
+        for topic in (IMPRESSIONS, ACTIONS):
+            place = TopicPartition(topic, self._partition)
+            if place in group and group[place] != ours.get(place):
+                raise TransportError(
+                    f"group {GROUP} has offset {group[place]} of {topic}:{self._partition}, the "
+                    f"joiner's state {ours.get(place)}: both change together, so one was changed "
+                    "by other means. Set the group's offset to that of the state, or begin under "
+                    "another log.prefix",
+                    code="state-mismatch",
+                )
+
+    def _inputs(self, meta: dict[str, int]) -> dict[TopicPartition, int]:
+        names = {topic: f"{topic}:{self._partition}" for topic in (IMPRESSIONS, ACTIONS)}
+        return {
+            TopicPartition(topic, self._partition): meta[name]
+            for topic, name in names.items()
+            if name in meta
+        }
+
+    def _cut(self, offset: int) -> None:
+        try:
+            self._log.remove_before(*self._place, offset)
+        except TransportError as error:  # the changelog is longer than it needs to be
+            logger.warning("changelog=%s:%d state=not-cut error=%s", *self._place, error)
