@@ -42,6 +42,10 @@ N_REQUESTS, N_ITEMS_SHOWN, N_RUNS = 30_000, 5, 3
 N_USERS, N_ITEMS = 50_000, 20_000
 REQUEST_EVERY_MS: Final = 2
 ACTION_DELAY_MS: Final = 6_000  # on average: one in 150 comes after its window of 30 s
+# What there is to learn: items of four grades, and users that like items of their own kind.
+KINDS: Final = 5
+GRADES: Final = (0.3, 1.0, 1.0, 4.0)
+OWN_KIND: Final = 3.0
 
 
 def run() -> list[Row]:
@@ -101,15 +105,28 @@ def impression(rng: random.Random, ts_ms: int) -> Impression:
     )
 
 
+def number_of(user: str | None) -> int:
+    """The number in a user's name."""
+    return int((user or "").removeprefix("user-"))
+
+
+def appeal(user: int, item: int) -> float:
+    """How readily a user clicks an item, compared with others; both are numbers."""
+    is_own = item % KINDS == user % KINDS
+    return GRADES[item // KINDS % len(GRADES)] * (OWN_KIND if is_own else 1.0)
+
+
 def action(rng: random.Random, shown: Impression) -> Action:
     """A click on one of the items."""
+    user = number_of(shown.user)
+    appeals = [appeal(user, int(item)) for item in shown.items]
     ts_ms = shown.ts_ms + 100 + int(rng.expovariate(1 / ACTION_DELAY_MS))
     return Action(
         event_id=f"{rng.getrandbits(128):032x}",
         ts_ms=ts_ms,
         received_at_ms=ts_ms,
         request_id=shown.request_id,
-        item=rng.choice(shown.items),
+        item=rng.choices(shown.items, appeals)[0],
         event="click",
         user=shown.user,
     )

@@ -21,7 +21,7 @@ START_TIMEOUT_S: Final = 60.0
 
 @contextmanager
 def role(
-    *arguments: str, log: Path, environ: Mapping[str, str] | None = None
+    *arguments: str, log: Path, environ: Mapping[str, str] | None = None, niceness: int = 0
 ) -> Iterator[subprocess.Popen[bytes]]:
     """A running `freshrank` with these arguments; what it prints goes to `log`.
 
@@ -29,10 +29,12 @@ def role(
         arguments: Of the command.
         log: Is appended to.
         environ: Beside the environment of this process.
+        niceness: Of the process, as `nice -n` takes it.
     """
+    nice = ["nice", "-n", str(niceness)] if niceness else []
     with log.open("ab") as output:
         process = subprocess.Popen(
-            [FRESHRANK, *arguments],
+            [*nice, FRESHRANK, *arguments],
             stdout=output,
             stderr=subprocess.STDOUT,
             env={**os.environ, **(environ or {})},

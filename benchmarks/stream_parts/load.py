@@ -16,7 +16,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks.joiner import CONTEXT, N_ITEMS, N_USERS, events
+from benchmarks.joiner import CONTEXT, GRADES, KINDS, N_ITEMS, N_USERS, events, number_of
 from freshrank import messages
 from freshrank.messages import Action, Impression
 from freshrank.transport.base import ACTIONS, IMPRESSIONS, NewRecord
@@ -26,6 +26,9 @@ from freshrank.transport.kafka_cluster import Cluster
 # How often records are appended: as a service does that takes events from many.
 _APPEND_EVERY_S: Final = 0.02
 _CONNECTIONS: Final = 8
+# From one playing to the next; ids so far apart are of one kind, and of one grade (`appeal`).
+_NEXT_USERS: Final = KINDS * 1_009
+_NEXT_ITEMS: Final = KINDS * len(GRADES) * 37
 N_CANDIDATES, TOP_K, N_BODIES = 200, 5, 400
 
 F64 = npt.NDArray[np.float64]
@@ -36,7 +39,8 @@ def produce(cluster: Cluster, per_second: float, seconds: float) -> float:
     """Append impressions and as many actions, `per_second` of both together.
 
     An impression is of five items, an action comes 6 s after it on average; before the first ones
-    come there are fewer records. They are played again and again, under new ids.
+    come there are fewer records. They are played again and again, each time with other users and
+    items of the same tastes: what came again word for word would be learned by heart.
 
     Returns:
         The most seconds that an append came after its time.
@@ -80,14 +84,25 @@ def _schedule(request_every_s: float) -> Iterator[Due]:
 def _record(began_s: float, due_s: float, one: Impression | Action, cycle: int) -> NewRecord:
     ts_ms = round((began_s + due_s) * 1_000)
     request_id = f"{one.request_id}-{cycle}"
+    user = (number_of(one.user) + cycle * _NEXT_USERS) % N_USERS
     now = msgspec.structs.replace(
         one,
         event_id=f"{one.event_id}-{cycle}",
         request_id=request_id,
         ts_ms=ts_ms,
         received_at_ms=ts_ms,
+        user=f"user-{user}",
+        **(
+            {"items": [_item(item, cycle) for item in one.items]}
+            if isinstance(one, Impression)
+            else {"item": _item(one.item, cycle)}
+        ),
     )
     return NewRecord(request_id.encode(), messages.encode(now))
+
+
+def _item(item: str, cycle: int) -> str:
+    return str((int(item) + cycle * _NEXT_ITEMS) % N_ITEMS)
 
 
 def ask(port: int, per_second: float, warm_s: float, seconds: float) -> F64:
