@@ -34,9 +34,17 @@ def _habit(name: str) -> Cause:
     return lambda watched: watched.audience.doing(name)
 
 
-# Those of a round happen at once: none hides another. The last leaves a trainer that has much to
-# forget.
+# Those of a round happen at once: none hides another. The first needs clicks that were never late;
+# the last leaves a trainer that has much to forget.
 ROUNDS: Final[tuple[tuple[Fault, ...], ...]] = (
+    (
+        Fault(
+            "the trainer is paused for an hour",
+            Watched.trainer_paused,
+            later=("TrainerPaused",),
+            after=("Freshness/1h", "Freshness/6h", "Freshness/3d"),
+        ),
+    ),
     (
         Fault("new ids fill a table", _habit("crowd"), ("BudgetFull",)),
         Fault("a client sends events that nobody knows", _habit("nonsense"), ("EventsRejected",)),
@@ -72,13 +80,18 @@ ROUNDS: Final[tuple[tuple[Fault, ...], ...]] = (
     ),
     (
         Fault(
-            "the trainer is paused for an hour",
-            Watched.trainer_paused,
-            later=("TrainerPaused",),
-            after=("Freshness/1h",),
+            "all places of a service are taken",
+            _habit("crush"),
+            later=("RankAvailability/1h", "RankAvailability/6h", "RankAvailability/3d"),
         ),
     ),
-    (Fault("all places of a service are taken", _habit("crush"), later=("RankAvailability/1h",)),),
+    (
+        Fault(
+            "a client's rankings come bit by bit",
+            _habit("slow"),
+            later=("RankLatency/1h", "RankLatency/6h", "RankLatency/3d"),
+        ),
+    ),
     (
         Fault(
             "the labels are flipped",

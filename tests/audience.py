@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+import json
 import random
 import socket
 import threading
@@ -9,12 +10,17 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any, Final
 
+import httpx
+
+from freshrank.dev.servers import HOST
 from tests.roles import Api
 
 N_SHOWN: Final = 10
 _N_ITEMS, _N_USERS = 40, 50
 # Six visits a second leave most of two cores to the processes that answer them.
 _PAUSE_S: Final = 0.15
+# A ranking that takes as long is slow on any machine.
+SLOW_S: Final = 1.0
 # At the figures of a service, a few milliseconds each, until it has seen what was sent.
 _LOOKS_MAX: Final = 100
 
@@ -48,7 +54,7 @@ class Audience:
         more than a tenth of all; `strangers` clicks of requests that never were, more than a fifth;
         `repeating` says a hundred times what it has said. `large` sends what is too large, twice a
         visit; `crowd` shows tags that nobody has seen; `crush` ranks while all places of the
-        service are taken.
+        service are taken; `slow` ranks once more a visit, and takes its time to ask.
         """
         self._habits |= {*habits}
         yield
@@ -95,12 +101,28 @@ class Audience:
         if "repeating" in habits:
             events += [_click(f"r{n}", clicked[0])] * 100
         self._api.ask("/v1/events", {"events": events})
+        self._misbehave(n, habits, ranking)
+
+    def _misbehave(self, n: int, habits: frozenset[str], ranking: dict[str, Any]) -> None:
         if "large" in habits:
             for _ in range(2):
                 self._api.ask("/v1/events", self._too_large)
+        if "slow" in habits:
+            httpx.post(
+                f"http://{HOST}:{self._port}/v1/rank",
+                content=self._late(json.dumps({**ranking, "log_impression": False}).encode()),
+                headers={"Content-Type": "application/json"},
+                timeout=30.0,
+            ).raise_for_status()
         if "crowd" in habits:
             for k in range(2):
                 self._api.ask("/v1/rank", _crowd(2 * n + k))
+
+    def _late(self, body: bytes) -> Iterator[bytes]:
+        """A body, whose end lets wait for itself."""
+        yield body[:-1]
+        self._stop.wait(SLOW_S)
+        yield body[-1:]
 
 
 def _click(request_id: str, item: str, event: str = "click") -> dict[str, Any]:
@@ -131,7 +153,7 @@ def places_taken(port: int, n: int, api: Api, *, key: str = "") -> Iterator[None
     )
     with ExitStack() as stack:
         for _ in range(n):
-            one = socket.create_connection(("127.0.0.1", port))
+            one = socket.create_connection((HOST, port))
             stack.enter_context(one).sendall(told.encode())
         full = f"freshrank_http_requests_in_flight {n}.0"
         for _ in range(_LOOKS_MAX):

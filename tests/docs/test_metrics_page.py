@@ -54,12 +54,10 @@ def faults() -> str:
         told |= {name: (one.text, "every run") for name in one.during}
         told |= {name: (one.text, "`make prove`") for name in (*one.later, *one.after)}
     names = [f"{one.name}/{one.window}" if one.window else one.name for one in ALERTS]
-    assert set(told) <= set(names)
+    assert set(told) == set(names)
     lines = ["", "| alert | on what runs | in |", "|---|---|---|"]
     for name in names:
-        fault, where = told.get(
-            name, ("in the real windows only: too long, or told by any busy machine", "")
-        )
+        fault, where = told[name]
         lines.append(f"| {name.replace('/', ', ')} | {fault} | {where} |")
     return "\n".join([*lines, ""])
 
