@@ -38,15 +38,21 @@ class ManualClock:
 
     def __init__(self, *, now_ms: int = 0) -> None:
         self._now_ms = now_ms
+        self._stepped_ms = 0
 
     def now_ms(self) -> int:
         """Milliseconds since 1970-01-01 UTC, as last set."""
         return self._now_ms
 
     def monotonic_s(self) -> float:
-        """The same instant in seconds."""
-        return self._now_ms / 1_000
+        """The same instant in seconds, but for steps."""
+        return (self._now_ms - self._stepped_ms) / 1_000
 
     def advance(self, *, ms: int) -> None:
         """Move the clock by `ms` milliseconds."""
         self._now_ms += ms
+
+    def step(self, *, ms: int) -> None:
+        """Set the wall clock ahead by `ms` milliseconds, or back; no time passes."""
+        self._now_ms += ms
+        self._stepped_ms += ms

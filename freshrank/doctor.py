@@ -19,7 +19,7 @@ from packaging.requirements import Requirement
 
 from freshrank.config import demo_text, digest, load, loads
 from freshrank.diagnostics import InvalidConfigError
-from freshrank.doctor_servers import servers, stored
+from freshrank.doctor_servers import event_time, servers, stored
 from freshrank.findings import Finding
 from freshrank.settings import ServiceSettings, Settings
 
@@ -66,6 +66,7 @@ def examine(path: Path, *, environ: Mapping[str, str]) -> list[Finding]:
             found.append(metrics_port(settings.metrics.host, settings.metrics.port))
         if is_installed("safetensors"):  # where a trainer can have saved something
             found.append(stored(settings))
+        found.append(event_time(settings, time.time()))
         found += servers(settings)
     return found
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import sqlite3
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -136,6 +137,42 @@ def stored(settings: Settings) -> Finding:
         mend = "go back to its features, tasks, model and salt, or set another service.data_dir"
         return Finding(name, False, text, mend)
     return Finding(name, True, f"{path.name} fits this configuration")
+
+
+def event_time(settings: Settings, now_s: float) -> Finding:
+    """The clock is not so far behind what was joined that everything new is late.
+
+    Args:
+        settings: The configuration.
+        now_s: This machine's clock, seconds since 1970.
+    """
+    name, directory = "event time", settings.service.data_dir / "joiner"
+    newest = {path.stem: _newest_event_s(path) for path in directory.glob("partition-*.sqlite")}
+    if not newest:
+        return Finding(name, True, f"nothing joined in {directory}")
+    where, newest_s = max(newest.items(), key=lambda one: one[1])
+    join, behind_s = settings.join, newest_s - now_s
+    over = join.window + join.max_out_of_order + join.allowed_lateness
+    if behind_s < over.total_seconds():
+        return Finding(name, True, "what happens now is not late")
+    text = f"{where} has joined an event {behind_s:.0f} s ahead of the clock: what happens is late"
+    mend = (
+        "set the clock if it is behind; if it was ahead before, learning goes on by itself once it "
+        "has caught up, or restore a backup from before that"
+    )
+    return Finding(name, False, text, mend)
+
+
+def _newest_event_s(database: Path) -> float:
+    """Of a joiner's state, which a running joiner may have; 0 where it cannot be told."""
+    try:
+        with contextlib.closing(
+            sqlite3.connect(f"{database.absolute().as_uri()}?mode=ro", uri=True)
+        ) as connection:
+            row = connection.execute("SELECT value FROM meta WHERE name = 'newest_ms'").fetchone()
+    except sqlite3.Error:
+        return 0.0
+    return row[0] / 1_000 if row else 0.0
 
 
 def _newest(directory: Path) -> Path | None:

@@ -257,8 +257,10 @@ class Embedded:
         return [] if self._checkpoints is None else self._checkpoints.described()
 
     def statistics(self) -> dict[str, float]:
-        """The trainer's gauges."""
-        return {} if self.trainer is None else self.trainer.statistics()
+        """The trainer's gauges, and how far the clock is behind event time, if that is too far."""
+        behind_s = max((joiner.clock_behind_s for joiner in self.joiners), default=0.0)
+        behind = {"clock_behind_seconds": behind_s} if behind_s else {}
+        return behind | ({} if self.trainer is None else self.trainer.statistics())
 
     def readings(self) -> list[Reading]:
         """Metrics of joiners and trainer."""

@@ -27,7 +27,7 @@ AWAY_MIN_MS: Final = 10_000
 # So many beats are missing from a trainer that is away; a base of 10 million rows takes it 6 s.
 AWAY_BEATS: Final = 40
 # How long the log's ends are believed, so that a degraded service does not ask for each request.
-BACKLOG_VALID_MS: Final = 500
+BACKLOG_VALID_S: Final = 0.5
 # Who asked for readiness within this time asks again: Kubernetes and balancers do every 10 s.
 ASKED_S: Final = 30.0
 # What it sent before it heard the answer still arrives.
@@ -77,21 +77,25 @@ class Health:
         self._asked_s = -ASKED_S
         self._is_draining = False
         self._is_told = threading.Event()
-        self._backlog: tuple[int, str | None] = (-BACKLOG_VALID_MS, None)
+        self._backlog: tuple[float, str | None] = (-BACKLOG_VALID_S, None)
 
     def degraded(self, current: Current) -> list[str]:
         """Why an answer from these parameters is worth less than it could be."""
         info = current.info
         reasons = ["untrained"] if info.untrained else []
-        age_ms = self._clock.now_ms() - info.published_at_ms
+        # Where the clock was set back a frame is older than its times say.
+        age_ms = max(self._clock.now_ms() - info.published_at_ms, self._replica.applied_ms)
         # On an idle stream frames stop and nothing is stale: there is nothing to learn.
         backlog = self._backlog_of(current) if age_ms > min(self._away_ms, self._stale_ms) else ""
         is_behind = bool(backlog) or self._replica.is_behind
         if is_behind and age_ms > self._stale_ms:
             reasons.append("stale_sparse")
-        is_held = self._loop is not None and bool(self._loop.statistics().get("held_back"))
+        gauges = self._loop.statistics() if self._loop is not None else {}
+        is_held = bool(gauges.get("held_back"))
         if is_held or self._replica.is_held:
             reasons.append("held_back")
+        if gauges.get("clock_behind_seconds"):
+            reasons.append("clock")
         if current.is_dense_stale:
             reasons.append("stale_dense")
         if backlog is None:
@@ -134,15 +138,15 @@ class Health:
 
     def _backlog_of(self, current: Current) -> str | None:
         """The first log with events that the parameters lack, "" for none, None if unreadable."""
-        now_ms = self._clock.now_ms()
+        now_s = self._clock.monotonic_s()
         with self._lock:
-            asked_at_ms, backlog = self._backlog
-            if now_ms - asked_at_ms >= BACKLOG_VALID_MS:
+            asked_at_s, backlog = self._backlog
+            if now_s - asked_at_s >= BACKLOG_VALID_S:
                 try:
                     backlog = self._looks.ask(lambda: self._look(current))
                 except TransportError:
                     backlog = None
-                self._backlog = (now_ms, backlog)
+                self._backlog = (now_s, backlog)
             return backlog
 
     def _look(self, current: Current) -> str:

@@ -99,6 +99,12 @@ class Replica(Follower):
         return self._unheard_s
 
     @property
+    def applied_ms(self) -> int:
+        """How long ago the last frame was applied, whatever became of the clock; 0 before one."""
+        at_s = self._applied_at_s
+        return 0 if at_s is None else round((self._clock.monotonic_s() - at_s) * 1_000)
+
+    @property
     def is_held(self) -> bool:
         """True while a newer version is refused as it scores worse than the one that serves."""
         return bool(self._judge.reason)

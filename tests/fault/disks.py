@@ -1,13 +1,9 @@
 """A disk that fails one process: `faulty_disk.c`, compiled and preloaded."""
 
-import shutil
-import subprocess
 from contextlib import suppress
 from pathlib import Path
 
-import pytest
-
-SOURCE = Path(__file__).with_name("faulty_disk.c")
+from tests.fault.preloaded import compiled
 
 
 class FaultyDisk:
@@ -19,15 +15,9 @@ class FaultyDisk:
     """
 
     def __init__(self, directory: Path, scratch: Path) -> None:
-        compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
-        if compiler is None:
-            pytest.skip("no C compiler for a disk that fails")
-        library = scratch / "faulty_disk.so"
-        options = ["-shared", "-fPIC", "-O1", "-Wall", "-Werror"]
-        subprocess.run([compiler, *options, "-o", library, SOURCE, "-ldl"], check=True)
         self._now = scratch / "errno"
         self.environment = {
-            "LD_PRELOAD": str(library),
+            "LD_PRELOAD": compiled("faulty_disk", scratch),
             "FAULTY_DISK": f"{directory}/",
             "FAULTY_DISK_ERRNO": str(self._now),
         }

@@ -13,14 +13,21 @@ import typer
 
 from freshrank import doctor
 from freshrank.commands.doctor import marks, run
-from freshrank.config import demo_text
+from freshrank.config import demo_text, loads
 from freshrank.dev.servers import free_ports
+from freshrank.doctor_servers import event_time
 from freshrank.findings import Finding
+from trainer.joiner.state import State
 
 LINES = (
     *("python", "packages", "native core", "onnxruntime", "torch", "service", "trainer"),
-    *("configuration", "data directory", "port", "clock", "checkpoint"),
+    *("configuration", "data directory", "port", "clock", "checkpoint", "event time"),
 )
+
+MINIMAL = {
+    "features": [{"name": "item_id", "type": "id", "scope": "item"}],
+    "tasks": [{"name": "click", "event": "click"}],
+}
 
 
 def without(*missing: str) -> Callable[[str], bool]:
@@ -252,3 +259,19 @@ def test_without_a_file_the_demo_is_examined_and_overrides_count(
     missing, none = doctor.configuration(Path("other.yaml"), {})
     assert_bad(missing, "No such file", "correct")
     assert none is None
+
+
+def test_a_clock_far_behind_what_was_joined(tmp_path: Path) -> None:
+    join = {"window": "10s", "max_out_of_order": "1s", "allowed_lateness": "20s"}
+    text = json.dumps({**MINIMAL, "join": join, "service": {"data_dir": str(tmp_path)}})
+    settings = loads(text, name="test", environ={})
+    assert event_time(settings, 0.0).ok  # nothing was joined
+    path = tmp_path / "joiner" / "partition-0.sqlite"
+    with contextlib.closing(State(path, is_durable=False, fingerprint="", salt=0)) as state:
+        with state.transaction():
+            state.note("newest_ms", 3_600_000)
+        for now_s in (3_600.0, 3_569.5):
+            assert event_time(settings, now_s).ok
+        assert_bad(event_time(settings, 3_569.0), "partition-0 has joined an event 31 s", "clock")
+    path.write_bytes(b"no database")
+    assert event_time(settings, 0.0).ok  # the joiner will say so

@@ -275,7 +275,7 @@ def test_the_series_of_the_largest_configuration_are_bounded(tmp_path: Path) -> 
         *(
             reading
             for partition in range(64)
-            for reading in Watch(partition, ManualClock(), arena, progress).readings(
+            for reading in Watch(largest, partition, ManualClock(), arena, progress).readings(
                 gauges, Position({}, 1), 0
             )
         ),

@@ -50,7 +50,7 @@ class Joiner:
         log: The event log.
         partition: Partition of impressions and actions to read and of examples to write.
         database: SQLite file of its state; made when it is not there.
-        clock: Says when a drained topic gets a tick, and nothing else.
+        clock: Says when a drained topic gets a tick; nothing else is decided by it.
         state: Feature state to keep up to date; filled from the database.
         progress: Told what is joined.
         transactions: Of this partition where the log is on Kafka: rounds are committed there, and
@@ -101,7 +101,7 @@ class Joiner:
         )
         try:
             arena = Arena(encoder, rules.tasks)
-            self._watch = Watch(partition, clock, arena, progress)
+            self._watch = Watch(settings, partition, clock, arena, progress)
             live = LiveFeatures(settings, encoder)
             self._judge = Judge(settings, encoder, live, arena)
             self._packer = Packer(encoder.schema_hash, arena, rules.tasks, rules.keep_rates)
@@ -134,9 +134,11 @@ class Joiner:
             TransportError: the database or the log failed. Either nothing of the round is committed
                 and the next step does it again, or all of it and the next step appends the rest.
         """
-        if self._is_short_round and timeout_s > 0:
-            left_s = self._began_s + _GATHER_S - time.monotonic()
-            self._closing.wait(min(max(left_s, 0.0), timeout_s))
+        if timeout_s > 0:
+            self._watch.compared(self._newest_ms)  # a replay never waits: it outruns its clock
+            if self._is_short_round:
+                left_s = self._began_s + _GATHER_S - time.monotonic()
+                self._closing.wait(min(max(left_s, 0.0), timeout_s))
         if self._is_stale:
             self._restore()
         self._relay()
@@ -151,14 +153,11 @@ class Joiner:
     def drain(self, through_ms: int | None = None) -> None:
         """Process everything in the log, then let time pass so that windows close.
 
-        For replays and tests: a record that comes later with an earlier time may be late.
-
-        Args:
-            through_ms: Event time through which windows close; by default all that are open.
+        For replays and tests: a record that comes later with an earlier time may be late. Windows
+        close through the event time `through_ms`; by default all that are open.
         """
         self._process_news()
-        if through_ms is None:
-            through_ms = self._state.last_due_ms()
+        through_ms = self._state.last_due_ms() if through_ms is None else through_ms
         if through_ms is None:
             return
         time_ms = max(through_ms + self._out_of_order_ms, self._newest_ms + 1)
@@ -178,6 +177,11 @@ class Joiner:
     def positions(self) -> dict[TopicPartition, int]:
         """What is read next; as `readings`. Of what is read a tick may wait for long."""
         return self._inputs.positions()
+
+    @property
+    def clock_behind_s(self) -> float:
+        """See `Watch`."""
+        return self._watch.clock_behind_s
 
     def close(self) -> None:
         """Release the database. What is not committed is done again by the next joiner."""
@@ -272,12 +276,8 @@ class Joiner:
         """Write the round: what it read, changed and sends, all or nothing."""
         ledger, here = self._decider.finish(), self._here()
         totals = {name: total + ledger.totals[name] for name, total in self._totals.items()}
-        ledger.meta = {
-            **totals,
-            **here.offsets,
-            "newest_ms": self._newest_ms,
-            "next_number": self._cache.next_number,
-        }
+        own = {"newest_ms": self._newest_ms, "next_number": self._cache.next_number}
+        ledger.meta = {**totals, **here.offsets, **own}
         ledger.watermark_ms = here.watermark_ms
         for record in self._packer.pack(ledger.rows, ledger.outcomes, self._position, here):
             self._commits.put(EXAMPLES, record, ledger)

@@ -8,8 +8,10 @@ from freshrank.accounting import GROWING
 from freshrank.clock import Clock
 from freshrank.metrics import Reading
 from freshrank.progress import Progress
+from freshrank.settings import Settings
 from freshrank.transport.base import ACTIONS, IMPRESSIONS
 from trainer.joiner.arena import Arena
+from trainer.joiner.decider import milliseconds
 from trainer.joiner.inputs import Inputs
 from trainer.joiner.rows import Position
 from trainer.joiner.rules import Rows
@@ -25,13 +27,28 @@ class Watch:
     """Counts rounds and times events; one thread tells it, any asks.
 
     Args:
+        settings: Join is read.
         partition: Of the joiner.
         clock: Its wall time.
         arena: Knows when impressions were appended.
         progress: Told when events were read and joined.
+
+    Attributes:
+        clock_behind_s: How far the clock is behind event time where what happens now is late, else
+            0. It was set back, or a service's clock was ahead.
     """
 
-    def __init__(self, partition: int, clock: Clock, arena: Arena, progress: Progress) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        partition: int,
+        clock: Clock,
+        arena: Arena,
+        progress: Progress,
+    ) -> None:
+        window_ms, out_of_order_ms, lateness_ms, _ = milliseconds(settings)
+        self._over_ms = window_ms + out_of_order_ms + lateness_ms
+        self.clock_behind_s = 0.0
         self._partition = str(partition)
         self._clock = clock
         self._arena = arena
@@ -44,6 +61,19 @@ class Watch:
             if source.heads and not source.heads[0].is_tick:
                 appended_at_ms = source.heads[0].record.appended_at_ms
                 self._freshness["queue"].add(kind, [appended_at_ms], self._clock.now_ms())
+
+    def compared(self, newest_ms: int) -> None:
+        """Compare the clock with the newest event time; log when it falls behind or catches up."""
+        was_behind, behind_ms = self.clock_behind_s > 0, newest_ms - self._clock.now_ms()
+        self.clock_behind_s = behind_ms / 1_000 if behind_ms >= self._over_ms else 0.0
+        if self.clock_behind_s and not was_behind:
+            logger.warning(
+                "partition=%s clock=behind behind_s=%.0f: what happens now is late, not learned, "
+                "until the clock has caught up; was it ahead, here or at a service?",
+                *(self._partition, self.clock_behind_s),
+            )
+        elif was_behind and not self.clock_behind_s:
+            logger.warning("partition=%s clock=caught-up", self._partition)
 
     def committed(self, rows: Sequence[Rows]) -> None:
         """A round is committed in which these left."""

@@ -1,5 +1,9 @@
 """The order of records and the ticks that keep it moving."""
 
+import re
+
+import pytest
+
 from freshrank import messages
 from freshrank.messages import Tick
 from freshrank.transport.base import ACTIONS, IMPRESSIONS, NewRecord
@@ -131,3 +135,22 @@ def test_replay_of_the_log_with_its_ticks_gives_the_same_rows(make_world: MakeWo
 
     assert replay.said() == live.said()
     assert len(live.said()) > 40
+
+
+def test_a_clock_behind_what_was_joined_is_told_until_it_has_caught_up(
+    make_world: MakeWorld, caplog: pytest.LogCaptureFixture
+) -> None:
+    world = make_world()
+
+    def looked() -> tuple[float, list[str]]:
+        world.joiner.step(0.001)
+        return world.joiner.clock_behind_s, re.findall(r" clock=([\w-]+)", caplog.text)
+
+    world.feed(impression("r", ["1"], 32_000))
+    world.clock.advance(ms=1_000)
+    assert looked() == (31.0, ["behind"])  # window + lateness + slack: what happens now is late
+    assert looked() == (31.0, ["behind"])
+    world.clock.advance(ms=1)
+    assert looked() == (0.0, ["behind", "caught-up"])
+    world.feed(impression("s", ["1"], 1_001))
+    assert not world.letters(IMPRESSIONS)
