@@ -1,11 +1,9 @@
 """Routes, commands and error codes: a heading each, written from the code."""
 
-import ast
 import inspect
 import json
 import re
 from collections import defaultdict
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -13,14 +11,15 @@ import pytest
 import typer.main
 from typer.core import TyperGroup
 
-from freshrank import errors
 from freshrank.cli import app, exit_code
+from freshrank.worker import FATAL_CODES
 from service.problems import SLUGS
+from tests.docs import error_codes
 from tests.docs.pages import check_below, check_page
 
 ROOT: Final = Path(__file__).parents[2]
 GENERATED: Final = '<!-- Generated: make test ARGS="tests/docs --update-golden" -->\n'
-PACKAGES: Final = ("freshrank", "service", "trainer")
+PACKAGES: Final = error_codes.PACKAGES
 
 HTTP: Final = f"""# HTTP API
 
@@ -152,63 +151,36 @@ def test_every_command_has_its_heading(request: pytest.FixtureRequest) -> None:
 # --- Error codes
 
 
-def text_of(node: ast.expr) -> str:
-    """A message, with … for what is filled in."""
-    if isinstance(node, ast.Constant) and isinstance(node.value, str):
-        return node.value
-    if isinstance(node, ast.JoinedStr):
-        return "".join(text_of(part) for part in node.values)
-    if isinstance(node, ast.BinOp):
-        return text_of(node.left) + text_of(node.right)
-    return "…"
-
-
-def raised() -> Iterator[tuple[str, str, str]]:
-    """(code, class, message) wherever an error is made with a code written there.
-
-    What only refuses a row or a command, or judges rows, has no class.
-    """
-    kinds = {name for name, one in vars(errors).items() if inspect.isclass(one)}
-    for path in sorted(path for name in PACKAGES for path in (ROOT / name).rglob("*.py")):
-        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
-            match node:
-                case ast.Call(func=ast.Name(id=name), args=args, keywords=words) if name in kinds:
-                    codes = [word.value for word in words if word.arg == "code"]
-                    message = text_of(args[0]) if args else "…"
-                case ast.Call(
-                    func=ast.Attribute(attr="refuse" | "_refuse"), args=[_, code, text, *_]
-                ) if path.is_relative_to(ROOT / "trainer"):
-                    name, codes, message = "", [code], text_of(text)
-                case ast.Tuple(
-                    elts=[code, ast.Name() | ast.UnaryOp() | ast.BinOp() | ast.Call()]
-                ) if path.name == "validation.py":
-                    name, codes, message = "", [code], "…"
-                case _:
-                    continue
-            if codes and isinstance(codes[0], ast.Constant) and isinstance(codes[0].value, str):
-                yield codes[0].value, name, message
-    for name in sorted(kinds):
-        one = getattr(errors, name)
-        yield one.code, name, (one.__doc__ or "").splitlines()[0]
-
-
 def test_every_error_code_has_its_heading(request: pytest.FixtureRequest) -> None:
+    kinds = {**error_codes.BUILT_IN, **error_codes.own_kinds()}
     found: dict[str, list[tuple[str, str]]] = defaultdict(list)
-    for code, name, message in raised():
+    for code, name, message in error_codes.made(kinds):
         if (name, message) not in found[code]:
             found[code].append((name, message))
     lines = [CODES]
     for code, made in sorted(found.items()):
-        kinds = sorted({name for name, _ in made if name})
-        exits = sorted({exit_code(getattr(errors, name)("")) for name in kinds})
-        names = ", ".join(f"`{one}`" for one in kinds)
-        told = f"{names}; a command exits with {min(exits, default=0)}."
+        names = sorted({name for name, _ in made if name})
+        exits = sorted({exit_code(kinds[name]("")) for name in names})
+        told = f"{', '.join(f'`{one}`' for one in names)}; a command exits with "
         letter = "A [dead letter](semantics.md#learning)."
-        lines += [f"## {code}", "", told if kinds else letter, ""]
+        lines += [f"## {code}", "", f"{told}{min(exits)}." if names else letter, ""]
         said = [f"- {message}" for _, message in made if message != "…"]
         lines += [*said, ""] if said else []
-    assert len(found) > 80
+    assert len(found) > 100
     check_page("codes.md", "\n".join(lines), request)
+
+
+def test_every_code_that_the_program_goes_by_has_its_heading() -> None:
+    """Whoever asks for a code knows of one that can come, however it is made."""
+    page = (ROOT / "docs" / "codes.md").read_text("utf-8")
+    asked = {*FATAL_CODES}
+    for name in PACKAGES:
+        for path in (ROOT / name).rglob("*.py"):
+            text = path.read_text("utf-8")
+            for one in re.findall(r"\berror\.code (?:==|!=|in|not in) ([^:]+):", text):
+                asked |= set(re.findall(r'"([a-z-]+)"', one))
+    assert len(asked) > 10
+    assert {code for code in asked if f"\n## {code}\n" not in page} == set()
 
 
 def test_every_problem_names_the_routes_that_may_answer_it() -> None:
