@@ -107,6 +107,9 @@ def rollback(
     pause: Annotated[
         bool, typer.Option("--pause", help="Stop learning first, until it is resumed.")
     ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be taken back, and do nothing.")
+    ] = False,
     wait: Annotated[float, typer.Option(min=0, help="Seconds for it to be served.")] = 30.0,
     url: Url = DEFAULT_URL,
     key: Key = None,
@@ -122,6 +125,7 @@ def rollback(
         reason=reason,
         relearn=relearn,
         pause=pause,
+        is_dry=dry_run,
         wait_s=wait,
         as_json=as_json,
     )

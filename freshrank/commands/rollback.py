@@ -18,6 +18,7 @@ def run(
     reason: str,
     relearn: bool,
     pause: bool,
+    is_dry: bool,
     wait_s: float,
     as_json: bool,
 ) -> None:
@@ -27,10 +28,14 @@ def run(
         DataError: the service refused.
         TransportError: nobody answers, or no other epoch came (code `not-obeyed`).
     """
+    body = {"to": to, "reason": reason, "relearn": relearn, "dry_run": is_dry}
+    if is_dry:
+        undone = call(url, "/v1/admin/rollback", body, key=key)
+        print(json.dumps(undone) if as_json else told(to, undone))
+        return
     if pause:  # first, else what spoiled the model would be learned again
         call(url, "/v1/admin/trainer/pause", {"reason": reason}, key=key)
     began_s = time.monotonic()
-    body = {"to": to, "reason": reason, "relearn": relearn}
     given = call(url, "/v1/admin/rollback", body, key=key)
     before = given["from"]
     after = _until_another(before, url=url, key=key, deadline_s=began_s + wait_s)
@@ -43,6 +48,19 @@ def run(
         f"serving {after['version']} of epoch {after['epoch']}, the parameters of {to}, "
         f"instead of {was}: {seconds:.1f} s"
     )
+
+
+def told(to: str, undone: dict[str, Any]) -> str:
+    """What a dry run found."""
+    if undone["snapshot"] is None:
+        return (
+            "nothing is done; what would be taken back only the trainer knows, another process: "
+            "`freshrank snapshots list` where it runs"
+        )
+    n_rows = undone["rows_taken_back"]
+    if n_rows is None:
+        return f"nothing is done; {to} cannot be gone back to: it is damaged"
+    return f"nothing is done; {to} would take back {n_rows:,} learned rows"
 
 
 def _until_another(

@@ -113,6 +113,10 @@ class Shop:
     port: int
     config: Path
 
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
 
 @pytest.fixture
 def shop(tmp_path: Path) -> Iterator[Shop]:
@@ -138,12 +142,17 @@ def test_rolled_back_under_load_every_request_is_answered(shop: Shop) -> None:
         teach(shop.api, f"poison-{n}", "i2")
     bad = settled(shop.api)
     assert bad != good
+    taught = shop.api.ask("/v1/stats").json()["accounting"]["rows_learned"] - learned
+    dry = ("rollback", "--to", "kept-good", "--pause", "--dry-run", "--url", shop.url)
+    assert as_json(*dry)["rows_taken_back"] == taught > 0
+    assert settled(shop.api) == bad
+    assert shop.api.ask("/v1/stats").json()["trainer"]["paused"] is False
 
     with Load(shop.port) as load:
         eventually(lambda: min(map(len, load.answers)) > 50)
         done = as_json(
             *("rollback", "--to", "kept-good", "--pause", "--reason", "poisoned"),
-            *("--url", f"http://127.0.0.1:{shop.port}"),
+            *("--url", shop.url),
         )
         n_now = [len(answers) for answers in load.answers]
         eventually(lambda: all(len(a) > n + 50 for a, n in zip(load.answers, n_now, strict=True)))
@@ -162,9 +171,8 @@ def test_rolled_back_under_load_every_request_is_answered(shop: Shop) -> None:
 
 
 def test_a_roll_back_that_is_refused_says_where_to_look(shop: Shop) -> None:
-    url = f"http://127.0.0.1:{shop.port}"
     refused = subprocess.run(
-        [FRESHRANK, "rollback", "--to", "nowhere", "--wait", "1", "--url", url],
+        [FRESHRANK, "rollback", "--to", "nowhere", "--wait", "1", "--url", shop.url],
         capture_output=True,
         text=True,
         timeout=60,
