@@ -17,6 +17,7 @@ from typing import Final
 
 from packaging.requirements import Requirement
 
+from freshrank import memory
 from freshrank.config import demo_text, digest, load, loads
 from freshrank.diagnostics import InvalidConfigError
 from freshrank.doctor_servers import event_time, servers, stored
@@ -62,6 +63,7 @@ def examine(path: Path, *, environ: Mapping[str, str]) -> list[Finding]:
         clock(time.time(), Path(__file__).stat().st_mtime),
     ]
     if settings is not None:
+        found.append(memory.finding(settings))
         if settings.metrics.port:
             found.append(metrics_port(settings.metrics.host, settings.metrics.port))
         if is_installed("safetensors"):  # where a trainer can have saved something

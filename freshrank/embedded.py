@@ -26,6 +26,7 @@ from freshrank.clock import Clock, SystemClock
 from freshrank.errors import ConfigError
 from freshrank.features import FeatureEncoder
 from freshrank.logs import open_log
+from freshrank.memory import check_budget
 from freshrank.metrics import Reading
 from freshrank.metrics_lag import Lag
 from freshrank.progress import Progress
@@ -75,7 +76,7 @@ class Embedded:
         clock: Time.
 
     Raises:
-        ConfigError: `learn` without the extra `train` installed.
+        ConfigError: `learn` without the extra `train` installed, or with less memory than budgets.
         DataError: the history is no archive, damaged or has a gap.
         SchemaError: checkpoint or history are of another configuration.
         TransportError: the data directory is in use by another process, or damaged.
@@ -160,6 +161,7 @@ class Embedded:
         from trainer.readings import TrainerReadings
 
         settings, encoder = self.settings, self.encoder
+        check_budget(settings)  # now that all that learns is loaded
         archive = None
         if history is not None:
             archive = Archive(history, settings, encoder, allow_gaps=allow_gaps)

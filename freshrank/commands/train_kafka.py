@@ -16,6 +16,7 @@ from freshrank.clock import SystemClock
 from freshrank.errors import Error, TransportError
 from freshrank.features import FeatureEncoder
 from freshrank.logs import cluster, open_log
+from freshrank.memory import check_budget
 from freshrank.metrics import Reading
 from freshrank.metrics_lag import Lag
 from freshrank.progress import Progress
@@ -49,6 +50,7 @@ class Standby:
         from freshrank.transport.kafka_lease import Lease
         from trainer.readings import TrainerReadings
 
+        check_budget(settings)
         self._settings = settings
         self._history = history
         self._allow_gaps = allow_gaps

@@ -38,6 +38,7 @@ class Serving:
         self.api = Api(port)
         self._proc = Path(f"/proc/{process.pid}")
         self._n_requests = 0
+        self.request_id = ""  # of what was sent last
 
     @property
     def n_descriptors(self) -> int:
@@ -60,7 +61,8 @@ class Serving:
     def send(self, *items: str) -> str:
         """Show these items and click the first; the receipt."""
         self._n_requests += 1
-        about = {"request_id": f"r{self._n_requests}", "item": items[0], "event": "click"}
+        self.request_id = f"{self.process.pid}-{self._n_requests}"
+        about = {"request_id": self.request_id, "item": items[0], "event": "click"}
         shown = {
             "kind": "impression",
             "request_id": about["request_id"],
@@ -101,6 +103,6 @@ def serving(
         one = Serving(process, port, said)
         with closing(one.api):
             one.api.until_ready(process, said)
-            one.learns()
+            one.became(one.send("i1"))  # of what a new epoch's base brings no outcome is told
             yield one
             process.kill()  # it would wait until whoever asked for readiness asks again

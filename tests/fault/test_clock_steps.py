@@ -85,13 +85,14 @@ def test_an_hour_ahead_and_back_loses_that_hour_and_says_so(tmp_path: Path) -> N
     clock = SteppedClock(tmp_path)
     with serving(tmp_path, config=CONFIG, environ=clock.environment) as one:
         open_ = one.send("i1", "i2")  # i2 is neither clicked nor decided: its window is open
+        open_id = one.request_id
         assert outcomes(one, open_) == {("freshrank.actions", "trained")}
         assert count(one, "click.negative") == 0
 
         clock.step_to(HOUR_S)
         keeps_its_pace(one)
         assert count(one, "click.negative") == 1  # the window closed early
-        late = {"kind": "feedback", "request_id": "r2", "item": "i2", "event": "click"}
+        late = {"kind": "feedback", "request_id": open_id, "item": "i2", "event": "click"}
         receipt = one.api.ask("/v1/events", {"events": [late]}).json()["receipt"]
         assert outcomes(one, receipt) == {("freshrank.actions", "late")}
         assert one.rank() == 200

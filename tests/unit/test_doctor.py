@@ -21,7 +21,7 @@ from trainer.joiner.state import State
 
 LINES = (
     *("python", "packages", "native core", "onnxruntime", "torch", "service", "trainer"),
-    *("configuration", "data directory", "port", "clock", "checkpoint", "event time"),
+    *("configuration", "data directory", "port", "clock", "memory", "checkpoint", "event time"),
 )
 
 MINIMAL = {
