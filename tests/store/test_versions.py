@@ -48,6 +48,25 @@ def test_delta_holds_only_what_changed_since() -> None:
     assert table.delta(0)[0].tolist() == [1, 3, 5, 9]
 
 
+@pytest.mark.parametrize(
+    "spread", ["all", "close", "two ends", "one outlier"], ids=lambda kind: kind.replace(" ", "-")
+)
+def test_delta_of_many_rows_ascends_however_keys_are_spread(spread: str) -> None:
+    rng = np.random.default_rng(3)
+    n = 70_000
+    keys = {
+        "all": rng.integers(0, 2**64, n, np.uint64),
+        "close": 2**63 + rng.permutation(n).astype(np.uint64),
+        "two ends": rng.permutation(n).astype(np.uint64) - np.uint64(n // 2),  # around 0
+        "one outlier": np.append(rng.permutation(n).astype(np.uint64), np.uint64(2**64 - 1)),
+    }[spread]
+    table = make()
+    admit(table, keys)
+    found, rows, _ = table.delta(0)
+    np.testing.assert_array_equal(found, np.unique(keys))
+    np.testing.assert_array_equal(rows, table.lookup(found))
+
+
 def test_reading_changes_no_version() -> None:
     table = make()
     admit(table, ids_of(1))

@@ -23,5 +23,11 @@ inline void require(bool condition, const std::string& message) {
         throw StoreError(message);
     }
 }
+// Makes no string of what is not said: fit for every row of a table.
+inline void require(bool condition, const char* message) {
+    if (!condition) {
+        throw StoreError(message);
+    }
+}
 
 }  // namespace freshrank

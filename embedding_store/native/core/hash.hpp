@@ -94,11 +94,13 @@ class SipHasher {
         for (; n_bytes > 0 && n_bytes_ % 8 != 0; --n_bytes) {
             add_byte(*bytes++);
         }
+        SipState state = state_;  // in registers, which bytes behind a pointer cannot be part of
         for (; n_bytes >= 8; n_bytes -= 8, bytes += 8, n_bytes_ += 8) {
             std::uint64_t word;
             std::memcpy(&word, bytes, 8);
-            state_.compress(word);
+            state.compress(word);
         }
+        state_ = state;
         for (; n_bytes > 0; --n_bytes) {
             add_byte(*bytes++);
         }

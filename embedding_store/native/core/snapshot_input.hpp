@@ -84,8 +84,10 @@ class SnapshotInput {
         auto* at = static_cast<std::uint8_t*>(to);
         while (n_bytes > 0) {
             is_truncated_ = !fill();
-            require(!is_truncated_, "snapshot is truncated: it ends after " +
-                                        std::to_string(n_copied_) + " bytes, in the middle");
+            if (is_truncated_) {
+                throw StoreError("snapshot is truncated: it ends after " +
+                                 std::to_string(n_copied_) + " bytes, in the middle");
+            }
             const std::size_t n = std::min(n_bytes, bytes_.size());
             std::memcpy(at, bytes_.data(), n);
             bytes_ = bytes_.subspan(n);

@@ -1,6 +1,7 @@
 // Builds a table from a whole snapshot and the increments that follow it. Nothing in them is
 // trusted: every number is checked, and memory follows what was read, not what was promised.
 #include <algorithm>
+#include <array>
 #include <bit>
 #include <cstring>
 #include <string>
@@ -66,7 +67,9 @@ SnapshotHeader read_header(SnapshotInput& input) {
 }
 
 void refuse_twice(bool is_new, std::uint64_t key) {
-    require(is_new, "snapshot is damaged: key " + std::to_string(key) + " occurs twice");
+    if (!is_new) {
+        throw StoreError("snapshot is damaged: key " + std::to_string(key) + " occurs twice");
+    }
 }
 
 }  // namespace
@@ -99,6 +102,8 @@ class SnapshotReader {
     }
 
   private:
+    static constexpr std::uint64_t piece_rows = 64;  // taken at a time: they stay in the cache
+
     SnapshotReader(const SnapshotHeader& header, SnapshotInput& input, Table& table)
         : header_(header),
           input_(input),
@@ -241,22 +246,52 @@ class SnapshotReader {
         require(n <= most_block_rows, "snapshot is damaged: a block of " + std::to_string(n) +
                                           " rows; it holds at most " +
                                           std::to_string(most_block_rows));
-        std::vector<float> values(row_floats_);
-        for (; n > 0; --n) {
-            const auto record = input_.take<RowRecord>();
-            input_.take_bytes(values.data(), values.size() * sizeof(float));
-            // Every number is in use, free, or the next: memory cannot run ahead of the file.
-            require(record.row >= next_row_ && record.row < header_.row_high_water &&
-                        record.row <= n_known_ + n_rows_ + header_.n_row_free,
-                    "snapshot is damaged: row number " + std::to_string(record.row) +
-                        " is out of range or order");
-            next_row_ = record.row + 1;
-            ++n_rows_;
-            put(record, values.data());
+        for (std::uint64_t n_piece = 0; n > 0; n -= n_piece) {
+            n_piece = std::min(n, piece_rows);
+            make_room(n_piece);
+            read_piece(n_piece);
         }
     }
 
-    void put(const RowRecord& record, const float* values) {
+    // For the keys of the next rows. Eight times as many at once: grown step by step the index
+    // would move every key three times over. But never for more than eight times what has come.
+    void make_room(std::uint64_t n_next) {
+        const std::uint64_t n_come = n_known_ + n_rows_ + n_next;
+        if (n_come > n_indexed_) {
+            const std::uint64_t n_promised = header_.row_high_water - header_.n_row_free;
+            n_indexed_ = std::max(n_come, std::min(n_promised, 8 * n_come));
+            table_.index_.reserve(std::min(n_indexed_, n_promised));
+        }
+    }
+
+    // Looks rows up when the buckets of all of them are on their way.
+    void read_piece(std::uint64_t n) {
+        constexpr std::size_t record_floats = sizeof(RowRecord) / sizeof(float);
+        const std::size_t n_floats = record_floats + row_floats_;
+        piece_.resize(n * n_floats);
+        input_.take_bytes(piece_.data(), piece_.size() * sizeof(float));
+        std::array<RowRecord, piece_rows> records;
+        std::array<std::uint64_t, piece_rows> hashes;
+        for (std::size_t i = 0; i < n; ++i) {
+            std::memcpy(&records[i], piece_.data() + i * n_floats, sizeof(RowRecord));
+            hashes[i] = table_.index_.hash(records[i].key);
+            prefetch({&table_.index_.home_bucket(hashes[i]), sizeof(Bucket)});
+        }
+        for (std::size_t i = 0; i < n; ++i) {
+            const RowRecord& record = records[i];
+            // Every number is in use, free, or the next: memory cannot run ahead of the file.
+            if (record.row < next_row_ || record.row >= header_.row_high_water ||
+                record.row > n_known_ + n_rows_ + header_.n_row_free) {
+                throw StoreError("snapshot is damaged: row number " + std::to_string(record.row) +
+                                 " is out of range or order");
+            }
+            next_row_ = record.row + 1;
+            ++n_rows_;
+            put(record, hashes[i], piece_.data() + i * n_floats + record_floats);
+        }
+    }
+
+    void put(const RowRecord& record, std::uint64_t hash, const float* values) {
         require(record.version > 0 && record.version <= header_.table_version,
                 "snapshot is damaged: a row's version lies beyond the table's");
         require(aged_s(table_.slices_, values + table_.config_.width()) <= header_.clock_s,
@@ -266,13 +301,14 @@ class SnapshotReader {
         table_.slabs_.ensure(record.row);
         table_.metadata_.ensure(record.row);
         // Of an increment: a key that has moved here leaves its old number to another row.
-        const std::uint32_t old = table_.index_.find(record.key);
+        const std::uint32_t old = table_.index_.find(record.key, hash);
         if (old != record.row) {
             if (old != no_row) {
                 vacate(old);
             }
             vacate(record.row);
-            table_.index_.insert(record.key, record.row);
+            table_.index_.prepare_insert(hash);
+            table_.index_.place(record.key, hash, record.row);
         }
         Metadata& metadata = table_.metadata_;
         table_.set_floats(record.row, values);
@@ -303,9 +339,10 @@ class SnapshotReader {
             is_free[row] = true;
         }
         for (std::uint32_t row = 0; row < is_free.size(); ++row) {
-            require(is_free[row] == (table_.metadata_.version(row) == 0),
-                    "snapshot is damaged: row number " + std::to_string(row) +
-                        " is neither free nor a row, or both; a key may occur twice");
+            if (is_free[row] != (table_.metadata_.version(row) == 0)) {
+                throw StoreError("snapshot is damaged: row number " + std::to_string(row) +
+                                 " is neither free nor a row, or both; a key may occur twice");
+            }
         }
         table_.numbers_.mark();
     }
@@ -328,6 +365,8 @@ class SnapshotReader {
     std::vector<std::uint32_t> free_;  // behind those kept
     std::uint32_t next_row_ = 0;
     std::uint64_t n_rows_ = 0;
+    std::uint64_t n_indexed_ = 0;  // keys that the index has room for, as far as is known here
+    std::vector<float> piece_;
 };
 
 std::unique_ptr<Table> Table::restore(std::span<const SnapshotSource> chain,
