@@ -26,7 +26,7 @@ none, as before there was such a thing.
 """
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from hashlib import blake2b
 from typing import Final, Literal, TypeVar, get_args
 
@@ -46,6 +46,7 @@ __all__ = [
     "decode",
     "decode_info",
     "encode",
+    "read_info",
 ]
 
 VERSION: Final = 1
@@ -157,6 +158,21 @@ def decode_info(data: bytes) -> FrameInfo:
     return _read_header(memoryview(data))[0].info
 
 
+def read_info(beginning: Callable[[int], bytes]) -> FrameInfo:
+    """Read what a frame says of itself, and no more of it than that takes.
+
+    Args:
+        beginning: Returns at least so many bytes from the frame's start, or all where it has fewer.
+
+    Raises:
+        SyncError: as `decode`, for a header that is damaged or not there.
+    """
+    n_bytes = 1 << 14
+    while len(data := beginning(n_bytes)) >= n_bytes and _n_bytes_of_header(data) > n_bytes:
+        n_bytes *= 4
+    return _read_header(memoryview(data), is_whole=False)[0].info
+
+
 class _SectionReader:
     """Takes one section after another, never beyond the end."""
 
@@ -178,16 +194,22 @@ class _SectionReader:
             raise _malformed(f"{len(self._view) - self._position} bytes are left over")
 
 
-def _read_header(view: memoryview) -> tuple[_Header, int]:
+def _n_bytes_of_header(data: bytes | memoryview) -> int:
+    """Of a frame with nothing else: what both checksums take is in."""
+    n_header: int = _PREFIX.unpack_from(data)[4]
+    return _PREFIX.size + _padded(n_header) + 2 * _DIGEST_BYTES
+
+
+def _read_header(view: memoryview, *, is_whole: bool = True) -> tuple[_Header, int]:
     """The header and the position of the first section."""
     if len(view) < _PREFIX.size + 2 * _DIGEST_BYTES:
         raise _checksum_error(f"{len(view)} bytes are too few for one")
     magic, version, _, n_bytes, n_header = _PREFIX.unpack_from(view)
-    if magic != _MAGIC or n_bytes != len(view):
+    if magic != _MAGIC or (is_whole and n_bytes != len(view)):
         raise _checksum_error(f"it should have {n_bytes} bytes and has {len(view)}")
-    end = _PREFIX.size + _padded(n_header)
-    if end > len(view) - 2 * _DIGEST_BYTES:
+    if _n_bytes_of_header(view) > len(view):
         raise _checksum_error(f"a header of {n_header} bytes does not fit in")
+    end = _PREFIX.size + _padded(n_header)
     if _digest(view[:end]) != view[end : end + _DIGEST_BYTES]:
         raise _checksum_error("the checksum of its header does not fit")
     if version != VERSION:

@@ -43,10 +43,10 @@ def newest(channel: ParameterChannel, dense_version: int) -> FrameInfo | None:
         return None
     try:
         data = channel.delta(head.epoch, head.seq)
-        if data is None:  # a base has all rows: it is read only where nothing smaller says the same
-            base = channel.base()
-            data = base[2] if base else b""
-        return frames.decode_info(data)
+        if data is not None:
+            return frames.decode_info(data)
+        # A base has all rows, which say nothing here.
+        return frames.read_info(lambda n_bytes: channel.base_beginning(n_bytes) or b"")
     except (SyncError, TransportError) as error:
         if isinstance(error, TransportError) and error.code != "channel-damaged":
             raise

@@ -230,6 +230,16 @@ class ParameterChannel(Protocol):
     def base(self) -> tuple[int, int, bytes] | None:
         """(epoch, seq, frame) of the newest base."""
 
+    def base_beginning(self, n_bytes: int) -> bytes | None:
+        """What the newest base begins with; None before the first.
+
+        At least its first `n_bytes`, or all where it has fewer. Whether they are what was published
+        is not checked here, as the checksum is one of the whole.
+
+        Raises:
+            TransportError: the base lacks them (code `channel-damaged`).
+        """
+
     def delta(self, epoch: int, seq: int) -> bytes | None:
         """One delta; None if it is not there whole (not yet, no more, or damaged)."""
 

@@ -32,6 +32,7 @@ from freshrank.transport.files import (
     disk_errors,
     locked,
     make_directory,
+    read_file,
     remove_temporary_files,
     replace_file,
 )
@@ -97,7 +98,7 @@ class DirectoryChannel:
             head = self.head()
             path = self._path("delta", epoch, seq)
             is_newest = head is not None and (head.epoch, head.seq) == (epoch, seq)
-            if is_newest and _read(path) == frame:
+            if is_newest and read_file(path) == frame:
                 return
             if head is None or (head.epoch, head.seq) != (epoch, seq - 1):
                 at = "nothing" if head is None else f"{head.epoch}-{head.seq}"
@@ -115,7 +116,7 @@ class DirectoryChannel:
 
     def beat_age_s(self) -> float | None:
         """Seconds since the writer was last heard; None when it never was."""
-        data = _read(self._directory / "BEAT")
+        data = read_file(self._directory / "BEAT")
         if data is None or not data.isdigit():
             return None
         return max(self._clock.now_ms() - int(data), 0) / 1_000
@@ -123,7 +124,7 @@ class DirectoryChannel:
     def head(self) -> Head | None:
         """The newest published state; None before the first base."""
         path = self._directory / "HEAD.json"
-        data = _read(path)
+        data = read_file(path)
         if data is None:
             return None
         try:
@@ -137,16 +138,23 @@ class DirectoryChannel:
 
     def base(self) -> tuple[int, int, bytes] | None:
         """(epoch, seq, frame) of the newest base."""
+        return self._base()
+
+    def base_beginning(self, n_bytes: int) -> bytes | None:
+        """The first bytes of the newest base; see `ParameterChannel`."""
+        base = self._base(n_bytes)
+        return base and base[2]
+
+    def _base(self, n_bytes: int = -1) -> tuple[int, int, bytes] | None:
         name = ""
-        for _ in range(_N_TRIES):
+        for _ in range(_N_TRIES):  # trimmed between two reads: HEAD names a newer one by now
             head = self.head()
             if head is None:
                 return None
             name = f"{head.epoch}-{head.base_seq}"
-            frame = _read(self._path("base", head.epoch, head.base_seq))
+            frame = read_file(self._path("base", head.epoch, head.base_seq), n_bytes)
             if frame is not None:
                 return head.epoch, head.base_seq, frame
-            # Trimmed between the two reads: HEAD names a newer one by now.
         raise self._lacks(f"base {name}")
 
     def delta(self, epoch: int, seq: int) -> bytes | None:
@@ -154,7 +162,7 @@ class DirectoryChannel:
         head = self.head()
         if head is None or epoch != head.epoch or seq > head.seq:
             return None  # a file there is half of a publication
-        return _read(self._path("delta", epoch, seq))
+        return read_file(self._path("delta", epoch, seq))
 
     def request_base(self, epoch: int, seq: int) -> None:
         """Ask for a base newer than (epoch, seq); see `ParameterChannel`.
@@ -223,7 +231,7 @@ class DirectoryChannel:
 
     def _standing_request(self, head: Head | None) -> tuple[int, int] | None:
         """What was asked last, met or not; None for nothing, and for what no replica can mean."""
-        data = _read(self._directory / "WANTED.json")
+        data = read_file(self._directory / "WANTED.json")
         if data is None or head is None:
             return None
         try:
@@ -234,7 +242,7 @@ class DirectoryChannel:
 
     def _opened_epoch(self) -> int:
         path = self._directory / "EPOCH"
-        data = _read(path)
+        data = read_file(path)
         if data is None:
             return 0
         if not data.isdigit():
@@ -290,11 +298,3 @@ class DirectoryChannel:
     def _wake(self) -> None:
         with self._changed:
             self._changed.notify_all()
-
-
-def _read(path: Path) -> bytes | None:
-    with disk_errors(f"read {path}"):
-        try:
-            return path.read_bytes()
-        except FileNotFoundError:
-            return None

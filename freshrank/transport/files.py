@@ -77,6 +77,20 @@ def make_directory(directory: Path, *, is_durable: bool = True) -> None:
             sync_directory(path.parent)
 
 
+def read_file(path: Path, n_bytes: int = -1) -> bytes | None:
+    """A file's first bytes, by default all of them; None where there is none.
+
+    Raises:
+        TransportError: as `disk_errors`.
+    """
+    with disk_errors(f"read {path}"):
+        try:
+            with path.open("rb") as file:
+                return file.read(n_bytes)
+        except FileNotFoundError:
+            return None
+
+
 def write_all(descriptor: int, data: bytes, position: int) -> None:
     """Write all of `data` at byte `position`; a short write is continued until the disk refuses."""
     view = memoryview(data)

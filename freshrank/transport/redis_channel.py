@@ -14,7 +14,7 @@ base.
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Final
 from uuid import uuid4
@@ -110,6 +110,16 @@ class RedisChannel:
 
     def base(self) -> tuple[int, int, bytes] | None:
         """(epoch, seq, frame) of the newest base."""
+        return self._base(stored_frames.read)
+
+    def base_beginning(self, n_bytes: int) -> bytes | None:
+        """The first bytes of the newest base, in whole chunks; see `ParameterChannel`."""
+        base = self._base(partial(stored_frames.read_beginning, n_bytes=n_bytes))
+        return None if base is None else base[2]
+
+    def _base(
+        self, read: Callable[[RedisServer, StoredFrame], bytes | None]
+    ) -> tuple[int, int, bytes] | None:
         names = ("base", "base_digest", "base_bytes", "base_chunks")
         lacking = None
         for _ in range(_N_TRIES):
@@ -118,7 +128,7 @@ class RedisChannel:
                 return None
             if where == lacking:
                 break
-            frame = stored_frames.read(self._server, _stored(where))
+            frame = read(self._server, _stored(where))
             if frame is not None:
                 return int(epoch), int(seq), frame
             lacking = where  # replaced while it was read, if the head names another one by now

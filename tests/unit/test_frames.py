@@ -2,6 +2,7 @@
 
 import random
 import struct
+from dataclasses import replace
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,16 @@ from hypothesis import strategies as st
 
 from freshrank import frames
 from freshrank.errors import SyncError
-from freshrank.frames import Frame, FrameInfo, Outcome, TableRows, decode, decode_info, encode
+from freshrank.frames import (
+    Frame,
+    FrameInfo,
+    Outcome,
+    TableRows,
+    decode,
+    decode_info,
+    encode,
+    read_info,
+)
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "frames_v1.frame"
 
@@ -96,6 +106,10 @@ def code_of(data: bytes) -> str:
     return error.value.code
 
 
+def info_at_the_beginning_of(data: bytes) -> FrameInfo:
+    return read_info(lambda n_bytes: data[:n_bytes])
+
+
 @pytest.fixture(scope="module")
 def small() -> bytes:
     return encode(small_frame())
@@ -112,6 +126,24 @@ def test_frame_without_tables_and_dense_comes_back() -> None:
 
 def test_info_is_read_alone(small: bytes) -> None:
     assert decode_info(small) == small_frame().info
+    assert info_at_the_beginning_of(small) == small_frame().info
+
+
+@pytest.mark.parametrize("n_outcomes", [0, 10_000])
+def test_info_is_read_from_the_beginning_of_a_frame(n_outcomes: int) -> None:
+    info = replace(small_frame().info, outcomes=[Outcome("t", 0, 7, "expired")] * n_outcomes)
+    keys = np.arange(1 << 16, dtype=np.uint64)
+    rows = np.ones((len(keys), 17), np.float32)
+    data = encode(replace(small_frame(), info=info, tables={"t": TableRows(keys, rows, ids())}))
+    asked: list[int] = []
+
+    def beginning(n_bytes: int) -> bytes:
+        asked.append(n_bytes)
+        return data[:n_bytes]
+
+    assert read_info(beginning) == info
+    n_header = struct.unpack_from("<Q", data, 16)[0]
+    assert asked[-1] < max(1 << 15, 4 * n_header) < len(data)
 
 
 def test_golden_frame_opens_for_ever(request: pytest.FixtureRequest, small: bytes) -> None:
@@ -200,6 +232,9 @@ def test_info_with_a_flipped_bit_is_a_checksum_error(small: bytes) -> None:
         with pytest.raises(SyncError) as error:
             decode_info(bytes(damaged))
         assert error.value.code == "checksum"
+        with pytest.raises(SyncError) as error:
+            info_at_the_beginning_of(bytes(damaged))
+        assert error.value.code == "checksum"
         damaged[bit // 8] ^= 1 << bit % 8
 
 
@@ -209,7 +244,7 @@ def test_random_bytes_are_checksum_errors() -> None:
         data = rng.randbytes(rng.randrange(300))
         if rng.random() < 0.5:
             data = struct.pack("<4sHHQQ", b"FRPF", 1, 0, 24 + len(data), rng.randrange(300)) + data
-        for read in (decode, decode_info):
+        for read in (decode, decode_info, info_at_the_beginning_of):
             with pytest.raises(SyncError) as error:
                 read(data)
             assert error.value.code == "checksum"

@@ -52,6 +52,7 @@ def check_empty_channel_has_nothing(open_channel: OpenChannel) -> None:
     with opened(open_channel) as channel:
         assert channel.head() is None
         assert channel.base() is None
+        assert channel.base_beginning(1) is None
         assert channel.delta(1, 1) is None
         assert not channel.wait(0, 0, timeout_s=0.0)
 
@@ -76,6 +77,19 @@ def check_publications_outlive_their_writer(open_channel: OpenChannel) -> None:
     with opened(open_channel) as reader:
         assert place(reader.head()) == (epoch, 6, 5)
         assert reader.base() == (epoch, 5, frame("base", epoch, 5))
+
+
+def check_base_can_be_read_in_part(open_channel: OpenChannel) -> None:
+    with opened(open_channel) as channel:
+        for n_whole in (1_000, 5 << 20):
+            epoch = channel.open_epoch()
+            base = frame("base", epoch, 0, n_whole)
+            channel.publish_base(epoch, 0, base)
+            for n_bytes in (0, 1, 100, 1 << 20, (1 << 20) + 1, len(base), len(base) + 1):
+                beginning = channel.base_beginning(n_bytes)
+                assert beginning is not None
+                assert len(beginning) >= min(n_bytes, len(base))
+                assert base.startswith(beginning)
 
 
 def check_epochs_count_up_for_everybody(open_channel: OpenChannel) -> None:

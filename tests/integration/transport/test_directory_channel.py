@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -98,9 +99,10 @@ def test_base_that_is_missing_is_named(tmp_path: Path) -> None:
     channel = DirectoryChannel(tmp_path, clock=SystemClock())
     channel.publish_base(channel.open_epoch(), 0, b"base")
     (tmp_path / "base-1-0.frame").unlink()
-    with pytest.raises(TransportError, match="base 1-0") as damaged:
-        channel.base()
-    assert damaged.value.code == "channel-damaged"
+    for read in (channel.base, partial(channel.base_beginning, 1)):
+        with pytest.raises(TransportError, match="base 1-0") as damaged:
+            read()
+        assert damaged.value.code == "channel-damaged"
 
 
 @pytest.mark.parametrize(

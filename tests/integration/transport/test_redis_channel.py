@@ -179,6 +179,11 @@ def test_damaged_delta_is_not_there_and_damaged_base_is_an_error(
     with pytest.raises(TransportError, match="has it damaged") as damaged:
         channel.base()
     assert damaged.value.code == "channel-damaged"
+    redis.hdel(base, "1")
+    assert channel.base_beginning(5) == b"short"  # what is read of it says whether it is sound
+    with pytest.raises(TransportError, match="has it damaged") as damaged:
+        channel.base_beginning(CHUNK_BYTES)
+    assert damaged.value.code == "channel-damaged"
     assert place(channel.head()) == (epoch, 2, 0)
 
 

@@ -434,6 +434,23 @@ def test_trainer_that_was_taken_over_stops(make_bench: MakeBench) -> None:
     assert caught.value.code == "fenced"
 
 
+def test_start_reads_no_more_of_a_base_than_what_it_says_of_itself(
+    make_bench: MakeBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = make_bench(**ADAPTIVE)
+    trainer = bench.trainer()
+    trainer.start()
+    _feed(bench, trainer, 12)
+    bench.trainer().start()
+    [before] = bench.frames()  # a base that no delta stands behind
+    with monkeypatch.context() as patched:
+        patched.setattr(bench.channel, "base", lambda: pytest.fail("all rows are read"))
+        bench.trainer().start()
+    [base] = bench.frames()
+    assert (base.info.epoch, base.info.seq) == (before.info.epoch + 1, before.info.seq + 1)
+    assert base.info.dense_version == before.info.dense_version + 1
+
+
 def test_restart_opens_an_epoch_whose_versions_are_new(make_bench: MakeBench) -> None:
     bench = make_bench(**ADAPTIVE)
     trainer = bench.trainer()
