@@ -175,11 +175,15 @@ class Saver:
     def go_back(self, path: Path) -> None:
         """Put the parameters and metric windows of a checkpoint in place of those learned.
 
+        Args:
+            path: As `look_up` has found it.
+
         Raises:
             Error: it cannot be read, or does not fit the settings: there are no parameters left.
         """
         budgets = self._learner.sparse.vacate()
-        restore(read(path, budgets), self._settings, self._encoder, self._learner, self._evaluation)
+        found = read(path, budgets, is_verified=True)
+        restore(found, self._settings, self._encoder, self._learner, self._evaluation)
 
     def settle(self) -> bool:
         """Wait for the checkpoint that is being written, if one is; False when the disk refused."""

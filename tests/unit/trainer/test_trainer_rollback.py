@@ -208,7 +208,7 @@ def test_one_that_three_trainers_died_of_is_refused_by_the_fourth(
     trainer.close()
     roll_back(bench, name)
     with monkeypatch.context() as patch:
-        patch.setattr("trainer.saver.read", lambda *_: (_ for _ in ()).throw(MemoryError))
+        patch.setattr("trainer.saver.read", lambda *_, **__: (_ for _ in ()).throw(MemoryError))
         for _ in range(3):
             with pytest.raises(MemoryError):
                 bench.trainer().step(0.0)
