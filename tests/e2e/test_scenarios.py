@@ -83,7 +83,7 @@ def test_1_the_demo_learns_from_its_audience_and_ends(tmp_path: Path) -> None:
     seconds = round(time.monotonic() - began_s, 1)
     assert (shown.returncode, shown.stderr) == (0, "")
     result = json.loads(shown.stdout)
-    assert result["events"] > 5_000 * AUDIENCE_S / FULL_S
+    assert result["events"] > (5_000 if AUDIENCE_S >= FULL_S else 500)
     assert result["auc_last"] > (0.65 if AUDIENCE_S >= FULL_S else 0.55)
     assert 0 < result["freshness_p50_seconds"] <= result["freshness_p99_seconds"]
     assert result["rows"] > 500
