@@ -23,6 +23,8 @@ from tests.unit.service.support import until
 
 # A trainer that starts on two busy cores.
 _LEARNED_TIMEOUT_S: Final = 90.0
+# Asked every few milliseconds the service takes the core that the trainer starts on.
+_LOOK_S: Final = 0.05
 _CONFIG: Final = """
 service: {{data_dir: {directory}/data}}
 features:
@@ -96,9 +98,21 @@ class Split:
     def until_served(self, n_examples: int) -> None:
         """Return once so many examples are in the parameters served."""
         try:
-            until(lambda: self.n_served() >= n_examples, timeout_s=_LEARNED_TIMEOUT_S)
+            until(
+                lambda: self.n_served() >= n_examples,
+                timeout_s=_LEARNED_TIMEOUT_S,
+                every_s=_LOOK_S,
+            )
         except AssertionError:
             raise AssertionError(f"{self.n_served()} of {n_examples}\n{self._said()}") from None
+
+    def until_refused(self, n_rows: float) -> None:
+        """Return once just so many rows are dead letters of the trainer."""
+        until(
+            lambda: self.trainer_metric("dead_letters_total") == n_rows,
+            timeout_s=_LEARNED_TIMEOUT_S,
+            every_s=_LOOK_S,
+        )
 
     def poison(self) -> int:
         """Write examples that nothing can be learned from into the log; how many.

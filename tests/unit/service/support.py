@@ -105,12 +105,18 @@ def table_rows(rows: Mapping[int, Iterable[float]], *, removed: Iterable[int] = 
     )
 
 
-def until(is_done: Callable[[], bool], *, timeout_s: float = 30.0) -> None:
-    """Poll until something in another thread has happened."""
+def until(is_done: Callable[[], bool], *, timeout_s: float = 30.0, every_s: float = 0.002) -> None:
+    """Poll until something in another thread or process has happened.
+
+    Args:
+        is_done: Whether it has.
+        timeout_s: From now on.
+        every_s: How long it is not asked: longer where to ask is work for whom one waits for.
+    """
     end = time.monotonic() + timeout_s
     while not is_done():
         assert time.monotonic() < end, "did not happen in time"
-        time.sleep(0.002)
+        time.sleep(every_s)
 
 
 def service_of(client: TestClient) -> Service:
