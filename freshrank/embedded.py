@@ -117,6 +117,7 @@ class Embedded:
         self._trainer_readings: TrainerReadings | None = None
         self._checkpoints: CheckpointStore | None = None
         self._lag = Lag(self.log, self._positions)
+        self._archive_lag = Lag(self.log, self._archive_positions, "archive_lag_records")
         self._workers: dict[str, Worker] = {}
         try:
             if learn:
@@ -266,7 +267,7 @@ class Embedded:
 
     def readings(self) -> list[Reading]:
         """Metrics of joiners and trainer."""
-        found = self.progress.readings() + self._lag.readings()
+        found = self.progress.readings() + self._lag.readings() + self._archive_lag.readings()
         for joiner in self.joiners:
             found += joiner.readings()
         found += [worker.reading() for worker in self._workers.values()]
@@ -278,6 +279,9 @@ class Embedded:
                 else self._trainer_readings.standby()
             )
         return found
+
+    def _archive_positions(self) -> dict[TopicPartition, int]:
+        return {} if self.archiver is None else self.archiver.positions()
 
     def _positions(self) -> dict[TopicPartition, int]:
         positions = {} if self.trainer is None else self.trainer.reader.ends()

@@ -60,6 +60,12 @@ CATALOGUE: Final[Mapping[str, Metric]] = {
         "histogram", _SERVE, "Time to answer.", ("route",), _REQUEST_S
     ),
     "http_requests_in_flight": Metric("gauge", _SERVE, "Requests being answered."),
+    "http_requests_limit": Metric(
+        "gauge", _SERVE, "Requests that may be answered at once; others are refused early."
+    ),
+    "log_unacknowledged_bytes": Metric(
+        "gauge", _SERVE, "Events on their way into the log; `log.in_flight` bounds them on Kafka."
+    ),
     "http_rejected": Metric("counter", _SERVE, "Requests refused early.", ("reason",)),
     "events_received": Metric(
         "counter", _SERVE, "Events received, accepted or not.", ("kind", "source")
@@ -98,6 +104,12 @@ CATALOGUE: Final[Mapping[str, Metric]] = {
         "gauge",
         ("join", "train"),
         "Offsets between what was read and the end of the log.",
+        ("topic", "partition"),
+    ),
+    "archive_lag_records": Metric(
+        "gauge",
+        ("join", "train"),
+        "Offsets between what the archive has read and the end of the log.",
         ("topic", "partition"),
     ),
     "dead_letters": Metric(

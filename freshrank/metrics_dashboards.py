@@ -36,7 +36,14 @@ def _rates(name: str, *labels: str, where: str = "") -> dict[str, str]:
 OVERVIEW: Final = (
     Panel("Requests", "reqps", _rates("freshrank_http_requests_total", "route", "code")),
     Panel("Time to rank, p99", "s", {"freshrank:rank_seconds:p99_5m": "p99"}),
-    Panel("Requests under way", "short", {"freshrank_http_requests_in_flight": "{{instance}}"}),
+    Panel(
+        "Requests under way",
+        "short",
+        {
+            "freshrank_http_requests_in_flight": "{{instance}}",
+            "freshrank_http_requests_limit": "limit {{instance}}",
+        },
+    ),
     Panel("Refused early", "reqps", _rates("freshrank_http_rejected_total", "reason")),
     Panel(
         "From event to answer, p99",
@@ -73,11 +80,21 @@ OVERVIEW: Final = (
         {"count by (version, python) (freshrank_build_info)": "{{version}} {{python}}"},
     ),
     Panel("Feature state", "short", {"freshrank_serving_feature_state_up": "{{instance}}"}),
+    Panel(
+        "On their way into the log", "bytes", {"freshrank_log_unacknowledged_bytes": "{{instance}}"}
+    ),
 )
 STORE_AND_STREAM: Final = (
     Panel("Events", "eps", _rates("freshrank_events_received_total", "kind", "source")),
     Panel("Events refused", "eps", _rates("freshrank_events_rejected_total", "kind", "reason")),
-    Panel("Lag", "short", {"freshrank:consumer_lag_records:sum": "{{topic}}"}),
+    Panel(
+        "Lag",
+        "short",
+        {
+            "freshrank:consumer_lag_records:sum": "{{topic}}",
+            "sum(freshrank_archive_lag_records)": "archive",
+        },
+    ),
     Panel("What was made of events", "eps", _rates("freshrank_joiner_examples_total", "outcome")),
     Panel(
         "Waiting for its window", "short", {"sum by (kind) (freshrank_joiner_pending)": "{{kind}}"}

@@ -18,13 +18,18 @@ class Lag:
     Args:
         log: The event log.
         positions: What is read next, by whom the metrics are of; from any thread.
+        metric: What they are called.
     """
 
     def __init__(
-        self, log: EventLog, positions: Callable[[], Mapping[TopicPartition, int]]
+        self,
+        log: EventLog,
+        positions: Callable[[], Mapping[TopicPartition, int]],
+        metric: str = "consumer_lag_records",
     ) -> None:
         self._log = log
         self._positions = positions
+        self._metric = metric
         self._looks = Patience("lag", n_max=1, wait_s=_WAIT_S)
 
     def readings(self) -> list[Reading]:
@@ -38,7 +43,7 @@ class Lag:
             return []
         return [
             Reading(
-                "consumer_lag_records",
+                self._metric,
                 n_behind,
                 {"topic": topic.rpartition(".")[2], "partition": str(partition)},
             )

@@ -155,6 +155,8 @@ class Service:
     def _readings(self) -> list[Reading]:
         readings = [
             Reading("serving_feature_state_up", float(not self.state.is_away)),
+            Reading("http_requests_limit", self.parts.settings.limits.in_flight),
+            Reading("log_unacknowledged_bytes", self.parts.log.unacknowledged_bytes),
             *self.replica.freshness.readings(),
         ]
         if model := self.replica.model:

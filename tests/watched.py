@@ -44,6 +44,7 @@ sync:
   dense_every: 1s
   channel: {{kind: redis, url: 'redis://{redis}/0', prefix: '{prefix}', retention: 64MiB}}
 checkpoint: {{every: 1s}}
+archive: {{dir: {archive}}}
 guard: {{rows_min: 30}}
 limits: {{body: {body_bytes}, in_flight: {in_flight}}}
 """
@@ -74,6 +75,7 @@ class Watched:
         self._path.write_text(
             CONFIG.format(
                 data_dir=directory / "data",
+                archive=directory / "archive",
                 broker=broker.address,
                 redis=f"{HOST}:{redis_port}",
                 prefix=directory.name[-40:],

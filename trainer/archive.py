@@ -79,7 +79,7 @@ class _OpenPart:
 class Archiver:
     """Follows the examples of every partition into Parquet files.
 
-    One thread at a time may call `step` and `close`; `accounting` may be called from any.
+    One thread at a time may call `step` and `close`; the others may be called from any.
 
     Args:
         settings: Where, and for how long.
@@ -127,11 +127,9 @@ class Archiver:
         """
         n_records = sum(self._follow(partition) for partition in self._next)
         if not n_records:
-            ends = {TopicPartition(EXAMPLES, p): offset for p, offset in self._next.items()}
-            self._log.wait(ends, timeout_s=timeout_s)
-        now_s = self._clock.monotonic_s()
+            self._log.wait(self.positions(), timeout_s=timeout_s)
         for partition, part in list(self._parts.items()):
-            if now_s - part.opened_s >= FLUSH_S:
+            if self._clock.monotonic_s() - part.opened_s >= FLUSH_S:
                 self._finish(partition)
         return n_records
 
@@ -153,6 +151,10 @@ class Archiver:
         before they were archived, `archive_unreadable` records that are no examples.
         """
         return dict(self._counts)
+
+    def positions(self) -> dict[TopicPartition, int]:
+        """The next record to read of each partition; from any thread."""
+        return {TopicPartition(EXAMPLES, p): offset for p, offset in self._next.items()}
 
     def _follow(self, partition: int) -> int:
         start = self._log.start_offset(EXAMPLES, partition)

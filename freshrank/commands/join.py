@@ -62,8 +62,16 @@ def run(path: Path, *, environ: Mapping[str, str], allow_gaps: bool = False) -> 
         )
         stack.callback(members.close)
         stack.callback(share.close)
-        lag = Lag(log, share.positions)
-        stack.enter_context(metrics_served(settings, lambda: share.readings() + lag.readings()))
+        lags = [
+            Lag(log, share.positions),
+            Lag(log, share.archive_positions, "archive_lag_records"),
+        ]
+        stack.enter_context(
+            metrics_served(
+                settings,
+                lambda: share.readings() + [reading for lag in lags for reading in lag.readings()],
+            )
+        )
         joined: list[int] | None = None
         while not stop.is_set() and not share.failures:
             if joined != share.partitions:

@@ -150,6 +150,10 @@ class EventLog(Protocol):
         reached may lie beyond the last record's next offset.
         """
 
+    @property
+    def unacknowledged_bytes(self) -> int:
+        """Bytes of appends under way that wait for the log to have them for good."""
+
     def commit(self, group: str, offsets: Mapping[TopicPartition, int]) -> None:
         """Store a consumer group's next offsets (for dashboards and lag, not for correctness)."""
 

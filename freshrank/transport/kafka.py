@@ -192,12 +192,14 @@ class KafkaLog:
             if one.topic in ours and at.offset >= 0
         }
 
+    @property
+    def unacknowledged_bytes(self) -> int:
+        """Of at most `in_flight_bytes_max`."""
+        return self._writer.room.n_bytes
+
     def statistics(self) -> dict[str, float]:
-        """Bytes under way, and consumers that stood still and were replaced."""
-        return {
-            "in_flight_bytes": self._writer.room.n_bytes,
-            "stalls": self._follower.n_stalls,
-        }
+        """Consumers that stood still and were replaced."""
+        return {"stalls": self._follower.n_stalls}
 
     def close(self) -> None:
         """End the clients. Waiting readers return, appends under way end first."""

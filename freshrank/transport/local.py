@@ -65,6 +65,8 @@ class LocalLog:
             differs (`log-partitions`), acknowledged records are damaged (`log-damaged`).
     """
 
+    unacknowledged_bytes: Final = 0  # whoever appends waits until it is durable
+
     def __init__(
         self,
         directory: Path,
@@ -128,8 +130,10 @@ class LocalLog:
                 stack.enter_context(writer.lock)
             written = _write(spread, records, producer, first_sequence or 0)
             if self._fsync == "always":
-                _sync(written)
-        _sync(written)
+                for writer, done in written.items():
+                    writer.sync(done)
+        for writer, done in written.items():
+            writer.sync(done)
         return _places(spread, written, len(records))
 
     def last_sequence(self, topic: str, partition: int, producer: str) -> int:
@@ -281,11 +285,6 @@ def _write(
     for writer in written:
         writer.release()
     return written
-
-
-def _sync(written: _WrittenBy) -> None:
-    for writer, done in written.items():
-        writer.sync(done)
 
 
 def _places(

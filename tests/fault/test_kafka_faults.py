@@ -137,7 +137,7 @@ def test_a_broker_that_stands_still_under_load_costs_no_more_memory_than_the_bou
                 writer.start()
             while outcomes["log-busy"] < 200:  # each waited a second: 5 s and more
                 peak_bytes = max(peak_bytes, resident_bytes())
-                assert log.statistics()["in_flight_bytes"] <= bound
+                assert log.unacknowledged_bytes <= bound
         finally:
             kafka_server.process.send_signal(signal.SIGCONT)
         n_taken = len(taken)

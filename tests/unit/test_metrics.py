@@ -4,6 +4,7 @@ import itertools
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -150,6 +151,26 @@ def test_stages_are_timed_from_the_append(loop: Embedded, clock: ManualClock) ->
     assert totals["join", "negative"] == (1, pytest.approx(2.7))
     assert totals["train", "action"] == (1, pytest.approx(6.3))
     assert totals["train", "negative"] == (2, pytest.approx(2 * 6.7))
+
+
+def test_an_archive_tells_how_far_it_is_behind(tmp_path: Path, clock: ManualClock) -> None:
+    text = CONFIG + f"archive: {{dir: '{tmp_path / 'archive'}'}}\n"
+    with closing(Embedded(settings(tmp_path, text), learn=True, clock=clock)) as loop:
+        assert loop.trainer is not None
+        assert loop.archiver is not None
+        loop.trainer.start()
+        show_and_click(loop, clock)
+        loop.joiners[0].drain()
+        behind = by_series(loop.readings())
+        assert behind["archive_lag_records"] == {
+            ("examples", "0"): behind["consumer_lag_records"][("examples", "0")]
+        }
+        assert behind["archive_lag_records"][("examples", "0")] > 0
+        while loop.archiver.step(0.0):
+            pass
+        found = by_series(loop.readings())
+        assert found["archive_lag_records"] == {("examples", "0"): 0}
+        assert found["consumer_lag_records"] == behind["consumer_lag_records"]  # the trainer's
 
 
 def test_a_trainer_tells_how_far_and_how_good_it_is(loop: Embedded, clock: ManualClock) -> None:

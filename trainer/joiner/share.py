@@ -20,6 +20,7 @@ from trainer.joiner.joiner import Joiner
 
 if TYPE_CHECKING:
     from freshrank.transport.kafka import KafkaLog
+    from trainer.archive import Archiver
 
 logger = logging.getLogger(__name__)
 
@@ -109,6 +110,7 @@ class Share:
         self._lock = threading.RLock()  # the group tells in a thread of its own
         self._seats: dict[int, Seat] = {}
         self._joiners: dict[int, Joiner] = {}
+        self._archivers: list[Archiver] = []  # one, while it is written here
         self._failures: list[Exception] = []
         self._progress = Progress()
         self.n_partitions = log.n_partitions(IMPRESSIONS)
@@ -144,6 +146,10 @@ class Share:
         """The next record to read of each input."""
         joiners = list(self._joiners.values())
         return {place: at for joiner in joiners for place, at in joiner.positions().items()}
+
+    def archive_positions(self) -> dict[TopicPartition, int]:
+        """The next record that the archive is to have, where it is written here."""
+        return {place: at for one in list(self._archivers) for place, at in one.positions().items()}
 
     def assign(self, partitions: Iterable[int]) -> None:
         """Join these, too."""
@@ -208,4 +214,6 @@ class Share:
         assert self._settings.archive is not None  # noqa: S101 - else nobody asks
         archiver = Archiver(self._settings.archive, self._log, self._clock)
         stack.callback(archiver.close)
+        self._archivers.append(archiver)
+        stack.callback(self._archivers.clear)
         return archiver.step

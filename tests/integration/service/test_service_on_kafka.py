@@ -101,7 +101,7 @@ def test_a_broker_that_stands_still_makes_it_refuse_and_nothing_accepted_is_lost
     kafka_server.process.send_signal(signal.SIGSTOP)
     try:
         waiting.start()
-        eventually(lambda: log.statistics()["in_flight_bytes"] > 0)
+        eventually(lambda: log.unacknowledged_bytes > 0)
         refused = client.post("/v1/feedback", json=click("refused"))
     finally:
         kafka_server.process.send_signal(signal.SIGCONT)

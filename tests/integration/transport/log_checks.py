@@ -87,6 +87,7 @@ def check_records_come_back_in_order_with_their_offsets(open_log: OpenLog) -> No
         places += log.append(ACTIONS, new_records(3, 20), partition=1)
         records = read_all(log, ACTIONS, 1)
         assert places == [(1, i) for i in range(23)]
+        assert log.unacknowledged_bytes == 0
         assert [record.offset for record in records] == list(range(23))
         assert [(record.key, record.value) for record in records] == [
             (new.key, new.value) for new in new_records(0, 23)

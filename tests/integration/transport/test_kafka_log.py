@@ -71,13 +71,13 @@ def test_a_broker_that_stands_still_refuses_what_exceeds_the_bound_and_loses_not
         waiting = threading.Thread(target=log.append, args=(ACTIONS, new_records(1, 50)))
         with paused(kafka_server):
             waiting.start()
-            eventually(lambda: log.statistics()["in_flight_bytes"] > 0)
+            eventually(lambda: log.unacknowledged_bytes > 0)
             assert refusal(log, [NewRecord(b"", bytes(60_000))]) == "log-busy"
-            assert 50_000 <= log.statistics()["in_flight_bytes"] <= 100_000
+            assert 50_000 <= log.unacknowledged_bytes <= 100_000
         waiting.join(DEADLINE_S)
         assert log.append(ACTIONS, new_records(51, 1)) == [(0, 51)]
         assert values(read_all(log, ACTIONS, 0)) == [b"value-%d" % i for i in range(52)]
-        assert log.statistics()["in_flight_bytes"] == 0
+        assert log.unacknowledged_bytes == 0
 
 
 def test_a_broker_that_stands_still_for_too_long_is_given_up_and_found_again(
@@ -89,7 +89,7 @@ def test_a_broker_that_stands_still_for_too_long_is_given_up_and_found_again(
         log.append(ACTIONS, new_records(0, 1))
         with paused(kafka_server):
             assert refusal(log, new_records(1, 1)) == "broker-timeout"
-            assert log.statistics()["in_flight_bytes"] == 0
+            assert log.unacknowledged_bytes == 0
         # Whether the refused record is in the log is open; those that were taken are, in order.
         taken = [log.append(ACTIONS, new_records(i, 1))[0][1] for i in (2, 3)]
         assert [log.read(ACTIONS, 0, at, n_max=1)[0].value for at in taken] == [

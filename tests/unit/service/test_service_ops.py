@@ -256,7 +256,9 @@ def test_metrics_are_prometheus_text(make_world: MakeWorld, make_client: MakeCli
         "freshrank_http_request_duration_seconds",
         "freshrank_http_requests",
         "freshrank_http_requests_in_flight",
+        "freshrank_http_requests_limit",
         "freshrank_joiner_examples",
+        "freshrank_log_unacknowledged_bytes",
         "freshrank_serving_feature_state_up",
         "freshrank_serving_sync_epoch",
         "freshrank_serving_sync_seq",
@@ -267,6 +269,8 @@ def test_metrics_are_prometheus_text(make_world: MakeWorld, make_client: MakeCli
     }
     assert "process_resident_memory_bytes" in families
     value = world.registry.get_sample_value
+    assert value("freshrank_http_requests_limit") == 64
+    assert value("freshrank_log_unacknowledged_bytes") == 0
     labels = {"partition": "0", "outcome": "matched"}
     assert value("freshrank_joiner_examples_total", labels) == 7
     assert value("freshrank_store_rows", {"side": "serving", "slot": "item_id"}) == 1
