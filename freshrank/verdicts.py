@@ -5,6 +5,7 @@ breaks one but foresees the rows about as well as their share of positives would
 than sick: it may be the world that has changed, or a model that no longer knows noise by heart.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Final
 
@@ -33,6 +34,7 @@ def reason_against(
     new: F32,
     old: F32 | None,
     *,
+    is_held: bool = False,
     held_s: float = 0.0,
 ) -> str:
     """Why scores of n rows are too bad, one of `REASONS`, or "".
@@ -44,20 +46,33 @@ def reason_against(
         weights: `float32[n, T]`, what each row stands for; 0 where it says nothing of the task.
         new: `float32[n, T]`, scores to be judged.
         old: `float32[n, T]`, those to compare with; None asks for finite ones only.
+        is_held: The version before was held back.
         held_s: For how long versions have been held back: `DOUBT_S` is enough for one in doubt.
     """
     counts = weights > 0
+    bounds = _halved(settings) if is_held else settings
     if not np.isfinite(new[counts]).all():
         return "nonfinite"
     for t, kind in enumerate(losses):
         own = counts[:, t]
         if old is not None and kind == "logloss" and own.sum() >= settings.rows_min:
             weight = weights[own, t].astype(np.float64)
-            rows = settings, labels[own, t], weight, new[own, t]
-            found = verdict(*rows, old[own, t])
-            if found and (held_s < DOUBT_S or not _is_in_doubt(*rows)):
+            rows = labels[own, t], weight, new[own, t]
+            found = verdict(bounds, *rows, old[own, t])
+            if found and (held_s < DOUBT_S or not _is_in_doubt(settings, *rows)):
                 return found
     return ""
+
+
+def _halved(settings: GuardSettings) -> GuardSettings:
+    """Half of each bound, of ratios their roots.
+
+    What comes after a version that was held back has to be well: at the bound itself a few other
+    rows would decide, and let poison pass that has gone on.
+    """
+    low, high = map(math.sqrt, settings.calibration)
+    update = {"logloss_rise": settings.logloss_rise / 2, "calibration": [low, high]}
+    return settings.model_copy(update=update)
 
 
 def verdict(settings: GuardSettings, label: F32, weight: F64, new: F32, old: F32) -> str:

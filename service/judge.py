@@ -110,8 +110,11 @@ class Judge:
 
     def _compare(self, canary: Canary, new: F32, old: F32 | None) -> str:
         rows = canary.labels, canary.weights
-        held_s = self._held_s
-        return reason_against(self._settings, self._losses, *rows, new, old, held_s=held_s)
+        return reason_against(
+            *(self._settings, self._losses, *rows, new, old),
+            is_held=bool(self.reason),
+            held_s=self._held_s,
+        )
 
     def _decide(self, frame: Frame, reason: str) -> None:
         sizes = {name: _size(table.rows) for name, table in frame.tables.items() if len(table.rows)}

@@ -101,7 +101,9 @@ class Guard:
         def against(old: F32) -> str:
             weight = np.where(np.isnan(old), np.float32(0), weights(rows, losses))
             return reason_against(
-                self._settings, losses, rows.labels, weight, new, old, held_s=held_s
+                *(self._settings, losses, rows.labels, weight, new, old),
+                is_held=bool(self.reason),
+                held_s=held_s,
             )
 
         unseen, first, last = (then[:, at] for at in range(TIMES))

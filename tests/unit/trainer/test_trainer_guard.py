@@ -13,7 +13,7 @@ import torch
 from freshrank.examples import ExampleBatch
 from freshrank.frames import TableRows
 from freshrank.settings import GuardSettings
-from freshrank.verdicts import verdict
+from freshrank.verdicts import reason_against, verdict
 from tests.unit.trainer.example_records import Bench, make_batch, make_settings, random_batch
 from trainer.canary import ROWS_MAX, CanarySet
 from trainer.evaluation import WINDOW_ROWS, Evaluation
@@ -355,6 +355,20 @@ def test_verdict_at_a_tenth_positive(new: float, old: float, expected: str) -> N
     ones = np.ones(1_000)
     scores = [np.full(1_000, p, np.float32) for p in (new, old)]
     assert verdict(GuardSettings(), label, ones, *scores) == expected
+
+
+@pytest.mark.parametrize(
+    ("new", "expected"),
+    [(0.13, ""), (0.19, "calibration"), (0.34, "calibration"), (0.55, "logloss")],
+)
+def test_after_a_version_that_was_held_back_the_bounds_are_half(new: float, expected: str) -> None:
+    labels = (np.arange(1_000) % 10 == 0).astype(np.float32)[:, np.newaxis]
+    rows = [labels, np.ones_like(labels), np.full_like(labels, new), np.full_like(labels, 0.1)]
+    told = [
+        reason_against(GuardSettings(), ["logloss"], *rows, is_held=is_held)
+        for is_held in (False, True)
+    ]
+    assert told == ["" if new < 0.2 else expected, expected]
 
 
 def test_few_rows_are_no_proof() -> None:
