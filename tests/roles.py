@@ -21,7 +21,7 @@ START_TIMEOUT_S: Final = 60.0
 
 @contextmanager
 def role(
-    *arguments: str, log: Path, environ: Mapping[str, str] | None = None, niceness: int = 0
+    *arguments: str, log: Path, environ: Mapping[str, str] | None = None
 ) -> Iterator[subprocess.Popen[bytes]]:
     """A running `freshrank` with these arguments; what it prints goes to `log`.
 
@@ -29,12 +29,10 @@ def role(
         arguments: Of the command.
         log: Is appended to.
         environ: Beside the environment of this process.
-        niceness: Of the process, as `nice -n` takes it.
     """
-    nice = ["nice", "-n", str(niceness)] if niceness else []
     with log.open("ab") as output:
         process = subprocess.Popen(
-            [*nice, FRESHRANK, *arguments],
+            [FRESHRANK, *arguments],
             stdout=output,
             stderr=subprocess.STDOUT,
             env={**os.environ, **(environ or {})},

@@ -34,8 +34,6 @@ from trainer.joiner.transacted import GROUP
 RATE, RANKS_PER_SECOND, SECONDS = 5_000, 100, 300
 RATE_MIN: Final = 500.0
 TRIAL_S, QUICK_S = 30, 20
-# What learns gives way to what answers, as on any machine that they share.
-_NICENESS: Final = {"trainer": 10, "joiner": 10}
 # Two windows of 30 s: positives come alone until the first is over, negatives alone after the last,
 # and from then on as many as in a stream without end.
 WARM_S = 60
@@ -171,13 +169,7 @@ class _Loop:
         config = folder / "freshrank.yaml"
         config.write_text(json.dumps(document))  # which is YAML as well
         self.roles = {
-            name: enter(
-                role(
-                    *(command, "-c", str(config)),
-                    log=folder / f"{name}.log",
-                    niceness=_NICENESS.get(name, 0),
-                )
-            )
+            name: enter(role(command, "-c", str(config), log=folder / f"{name}.log"))
             for name, command in (("trainer", "train"), ("joiner", "join"), ("service", "serve"))
         }
         enter(closing(Api(self.port))).until_ready(self.roles["service"], folder / "service.log")
