@@ -12,6 +12,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from freshrank.clock import Clock
 from freshrank.guard_settings import GuardSettings
 
 F32 = npt.NDArray[np.float32]
@@ -24,6 +25,42 @@ REASONS: Final = ("nonfinite", "norm", "logloss", "calibration")
 _ERRORS: Final = 4.0
 _PROBABILITY_MIN: Final = 1e-7
 _UNTRAINED: Final = float(np.log(2))  # log loss of a coin
+
+
+class Hold:
+    """Since when versions are held back, and why the newest one is.
+
+    Args:
+        clock: Its monotonic time.
+
+    Attributes:
+        reason: One of `REASONS`; "" while none is held back.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._since_s = 0.0
+        self.reason = ""
+
+    @property
+    def lasts_s(self) -> float:
+        """For how long; 0 while none is held back."""
+        return self._clock.monotonic_s() - self._since_s if self.reason else 0.0
+
+    def go_on(self, reason: str) -> None:
+        """One more version is held back; the time runs from the first one."""
+        if not self.reason:
+            self._since_s = self._clock.monotonic_s()
+        self.reason = reason
+
+    def end(self) -> None:
+        """A version is not."""
+        self.reason = ""
+
+    def restore(self, reason: str, lasts_s: float) -> None:
+        """Go on from what `reason` and `lasts_s` said."""
+        self._since_s = self._clock.monotonic_s() - lasts_s
+        self.reason = reason
 
 
 def reason_against(

@@ -19,7 +19,7 @@ from freshrank.errors import SyncError
 from freshrank.features import FeatureEncoder
 from freshrank.frames import Frame
 from freshrank.settings import Settings
-from freshrank.verdicts import reason_against
+from freshrank.verdicts import Hold, reason_against
 from service.dense import DenseNet
 from service.excerpt import Excerpt
 from service.model import Model
@@ -41,9 +41,6 @@ class Judge:
         settings: Tasks and bounds.
         encoder: Slots and dense values.
         clock: How long a version is refused.
-
-    Attributes:
-        reason: Why the newest version is refused; "" while none is.
     """
 
     def __init__(self, settings: Settings, encoder: FeatureEncoder, clock: Clock) -> None:
@@ -53,10 +50,13 @@ class Judge:
         self._slots = encoder.slots
         self._n_dense = len(encoder.dense_names)
         self._scorer = Scorer(settings, encoder)
-        self._clock = clock
         self._sizes: dict[str, float] = {}
-        self._since_s = 0.0
-        self.reason = ""
+        self._hold = Hold(clock)
+
+    @property
+    def reason(self) -> str:
+        """Why the newest version is refused; "" while none is."""
+        return self._hold.reason
 
     def check_delta(self, model: Model, frame: Frame, net: DenseNet) -> None:
         """Judge what a delta would make of the model.
@@ -113,7 +113,7 @@ class Judge:
         return reason_against(
             *(self._settings, self._losses, *rows, new, old),
             is_held=bool(self.reason),
-            held_s=self._held_s,
+            held_s=self._hold.lasts_s,
         )
 
     def _decide(self, frame: Frame, reason: str) -> None:
@@ -124,29 +124,22 @@ class Judge:
             if told is not None and not size <= bound * max(told, _SIZE_MIN):
                 reason = reason or "norm"
         if reason and not self._gives_in(reason):
-            if not self.reason:
-                self._since_s = self._clock.monotonic_s()
-            self.reason = reason
+            self._hold.go_on(reason)
             raise SyncError(
                 f"frame {frame.info.version} is worse than what serves ({reason}): it stays out; "
                 "see freshrank_sync_refused_total of the trainer, whose guard let it through",
                 code=reason,
             )
-        self.reason = ""
+        self._hold.end()
         # Of a base: its size is no measure for the rows of a delta, but where there is none.
         is_base = frame.info.kind == "base"
         self._sizes |= {n: s for n, s in sizes.items() if not is_base or n not in self._sizes}
 
-    @property
-    def _held_s(self) -> float:
-        """For how long versions have been refused."""
-        return self._clock.monotonic_s() - self._since_s if self.reason else 0.0
-
     def _gives_in(self, reason: str) -> bool:
         """Whether a version was refused for so long that the world must have changed."""
-        gives_in = reason != "nonfinite" and self._held_s > self._hold_s
+        gives_in = reason != "nonfinite" and self._hold.lasts_s > self._hold_s
         if gives_in:
-            logger.error("replica=forced reason=%s held_s=%d", reason, self._held_s)
+            logger.error("replica=forced reason=%s held_s=%d", reason, self._hold.lasts_s)
         return gives_in
 
 

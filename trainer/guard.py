@@ -59,7 +59,7 @@ class Guard:
     @property
     def reason(self) -> str:
         """Why the newest version is held back; "" while none is."""
-        return self._memory.reason
+        return self._memory.hold.reason
 
     def see(self, batch: ExampleBatch, predictions: F32) -> None:
         """Rows that are learned, and `float32[B, T]`: how they were scored before."""
@@ -69,13 +69,13 @@ class Guard:
     def forget(self) -> None:
         """The parameters are others: nothing that was said of the old ones holds."""
         self._memory.forget()
-        self._memory.reason = ""
+        self._memory.hold.end()
 
     def allows_scores(self) -> bool:
         """Whether the learner scores as well as it has done, asked before rows are collected."""
         if not self._learner.is_finite():
             return self._holds("nonfinite")
-        canary, held_s = self._memory.canary, self._memory.held_s
+        canary, held_s = self._memory.canary, self._memory.hold.lasts_s
         rows, _ = canary.kept()
         if rows is None:
             return True
@@ -146,25 +146,25 @@ class Guard:
 
     def _passed(self, sizes: dict[str, float], *, is_whole: bool) -> None:
         memory = self._memory
-        if memory.reason:
-            logger.info("publication=resumed reason=%s", memory.reason)
-            memory.reason = ""
+        if memory.hold.reason:
+            logger.info("publication=resumed reason=%s", memory.hold.reason)
+            memory.hold.end()
         first = {name: size for name, size in sizes.items() if name not in memory.sizes}
         memory.sizes |= first if is_whole else sizes
 
     def _holds(self, reason: str) -> bool:
         """Hold back, unless that has gone on for too long; returns whether it is let through."""
-        memory, state = self._memory, self._state
-        if not memory.reason:
+        memory, hold, state = self._memory, self._memory.hold, self._state
+        if not hold.reason:
             memory.canary.forget_undecided()
-        elif reason != "nonfinite" and memory.held_s >= self._hold_s:
-            logger.error("publication=forced reason=%s held_s=%d", reason, memory.held_s)
+        elif reason != "nonfinite" and hold.lasts_s >= self._hold_s:
+            logger.error("publication=forced reason=%s held_s=%d", reason, hold.lasts_s)
             memory.forget()
             return True
-        if reason != memory.reason:
+        if reason != hold.reason:
             text = "publication=refused reason=%s epoch=%d seq=%d"
             logger.error(text, reason, state.epoch, state.seq)
-        memory.hold(reason)
+        hold.go_on(reason)
         state.counts["publications_refused"] += 1
         state.counts[f"publications_refused:{reason}"] += 1
         return False

@@ -11,6 +11,7 @@ from freshrank import examples
 from freshrank.clock import Clock
 from freshrank.features import FeatureEncoder
 from freshrank.settings import Settings
+from freshrank.verdicts import Hold
 from trainer.canary import TIMES, CanarySet
 
 Arrays = dict[str, npt.NDArray[Any]]
@@ -28,7 +29,7 @@ class GuardMemory:
     Attributes:
         canary: Rows with the predictions that were made of them.
         sizes: Root mean square of what was published, by table, and of the dense net.
-        reason: Why the newest version is held back; "" while none is.
+        hold: Why and for how long nothing is published, as far as a trainer ran.
     """
 
     def __init__(
@@ -36,11 +37,9 @@ class GuardMemory:
     ) -> None:
         self._tasks = tasks
         self._slots = slots
-        self._clock = clock
-        self._since_s = 0.0
         self.canary = CanarySet(window_ms)
         self.sizes: dict[str, float] = {}
-        self.reason = ""
+        self.hold = Hold(clock)
 
     @classmethod
     def of(cls, settings: Settings, encoder: FeatureEncoder, clock: Clock) -> Self:
@@ -53,17 +52,6 @@ class GuardMemory:
             clock=clock,
         )
 
-    def hold(self, reason: str) -> None:
-        """A version is held back; the time runs from the first one."""
-        if not self.reason:
-            self._since_s = self._clock.monotonic_s()
-        self.reason = reason
-
-    @property
-    def held_s(self) -> float:
-        """For how long nothing was published, as far as a trainer ran; 0 while nothing is held."""
-        return self._clock.monotonic_s() - self._since_s if self.reason else 0.0
-
     def forget(self) -> None:
         """Nothing that was learned or published before is a measure any more."""
         self.canary.clear()
@@ -74,8 +62,8 @@ class GuardMemory:
         told = {
             "canary": self.canary.counts(),
             "sizes": self.sizes,
-            "reason": self.reason,
-            "held_s": self.held_s,
+            "reason": self.hold.reason,
+            "held_s": self.hold.lasts_s,
         }
         arrays: Arrays = {"told": _bytes(json.dumps(told).encode())}
         rows, scores = self.canary.kept()
@@ -86,7 +74,7 @@ class GuardMemory:
     def restore(self, state: Mapping[str, npt.NDArray[Any]]) -> None:
         """Take over what a checkpoint kept; begin anew where it is of a version that kept none."""
         self.forget()
-        self.reason = ""
+        self.hold.end()
         if not state:
             return
         told = json.loads(state["told"].tobytes())
@@ -95,8 +83,7 @@ class GuardMemory:
             rows = examples.decode(state["rows"].tobytes(), self._tasks, self._slots)
         self.canary.restore(told["canary"], rows, _scores(state))
         self.sizes.update(told["sizes"])
-        self.reason = told["reason"]
-        self._since_s = self._clock.monotonic_s() - told["held_s"]
+        self.hold.restore(told["reason"], told["held_s"])
 
 
 def _scores(state: Mapping[str, npt.NDArray[Any]]) -> npt.NDArray[np.float32] | None:

@@ -31,6 +31,7 @@ from freshrank.transport.kafka_cluster import Cluster
 from trainer.loop import Trainer
 
 N_WARM, N_EVENTS = 20, 200
+N_USERS, N_ITEMS, N_SHOWN = 20, 50, 5
 DEADLINE_S: Final = 30.0
 FRESHRANK: Final = Path(sys.executable).with_name("freshrank")
 CONFIG: Final[dict[str, Any]] = {
@@ -41,6 +42,34 @@ CONFIG: Final[dict[str, Any]] = {
     ],
     "tasks": [{"name": "click", "event": "click"}],
 }
+
+
+def shown(n: int) -> Impression:
+    """What the n-th request is shown, now."""
+    request, now_ms = f"request-{n}", time.time_ns() // 1_000_000
+    return Impression(
+        event_id=request,
+        ts_ms=now_ms,
+        received_at_ms=now_ms,
+        request_id=request,
+        user=f"user-{n % N_USERS}",
+        items=[f"item-{(n + i) % N_ITEMS}" for i in range(N_SHOWN)],
+        shared={"hour": str(n % 24)},
+        positions=list(range(1, N_SHOWN + 1)),
+    )
+
+
+def clicked(n: int, one: Impression) -> Action:
+    """The n-th click, now, on the first item that was shown."""
+    now_ms = time.time_ns() // 1_000_000
+    return Action(
+        event_id=f"click-{n}",
+        ts_ms=now_ms,
+        received_at_ms=now_ms,
+        request_id=one.request_id,
+        item=one.items[0],
+        event="click",
+    )
 
 
 def freshness() -> list[Row]:
@@ -98,31 +127,12 @@ class _Ours:
 
     def learn(self, n: int) -> float:
         """Seconds from the click to the end of its step."""
-        now_ms = time.time_ns() // 1_000_000
-        request, items = f"request-{n}", [f"item-{(n + i) % 50}" for i in range(5)]
-        shown = Impression(
-            event_id=request,
-            ts_ms=now_ms,
-            received_at_ms=now_ms,
-            request_id=request,
-            user=f"user-{n % 20}",
-            items=items,
-            shared={"hour": str(n % 24)},
-            positions=[1, 2, 3, 4, 5],
-        )
-        offset = self._append(IMPRESSIONS, request, messages.encode(shown))
-        self._until(IMPRESSIONS, offset)
-        now_ms = time.time_ns() // 1_000_000
-        clicked = Action(
-            event_id=f"click-{n}",
-            ts_ms=now_ms,
-            received_at_ms=now_ms,
-            request_id=request,
-            item=items[0],
-            event="click",
-        )
+        one = shown(n)
+        request = one.request_id
+        self._until(IMPRESSIONS, self._append(IMPRESSIONS, request, messages.encode(one)))
+        click = clicked(n, one)
         began_s = time.perf_counter()
-        self._until(ACTIONS, self._append(ACTIONS, request, messages.encode(clicked)))
+        self._until(ACTIONS, self._append(ACTIONS, request, messages.encode(click)))
         return time.perf_counter() - began_s
 
     def _append(self, topic: str, request: str, value: bytes) -> int:

@@ -16,23 +16,19 @@ from redis import Redis
 from benchmarks.learner import PlainTorch
 from benchmarks.report import Row, row
 from benchmarks.stream_parts.broker import new_cluster
-from benchmarks.stream_parts.freshness import CONFIG
+from benchmarks.stream_parts.freshness import CONFIG, N_ITEMS, clicked, shown
 from benchmarks.sync_parts.follower import DEADLINE_S
 from benchmarks.sync_parts.model import new_channel, new_replica, redis_url
 from benchmarks.sync_parts.sizes import Sizes
 from freshrank import messages
-from freshrank.clock import SystemClock
 from freshrank.dev.kafka import kafka
 from freshrank.features import Encoded, FeatureEncoder, RequestValues
-from freshrank.messages import Action, Impression
 from freshrank.settings import Settings
 from freshrank.transport.base import ACTIONS, EXAMPLES, IMPRESSIONS, NewRecord, TopicPartition
 from freshrank.transport.kafka import KafkaLog
 from freshrank.transport.kafka_cluster import Cluster
 from service.scorer import Scorer
 from tests.roles import role
-
-N_USERS, N_ITEMS, N_SHOWN = 20, 50, 5
 
 
 def soon(sizes: Sizes) -> list[Row]:
@@ -90,34 +86,15 @@ class _Ours:
 
     def change(self, n: int) -> float:
         """Seconds from the click to its score."""
-        request, user = f"request-{n}", f"user-{n % N_USERS}"
-        items = [f"item-{(n + i) % N_ITEMS}" for i in range(N_SHOWN)]
-        now_ms = SystemClock().now_ms()
-        shown = Impression(
-            event_id=request,
-            ts_ms=now_ms,
-            received_at_ms=now_ms,
-            request_id=request,
-            user=user,
-            items=items,
-            shared={"hour": str(n % 24)},
-            positions=list(range(1, N_SHOWN + 1)),
-        )
-        offset = self._append(IMPRESSIONS, messages.encode(shown))
+        one = shown(n)
+        offset = self._append(IMPRESSIONS, messages.encode(one))
         self._until(lambda: self._replica.learned.offset(IMPRESSIONS, 0) > offset)
-        values = RequestValues(items[:1], user=user, shared=shown.shared)
+        values = RequestValues(one.items[:1], user=one.user, shared=one.shared)
         encoded = self._encoder.encode([values])
         before = self._score(encoded)
-        clicked = Action(
-            event_id=f"click-{n}",
-            ts_ms=now_ms,
-            received_at_ms=now_ms,
-            request_id=request,
-            item=items[0],
-            event="click",
-        )
+        click = clicked(n, one)
         began_s = time.perf_counter()
-        clicked_at = self._append(ACTIONS, messages.encode(clicked))
+        clicked_at = self._append(ACTIONS, messages.encode(click))
         self._until(
             lambda: (
                 self._score(encoded) != before

@@ -197,9 +197,10 @@ class KafkaLog:
         """Of at most `in_flight_bytes_max`."""
         return self._writer.room.n_bytes
 
-    def statistics(self) -> dict[str, float]:
+    @property
+    def n_stalls(self) -> int:
         """Consumers that stood still and were replaced."""
-        return {"stalls": self._follower.n_stalls}
+        return self._follower.n_stalls
 
     def close(self) -> None:
         """End the clients. Waiting readers return, appends under way end first."""

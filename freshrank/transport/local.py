@@ -129,11 +129,10 @@ class LocalLog:
             for writer in spread:
                 stack.enter_context(writer.lock)
             written = _write(spread, records, producer, first_sequence or 0)
-            if self._fsync == "always":
-                for writer, done in written.items():
-                    writer.sync(done)
-        for writer, done in written.items():
-            writer.sync(done)
+            if self._fsync != "always":
+                stack.close()  # others write meanwhile, and one sync serves all
+            for writer, done in written.items():
+                writer.sync(done)
         return _places(spread, written, len(records))
 
     def last_sequence(self, topic: str, partition: int, producer: str) -> int:

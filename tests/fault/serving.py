@@ -10,16 +10,21 @@ from typing import Any
 from freshrank.dev.servers import free_ports
 from tests.roles import Api, role
 
-CONFIG = """
+SHOP = """
 features:
   - {{name: item_id, type: id, scope: item, dim: 4}}
 tasks:
   - {{name: click, event: click, negative: {{from: shown}}}}
 service: {{data_dir: {data}}}
-join: {{window: 1s, max_out_of_order: 100ms}}
-sync: {{sparse_every: 100ms}}
 checkpoint: {{every: 200ms}}
 """
+CONFIG = (
+    SHOP
+    + """
+join: {{window: 1s, max_out_of_order: 100ms}}
+sync: {{sparse_every: 100ms}}
+"""
+)
 
 
 class Serving:

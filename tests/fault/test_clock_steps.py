@@ -10,21 +10,18 @@ from pathlib import Path
 from typing import Any
 
 from tests.fault.preloaded import compiled
-from tests.fault.serving import Serving, serving
+from tests.fault.serving import SHOP, Serving, serving
 from tests.integration.transport.log_checks import eventually
 
 HOUR_S = 3_600
 EVERY_S = 0.1
-CONFIG = """
-features:
-  - {{name: item_id, type: id, scope: item, dim: 4}}
-tasks:
-  - {{name: click, event: click, negative: {{from: shown}}}}
-service: {{data_dir: {data}}}
+CONFIG = (
+    SHOP
+    + """
 join: {{window: 10m, max_out_of_order: 100ms, allowed_lateness: 10m}}
 sync: {{sparse_every: 100ms, dense_every: 100ms}}
-checkpoint: {{every: 200ms}}
 """
+)
 
 
 class SteppedClock:

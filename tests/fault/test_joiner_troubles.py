@@ -67,7 +67,7 @@ class Member(threading.Thread):
         self._settings = config.load(joined.config(name), environ={})
         self.must_end = threading.Event()
         self.failures: list[Exception] = []
-        self.n_stalls = 0.0
+        self.n_stalls = 0
         self.start()
 
     def run(self) -> None:
@@ -84,7 +84,7 @@ class Member(threading.Thread):
             while not self.must_end.is_set() and not share.failures:
                 members.poll(0.1)
             self.failures = share.failures
-            self.n_stalls = log.statistics()["stalls"]
+            self.n_stalls = log.n_stalls
 
 
 def test_members_that_come_and_go_without_end_lose_and_double_nothing(
