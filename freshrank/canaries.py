@@ -1,8 +1,8 @@
 """Labelled rows that a frame carries beside a dense net: by them a replica judges before it serves.
 
-Format: a msgpack map `{labels, weights, dense, slots}`, little-endian arrays as bytes; `slots` is
-name -> `[ids uint64[m], offsets int64[n + 1]]`. Unknown fields are skipped. Ids are those of the
-encoder, and neither requests nor items are named.
+Format: a msgpack map `{labels, weights, dense, slots, mean}`, little-endian arrays as bytes;
+`slots` is name -> `[ids uint64[m], offsets int64[n + 1]]`, and `mean` may be missing. Unknown
+fields are skipped. Ids are those of the encoder, and neither requests nor items are named.
 """
 
 from collections.abc import Sequence
@@ -33,18 +33,22 @@ class Canary:
         labels: `float32[n, T]`.
         weights: `float32[n, T]`, what each row stands for; 0 where it says nothing of the task.
         values: Ids and dense values.
+        mean: `float32[n, T]`, the mean of what was published since the row's window was over, of
+            about as long as a window; NaN where nothing was. None where the writer does not tell.
     """
 
     labels: F32
     weights: F32
     values: Encoded
+    mean: F32 | None = None
 
 
-class _Wire(msgspec.Struct):
+class _Wire(msgspec.Struct, omit_defaults=True):
     labels: bytes
     weights: bytes
     dense: bytes
     slots: dict[str, tuple[bytes, bytes]]
+    mean: bytes | None = None
 
 
 def encode(canary: Canary) -> bytes:
@@ -58,6 +62,7 @@ def encode(canary: Canary) -> bytes:
                 name: (column.ids.astype(_U64).tobytes(), column.offsets.astype(_I64).tobytes())
                 for name, column in canary.values.slots.items()
             },
+            mean=None if canary.mean is None else canary.mean.astype(_F32).tobytes(),
         )
     )
 
@@ -81,12 +86,13 @@ def decode(data: bytes, slots: Sequence[str], *, n_dense: int, n_tasks: int) -> 
         weights = np.frombuffer(wire.weights, _F32).reshape(n, n_tasks)
         dense = np.frombuffer(wire.dense, _F32).reshape(n, n_dense)
         columns = {name: _slot(*wire.slots[name], n) for name in slots}
+        mean = None if wire.mean is None else np.frombuffer(wire.mean, _F32).reshape(n, n_tasks)
     except (msgspec.DecodeError, KeyError, RecursionError, ValueError) as error:
         raise SyncError(
             f"malformed canary set: {error}; its writer is wrong, keep the frame and report it",
             code="malformed",
         ) from error
-    return Canary(labels, weights, Encoded(n, columns, dense))
+    return Canary(labels, weights, Encoded(n, columns, dense), mean)
 
 
 def _slot(ids_bytes: bytes, offsets_bytes: bytes, n: int) -> SlotIds:

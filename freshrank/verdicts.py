@@ -23,6 +23,8 @@ DOUBT_S: Final = 60.0
 REASONS: Final = ("nonfinite", "norm", "logloss", "calibration")
 # Once in 30,000 versions that stand at the bound, and healthy ones are far from it.
 _ERRORS: Final = 4.0
+# Worse by less is the same: a replica rounds otherwise than the trainer, whose scores it is told.
+_TOLERANCE: Final = 1e-3
 _PROBABILITY_MIN: Final = 1e-7
 _UNTRAINED: Final = float(np.log(2))  # log loss of a coin
 
@@ -69,12 +71,17 @@ def reason_against(
     labels: F32,
     weights: F32,
     new: F32,
-    old: F32 | None,
+    old: Sequence[F32],
     *,
+    mean: F32 | None = None,
     is_held: bool = False,
     held_s: float = 0.0,
 ) -> str:
     """Why scores of n rows are too bad, one of `REASONS`, or "".
+
+    Where positives come alone at first, as no window is over yet, each row is foreseen better than
+    one model could score all of them, and one version swings beside the next: sick is what is worse
+    than the mean of such swings too.
 
     Args:
         settings: Bounds.
@@ -82,23 +89,30 @@ def reason_against(
         labels: `float32[n, T]`.
         weights: `float32[n, T]`, what each row stands for; 0 where it says nothing of the task.
         new: `float32[n, T]`, scores to be judged.
-        old: `float32[n, T]`, those to compare with; None asks for finite ones only.
+        old: Each `float32[n, T]`: to be worse than one of them is too bad; NaN says nothing.
+        mean: `float32[n, T]`, of versions since each row's window: to be worse than that is asked
+            for besides. None where it is not known.
         is_held: The version before was held back.
         held_s: For how long versions have been held back: `DOUBT_S` is enough for one in doubt.
     """
-    counts = weights > 0
-    bounds = _halved(settings) if is_held else settings
-    if not np.isfinite(new[counts]).all():
+    if not np.isfinite(new[weights > 0]).all():
         return "nonfinite"
-    for t, kind in enumerate(losses):
-        own = counts[:, t]
-        if old is not None and kind == "logloss" and own.sum() >= settings.rows_min:
-            weight = weights[own, t].astype(np.float64)
-            rows = labels[own, t], weight, new[own, t]
-            found = verdict(bounds, *rows, old[own, t])
-            if found and (held_s < DOUBT_S or not _is_in_doubt(settings, *rows)):
-                return found
-    return ""
+    bounds = _halved(settings) if is_held else settings
+
+    def against(scores: F32) -> str:
+        known = np.where(np.isnan(scores), np.float32(0), weights)
+        for t in np.flatnonzero(np.array(losses) == "logloss"):
+            own = known[:, t] > 0
+            if own.sum() >= settings.rows_min:
+                weight = known[own, t].astype(np.float64)
+                rows = labels[own, t], weight, new[own, t]
+                found = verdict(bounds, *rows, scores[own, t])
+                if found and (held_s < DOUBT_S or not _is_in_doubt(settings, *rows)):
+                    return found
+        return ""
+
+    reason = next(filter(None, map(against, old)), "")
+    return reason if not reason or mean is None else against(mean)
 
 
 def _halved(settings: GuardSettings) -> GuardSettings:
@@ -126,7 +140,8 @@ def verdict(settings: GuardSettings, label: F32, weight: F64, new: F32, old: F32
     loss, before = _losses(label, new), _losses(label, old)
     # Worse than a coin is sick as well, but not where it mends what is sicker.
     if _is_above_zero(loss - bound * before, weight) or (
-        _is_above_zero(loss - bound * _UNTRAINED, weight) and _is_above_zero(loss - before, weight)
+        _is_above_zero(loss - bound * _UNTRAINED, weight)
+        and _is_above_zero(loss - (1 + _TOLERANCE) * before, weight)
     ):
         return "logloss"
     observed = float(label @ weight)
@@ -135,7 +150,7 @@ def verdict(settings: GuardSettings, label: F32, weight: F64, new: F32, old: F32
     if observed <= 0 or low <= predicted / observed <= high:
         return ""
     error = float(np.sqrt(np.sum((weight * (new - label)) ** 2)))
-    is_worse = abs(np.log(predicted / observed)) > abs(np.log(told / observed))
+    is_worse = abs(np.log(predicted / observed)) > abs(np.log(told / observed)) + _TOLERANCE
     return "calibration" if is_worse and abs(predicted - observed) > _ERRORS * error else ""
 
 

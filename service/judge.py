@@ -1,9 +1,10 @@
 """A replica's own guard: no version answers that scores known rows far worse than the one before.
 
 The trainer has judged what it publishes; this finds what went wrong between its parameters and the
-answers, and a trainer that judges nothing. A frame that brings a dense net brings labelled rows.
-They are scored by what serves and by what would, on a copy of the rows they read: nothing changes
-before the verdict. A base loaded before anything serves is only asked for finite scores.
+answers, and a trainer that judges nothing. A frame that brings a dense net brings labelled rows,
+and what earlier versions made of them. They are scored by what serves and by what would, on a copy
+of the rows they read: nothing changes before the verdict. A base loaded before anything serves is
+only asked for finite scores.
 """
 
 import logging
@@ -83,8 +84,8 @@ class Judge:
         reason = ""
         if canary := self._canary(frame):
             ids = self._ids(canary)
-            old = None if served is None else self._score(Excerpt(served, ids), canary)
-            reason = self._compare(canary, self._score(Excerpt(model, ids), canary), old)
+            old = [] if served is None else [self._score(Excerpt(served, ids), canary)]
+            reason = self._compare(canary, self._score(Excerpt(model, ids), canary), *old)
         else:
             # After a roll-back, or a guard that gave in: the parameters are meant to be others.
             self._sizes.clear()
@@ -108,10 +109,11 @@ class Judge:
     def _score(self, version: Excerpt, canary: Canary) -> F32:
         return self._scorer.score(version, canary.values).predictions.astype(np.float32)
 
-    def _compare(self, canary: Canary, new: F32, old: F32 | None) -> str:
+    def _compare(self, canary: Canary, new: F32, *old: F32) -> str:
         rows = canary.labels, canary.weights
         return reason_against(
             *(self._settings, self._losses, *rows, new, old),
+            mean=canary.mean,
             is_held=bool(self.reason),
             held_s=self._hold.lasts_s,
         )

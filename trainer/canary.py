@@ -4,9 +4,10 @@ Whole requests are kept, chosen by a hash: of a request that was chosen every ro
 the joiner decides it, so the share of positives is that of the stream. A row counts once its window
 is over, as the negatives of a request come after its positives; a reversal turns the row that it
 takes back. What a version is compared with are the trainer's own predictions of each row: before it
-was learned, of the first version published after its window, and of the last one.
+was learned, the mean of those published since its window, and of the last one.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Final
@@ -28,7 +29,7 @@ ROWS_MAX: Final = 1_000
 # wrong must be the most.
 _WINDOWS_MIN: Final = 4
 _SPAN_MIN_MS: Final = 60_000
-TIMES: Final = 3  # at which a row is scored: unseen, first published, last published
+TIMES: Final = 3  # a row is scored: unseen, mean of published, last published
 _SEED: Final = 20  # of the hash: the same requests after a restart, and in every process
 _ALL: Final = 1 << 64  # every request; the fewest are one in 16 million
 _FEWEST: Final = 1 << 40
@@ -42,9 +43,9 @@ class CanarySet:
 
     Attributes:
         rows: Kept rows by event time, those of open windows too; None before the first.
-        scores: `float32[n, 3, T]`: their predictions before they were learned, of the first version
-            published after their window, or the last one in doubt, and of the last one published;
-            NaN until there is one.
+        scores: `float32[n, 3, T]`: their predictions before they were learned, the mean of versions
+            published since their window, or since the last one in doubt, and of the last one
+            published; NaN until there is one. The mean forgets in a window of event time.
     """
 
     def __init__(self, window_ms: int) -> None:
@@ -56,7 +57,7 @@ class CanarySet:
         """Begin anew."""
         self.rows: ExampleBatch | None = None
         self.scores = np.empty((0, TIMES, 0), np.float32)
-        self._newest_ms = 0
+        self._newest_ms = self._settled_ms = 0
         self._below = _ALL  # requests are kept whose hash is
         self._waiting: list[tuple[ExampleBatch, F32]] = []
         self._n_waiting = 0
@@ -101,14 +102,18 @@ class CanarySet:
 
         Args:
             predictions: `float32[n, T]`. Kept as those of the last version, and, where the window
-                is over, of the first one if there was none.
-            anew: There kept as those of the first one in any case.
+                is over, brought into the mean.
+            anew: The mean begins with them.
         """
         n = 0 if self.rows is None else self._n_decided(self.rows.ts_ms)
-        first, own = self.scores[:n, 1], predictions[:n]
-        is_first = np.isnan(first) | anew
-        first[is_first] = own[is_first]
+        mean, own = self.scores[:n, 1], predictions[:n]
+        passed_ms = self._newest_ms - self._settled_ms
+        share = -math.expm1(-passed_ms / max(self._window_ms, 1))
+        mean += np.float32(share) * (own - mean)
+        is_first = np.isnan(mean) | anew
+        mean[is_first] = own[is_first]
         self.scores[:, 2] = predictions
+        self._settled_ms = self._newest_ms
 
     def counts(self) -> dict[str, int]:
         """What `restore` takes beside the rows."""
@@ -124,6 +129,7 @@ class CanarySet:
     ) -> None:
         """Go on from what `counts` and `kept` said."""
         self.clear()
+        self._settled_ms = counts["newest_ms"]
         self._newest_ms, self._below = counts["newest_ms"], counts["below"]
         if rows is not None and scores is not None:
             self.rows, self.scores = rows, scores

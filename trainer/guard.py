@@ -97,21 +97,13 @@ class Guard:
             return ""
         rows, then = found
         new, losses = scores[: rows.n_rows], self._learner.losses
-
-        def against(old: F32) -> str:
-            weight = np.where(np.isnan(old), np.float32(0), weights(rows, losses))
-            return reason_against(
-                *(self._settings, losses, rows.labels, weight, new, old),
-                is_held=bool(self.reason),
-                held_s=held_s,
-            )
-
-        unseen, first, last = (then[:, at] for at in range(TIMES))
-        # Where positives come alone at first, as no window is over yet, each row is foreseen better
-        # than one model could score all of them, and one version swings beside the next: sick is
-        # what is worse than a published version of after the window too.
-        reason = against(last) or against(unseen)
-        return reason if reason in ("", "nonfinite") else against(first)
+        unseen, mean, last = (then[:, at] for at in range(TIMES))
+        return reason_against(
+            *(self._settings, losses, rows.labels, weights(rows, losses), new, (last, unseen)),
+            mean=mean,
+            is_held=bool(self.reason),
+            held_s=held_s,
+        )
 
     def canary(self) -> bytes | None:
         """Rows by which replicas judge what is published now; None while there are none.
@@ -122,9 +114,9 @@ class Guard:
         found = self._memory.canary.decided()
         if found is None or self._is_released:
             return None
-        rows = found[0]
+        rows, then = found
         weight = weights(rows, self._learner.losses)
-        return canaries.encode(Canary(rows.labels, weight, rows.values))
+        return canaries.encode(Canary(rows.labels, weight, rows.values, mean=then[:, 1]))
 
     def allows_rows(self, tables: Mapping[str, TableRows], *, is_whole: bool) -> bool:
         """Whether these rows, and the dense net as it is, are finite and no larger than is sane.

@@ -2,9 +2,11 @@
 
 import json
 import multiprocessing
+import os
+import signal
+import subprocess
 import tempfile
 import time
-from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
@@ -18,7 +20,7 @@ import numpy.typing as npt
 from benchmarks.joiner import CONFIG, events
 from benchmarks.report import Row, row
 from benchmarks.stream_parts import load
-from benchmarks.stream_parts.broker import new_cluster
+from benchmarks.stream_parts.broker import fill, new_cluster
 from benchmarks.sync_parts.follower import DEADLINE_S, Applied, FollowerProcess
 from benchmarks.sync_parts.model import redis_url
 from benchmarks.sync_parts.sizes import Sizes
@@ -33,13 +35,15 @@ from freshrank.transport.kafka_cluster import Cluster
 from tests.roles import role
 
 N_REPLICAS: Final = 2
-SLICE: Final = 500  # impressions, a second of them
 # So long after its impression an item is a negative: in the backlog, and before the open loop is
-# measured, most are decided, so that both have the loop's full work. Between the two the backlog's
-# negatives come alone and then the audience's positives: for about a window the guard holds back
-# what learns from one kind only, and that is not what is measured.
+# measured, most are decided, so that both have the loop's full work.
 WINDOW_S: Final = 10
 WARM_S: Final = 3 * WINDOW_S
+# Of the backlog: negatives alone come at its end.
+_MEASURED: Final = 0.75
+# The audience stays on until the last click that counts is served: once nobody clicks any more and
+# negatives come alone, what learns from them is held back, rightly.
+STAYS_S: Final = 5
 
 F64 = npt.NDArray[np.float64]
 I64 = npt.NDArray[np.int64]
@@ -49,30 +53,23 @@ def steady(sizes: Sizes) -> list[Row]:
     """Milliseconds from when a click is due until a replica serves what it taught; p99 of all.
 
     `freshrank join` and `freshrank train` and two replicas are processes of this machine, with
-    versions a second apart. The capacity is that of a backlog: records a second from the first
-    append until both replicas serve all. Then an audience appends half as many, at times set
-    beforehand.
+    versions a second apart. The capacity is that of a backlog: records a second from when the
+    joiner goes on, all of them in the log, until both replicas serve three quarters. Then an
+    audience appends half as many to another such loop, at times set beforehand.
     """
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        cluster = new_cluster(stack.enter_context(kafka(folder / "kafka")).address)
-        url = stack.enter_context(redis_url())
-        settings = _start(stack, cluster, url, folder)
-        log = stack.enter_context(closing(KafkaLog(cluster)))
-        replicas = [
-            _Replica(stack.enter_context(FollowerProcess(url, settings))) for _ in range(N_REPLICAS)
-        ]
-        for replica in replicas:
-            replica.until({})
-        capacity = _capacity(log, replicas, sizes)
+        address = stack.enter_context(kafka(folder / "kafka")).address
+        with ExitStack() as first:
+            capacity = _capacity(_start(first, address, folder / "backlog"), sizes)
+        loop = _start(stack, address, folder / "open")
         began_ms = (time.time() + WARM_S) * 1_000
-        lasts_s = WARM_S + sizes.open_loop_s
+        lasts_s = WARM_S + sizes.open_loop_s + STAYS_S
         with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as audience:
-            late_s = audience.submit(load.produce, cluster, capacity / 2, lasts_s).result()
-        due_ms, offsets = _clicks(log, began_ms)
-        for replica in replicas:
-            replica.until({ACTIONS: int(offsets[-1]) + 1})
-        freshness_ms = np.concatenate([one.served_ms(offsets) - due_ms for one in replicas])
+            late_s = audience.submit(load.produce, loop.cluster, capacity / 2, lasts_s).result()
+        due_ms, offsets = _clicks(loop.log, began_ms, began_ms + sizes.open_loop_s * 1_000)
+        loop.until({ACTIONS: int(offsets[-1]) + 1})
+        freshness_ms = np.concatenate([one.served_ms(offsets) - due_ms for one in loop.replicas])
     p50, p99 = np.percentile(freshness_ms, [50, 99])
     goal = "freshness_p99_at_half_capacity_ms"
     return [
@@ -84,8 +81,24 @@ def steady(sizes: Sizes) -> list[Row]:
     ]
 
 
-def _start(stack: ExitStack, cluster: Cluster, url: str, folder: Path) -> Settings:
-    """Trainer and joiner, until the stack unwinds."""
+@dataclass(frozen=True)
+class _Loop:
+    """Trainer, joiner and replicas, between a log and a channel of their own."""
+
+    cluster: Cluster
+    log: KafkaLog
+    joiner: "subprocess.Popen[bytes]"
+    replicas: "list[_Replica]"
+
+    def until(self, ends: dict[str, int]) -> float:
+        """Wait until all serve what stands before these offsets; when that was, monotonic."""
+        return max(replica.until(ends) for replica in self.replicas)
+
+
+def _start(stack: ExitStack, address: str, folder: Path) -> _Loop:
+    """A loop that serves, until the stack unwinds."""
+    folder.mkdir()
+    cluster, url = new_cluster(address), stack.enter_context(redis_url())
     log = {"kind": "kafka", "brokers": list(cluster.brokers), "prefix": cluster.prefix}
     document: dict[str, Any] = CONFIG | {
         "join": {"window": f"{WINDOW_S}s"},
@@ -96,9 +109,20 @@ def _start(stack: ExitStack, cluster: Cluster, url: str, folder: Path) -> Settin
     }
     config = folder / "freshrank.yaml"
     config.write_text(json.dumps(document))  # which is YAML as well
-    for name in ("train", "join"):
+    joiner, _ = [
         stack.enter_context(role(name, "-c", str(config), log=folder / f"{name}.log"))
-    return Settings.model_validate(document)
+        for name in ("join", "train")
+    ]
+    settings = Settings.model_validate(document)
+    followers = [stack.enter_context(FollowerProcess(url, settings)) for _ in range(N_REPLICAS)]
+    loop = _Loop(
+        cluster,
+        stack.enter_context(closing(KafkaLog(cluster))),
+        joiner,
+        [_Replica(f) for f in followers],
+    )
+    loop.until({})
+    return loop
 
 
 @dataclass
@@ -132,25 +156,22 @@ class _Replica:
         return at_ms
 
 
-def _capacity(log: KafkaLog, replicas: Sequence[_Replica], sizes: Sizes) -> float:
+def _capacity(loop: _Loop, sizes: Sizes) -> float:
     """Records a second of a backlog whose last event happens now."""
     shown, acted = events()
     shown = shown[: sizes.backlog]
     known = {one.request_id for one in shown}
     acted = [one for one in acted if one.request_id in known and one.ts_ms <= shown[-1].ts_ms]
     shift_ms = SystemClock().now_ms() - shown[-1].ts_ms
-    n_records, ends, began_s = 0, {}, time.monotonic()
-    # Slice by slice of event time: a topic that lags behind the other is taken to be silent.
-    for start in range(0, len(shown), SLICE):
-        until_ms = shown[min(start + SLICE, len(shown)) - 1].ts_ms
-        for topic, some in ((IMPRESSIONS, shown[start : start + SLICE]), (ACTIONS, acted)):
-            records = [_moved(one, shift_ms) for one in some if one.ts_ms <= until_ms]
-            if records:
-                ends[topic] = log.append(topic, records, partition=0)[-1][1] + 1
-            n_records += len(records)
-        acted = [one for one in acted if one.ts_ms > until_ms]
-    ended_s = max(replica.until(ends) for replica in replicas)
-    return n_records / (ended_s - began_s)
+    # A joiner that saw them come would take one topic for silent while the other is appended to.
+    os.kill(loop.joiner.pid, signal.SIGSTOP)
+    for topic, some in ((IMPRESSIONS, shown), (ACTIONS, acted)):
+        fill(loop.log, topic, [_moved(one, shift_ms) for one in some])
+    began_s = time.monotonic()
+    os.kill(loop.joiner.pid, signal.SIGCONT)
+    loop.until({IMPRESSIONS: round(_MEASURED * len(shown))})
+    newest = [replica.applied[-1] for replica in loop.replicas]
+    return min(sum(one.offsets.values()) / (one.at_s - began_s) for one in newest)
 
 
 def _moved(one: Impression | Action, shift_ms: int) -> NewRecord:
@@ -159,14 +180,14 @@ def _moved(one: Impression | Action, shift_ms: int) -> NewRecord:
     return NewRecord(one.request_id.encode(), messages.encode(moved))
 
 
-def _clicks(log: KafkaLog, began_ms: float) -> tuple[F64, I64]:
-    """When clicks were due from `began_ms` on, `float64[n]`, and their offsets, `int64[n]`."""
+def _clicks(log: KafkaLog, began_ms: float, until_ms: float) -> tuple[F64, I64]:
+    """When clicks between these were due, `float64[n]`, and their offsets, `int64[n]`."""
     due_ms, offsets = [], []
     offset = log.start_offset(ACTIONS, 0)
     while records := log.read(ACTIONS, 0, offset):
         for record in records:
             message = messages.decode(record.value)
-            if isinstance(message, Action) and message.ts_ms >= began_ms:
+            if isinstance(message, Action) and began_ms <= message.ts_ms < until_ms:
                 due_ms.append(message.ts_ms)
                 offsets.append(record.offset)
         offset = records[-1].offset + 1

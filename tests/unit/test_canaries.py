@@ -1,6 +1,7 @@
 """Labelled rows of frames: whole round trips, and nothing but SyncError for anything else."""
 
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -13,7 +14,7 @@ from freshrank.errors import SyncError
 from freshrank.features import Encoded, SlotIds
 from freshrank.frames import Frame, FrameInfo
 
-GOLDEN = Path(__file__).parents[1] / "golden" / "frames_v1_canary.frame"
+GOLDEN = Path(__file__).parents[1] / "golden"
 
 
 def small() -> Canary:
@@ -34,6 +35,9 @@ def decoded(data: bytes) -> Canary:
 def assert_same(one: Canary, other: Canary) -> None:
     pairs = [(one.labels, other.labels), (one.weights, other.weights)]
     pairs.append((one.values.dense, other.values.dense))
+    assert (one.mean is None) == (other.mean is None)
+    if one.mean is not None and other.mean is not None:
+        pairs.append((one.mean, other.mean))
     assert list(one.values.slots) == list(other.values.slots)
     for name, column in one.values.slots.items():
         twin = other.values.slots[name]
@@ -43,20 +47,35 @@ def assert_same(one: Canary, other: Canary) -> None:
         assert (a.dtype, a.shape, a.tobytes()) == (b.dtype, b.shape, b.tobytes())
 
 
-def test_rows_come_back_whole() -> None:
-    assert_same(decoded(canaries.encode(small())), small())
+def scored() -> Canary:
+    """These rows with what versions made of two of them."""
+    mean = np.array([[0.5, 1], [np.nan, np.nan], [0, 0.25]], np.float32)
+    return replace(small(), mean=mean)
 
 
-def test_golden_frame_with_rows_opens_for_ever(request: pytest.FixtureRequest) -> None:
+CANARIES = pytest.mark.parametrize("canary", [small(), scored()], ids=["rows", "scored"])
+
+
+@CANARIES
+def test_rows_come_back_whole(canary: Canary) -> None:
+    assert_same(decoded(canaries.encode(canary)), canary)
+
+
+@CANARIES
+def test_golden_frame_with_rows_opens_for_ever(
+    canary: Canary, request: pytest.FixtureRequest
+) -> None:
+    suffix = "" if canary.mean is None else "_scored"  # the field came later
+    golden = GOLDEN / f"frames_v1_canary{suffix}.frame"
     info = FrameInfo("delta", 1, 2, dense_version=3, schema_hash="ab", published_at_ms=4)
-    data = frames.encode(Frame(info, {}, b"not really ONNX", canaries.encode(small())))
+    data = frames.encode(Frame(info, {}, b"not really ONNX", canaries.encode(canary)))
     if request.config.getoption("--update-golden"):
-        GOLDEN.write_bytes(data)
-    frame = frames.decode(GOLDEN.read_bytes())
+        golden.write_bytes(data)
+    frame = frames.decode(golden.read_bytes())
     assert frame.dense == b"not really ONNX"
     assert frame.canary is not None
-    assert_same(decoded(frame.canary), small())
-    assert data == GOLDEN.read_bytes()
+    assert_same(decoded(frame.canary), canary)
+    assert data == golden.read_bytes()
 
 
 @pytest.mark.parametrize(
@@ -77,8 +96,15 @@ def test_offsets_that_lie_are_refused(offsets: list[int]) -> None:
     assert error.value.code == "malformed"
 
 
+def test_scores_of_other_rows_are_refused() -> None:
+    canary = replace(small(), mean=np.zeros((2, 2), np.float32))
+    with pytest.raises(SyncError) as error:
+        decoded(canaries.encode(canary))
+    assert error.value.code == "malformed"
+
+
 def test_damage_is_only_ever_a_sync_error() -> None:
-    rng, data = random.Random(8), canaries.encode(small())
+    rng, data = random.Random(8), canaries.encode(scored())
     codes: list[str] = []
     for _ in range(3_000):
         damaged = bytearray(data[: rng.choice((len(data), rng.randrange(len(data))))])

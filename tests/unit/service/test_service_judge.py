@@ -43,7 +43,7 @@ def items(one: float, two: float) -> dict[str, TableRows]:
     return {"item_id": table_rows({1: [logit(one)] * WIDTH, 2: [logit(two)] * WIDTH})}
 
 
-def labelled(world: World) -> bytes:
+def labelled(world: World, mean: tuple[float, float] | None = None) -> bytes:
     """Rows of items 1 and 2 in turn, as often clicked as `RATES` say."""
     ids = np.arange(N_ROWS, dtype=np.uint64) % 2 + 1
     within = np.arange(N_ROWS) // 2 / (N_ROWS / 2)
@@ -53,19 +53,24 @@ def labelled(world: World) -> bytes:
     slots = dict.fromkeys((slot.name for slot in world.encoder.slots), empty)
     slots["item_id"] = SlotIds(ids, np.arange(N_ROWS + 1))
     dense = np.zeros((N_ROWS, len(world.encoder.dense_names)), np.float32)
-    return canaries.encode(
-        Canary(labels, np.ones((N_ROWS, 2), np.float32), Encoded(N_ROWS, slots, dense))
-    )
+    scores = None if mean is None else np.where(ids == 1, *mean)[:, np.newaxis].repeat(2, axis=1)
+    rows = labels, np.ones((N_ROWS, 2), np.float32), Encoded(N_ROWS, slots, dense)
+    return canaries.encode(Canary(*rows, scores))
 
 
 def publish(
-    world: World, kind: str, tables: dict[str, TableRows], *, net: bytes | None = None
+    world: World,
+    kind: str,
+    tables: dict[str, TableRows],
+    *,
+    net: bytes | None = None,
+    mean: tuple[float, float] | None = None,
 ) -> None:
     """A frame with a dense net and the labelled rows."""
     seq = world.seq + 1 if kind == "delta" else max(world.seq, 0)
     dense = net or linear_net(world.settings)
     info = world.info("delta" if kind == "delta" else "base", seq, dense_version=seq)
-    data = frames.encode(Frame(info, tables, dense, labelled(world)))
+    data = frames.encode(Frame(info, tables, dense, labelled(world, mean)))
     if kind == "delta":
         world.channel.publish_delta(world.epoch, seq, data)
     else:
@@ -199,6 +204,18 @@ def test_a_base_without_rows_is_taken_as_it_is_as_after_a_roll_back(world: World
     settle(replica)
     assert served(replica)[:2] == (2, 1)
     assert not replica.is_held
+
+
+@pytest.mark.parametrize(("mean", "seq"), [(RATES, 0), ((0.26, 0.07), 1)])
+def test_a_version_no_worse_than_those_before_it_were_serves_as_the_trainer_let_it(
+    world: World, mean: tuple[float, float], seq: int
+) -> None:
+    replica = make_replica(world)
+    opened(world, items(*RATES))
+    publish(world, "delta", items(0.25, 0.06), mean=mean)
+    settle(replica)
+    assert served(replica)[1] == seq
+    assert replica.refusals == ({"calibration": 1} if seq == 0 else {})
 
 
 def test_after_a_long_hold_the_world_is_taken_to_have_changed(make_world: MakeWorld) -> None:

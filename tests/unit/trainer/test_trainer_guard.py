@@ -1,12 +1,14 @@
 """What is held back: poison and explosions, and never a version of a healthy stream."""
 
 import logging
+import math
 import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 
@@ -337,6 +339,30 @@ def test_canary_row_that_is_taken_back_has_the_new_label(tmp_path: Path) -> None
     stream.bench.close()
 
 
+def test_the_mean_of_versions_forgets_in_a_window(tmp_path: Path) -> None:
+    stream, canary = Stream(tmp_path), CanarySet(WINDOW_MS)
+    encoder, now_ms = stream.bench.encoder, stream.bench.manual.now_ms()
+
+    def settled(n_windows: float, score: float, *, anew: bool = False) -> list[float]:
+        """Means of the three rows once a version with this score is published, so much later."""
+        ts_ms = now_ms + round(n_windows * WINDOW_MS)
+        batch = make_batch(encoder, {}, [0], ts_ms=ts_ms, request_ids=[f"r{n_windows}"])
+        canary.offer(batch, np.full((1, 1), 0.7, np.float32))
+        rows, _ = canary.kept()
+        assert rows is not None
+        canary.settle(np.full((rows.n_rows, 1), score, np.float32), anew=anew)
+        found = canary.decided()
+        return [] if found is None else found[1][:, 1, 0].tolist()
+
+    assert settled(0, 0.1) == []
+    assert settled(1, 0.2) == pytest.approx([0.2])
+    kept = math.exp(-1)  # of a mean, when a window has passed
+    assert settled(2, 0.4) == pytest.approx([0.2 * kept + 0.4 * (1 - kept), 0.4])
+    assert settled(2.5, 0.5, anew=True) == pytest.approx([0.5, 0.5])
+    assert settled(2.5, 0.9) == pytest.approx([0.5, 0.5])  # no event time has passed
+    stream.bench.close()
+
+
 @pytest.mark.parametrize(
     ("new", "old", "expected"),
     [
@@ -347,6 +373,8 @@ def test_canary_row_that_is_taken_back_has_the_new_label(tmp_path: Path) -> None
         (0.60, 0.10, "logloss"),
         (0.90, 0.85, "logloss"),  # worse than a coin, and worse than before by a fifth
         (0.95, 0.95, ""),  # as bad as what would serve on
+        (0.9501, 0.95, ""),  # but for rounding
+        (0.3001, 0.3, ""),
         (0.85, 0.95, ""),  # what is better mends
     ],
 )
@@ -363,12 +391,41 @@ def test_verdict_at_a_tenth_positive(new: float, old: float, expected: str) -> N
 )
 def test_after_a_version_that_was_held_back_the_bounds_are_half(new: float, expected: str) -> None:
     labels = (np.arange(1_000) % 10 == 0).astype(np.float32)[:, np.newaxis]
-    rows = [labels, np.ones_like(labels), np.full_like(labels, new), np.full_like(labels, 0.1)]
+    rows = [labels, np.ones_like(labels), np.full_like(labels, new), [np.full_like(labels, 0.1)]]
     told = [
         reason_against(GuardSettings(), ["logloss"], *rows, is_held=is_held)
         for is_held in (False, True)
     ]
     assert told == ["" if new < 0.2 else expected, expected]
+
+
+@pytest.mark.parametrize(
+    ("old", "mean", "expected"),
+    [
+        ([0.1], None, "calibration"),
+        ([0.1], 0.1, "calibration"),
+        ([0.1], 0.3, ""),  # one version swings beside the next
+        ([0.3], 0.1, ""),
+        ([0.3, 0.1], 0.1, "calibration"),
+        ([0.1], np.nan, ""),
+        ([np.nan], 0.1, ""),
+        ([], 0.1, ""),
+    ],
+)
+def test_what_is_worse_than_an_old_version_and_their_mean_is_sick(
+    old: list[float], mean: float | None, expected: str
+) -> None:
+    labels = (np.arange(1_000) % 10 == 0).astype(np.float32)[:, np.newaxis]
+
+    def scores(p: float) -> npt.NDArray[np.float32]:
+        return np.full_like(labels, p)
+
+    told = reason_against(
+        *(GuardSettings(), ["logloss"], labels, np.ones_like(labels), scores(0.25)),
+        [scores(p) for p in old],
+        mean=None if mean is None else scores(mean),
+    )
+    assert told == expected
 
 
 def test_few_rows_are_no_proof() -> None:
