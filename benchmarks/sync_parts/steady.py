@@ -53,8 +53,8 @@ def steady(sizes: Sizes) -> list[Row]:
     """Milliseconds from when a click is due until a replica serves what it taught; p99 of all.
 
     `freshrank join` and `freshrank train` and two replicas are processes of this machine, with
-    versions a second apart. The capacity is that of a backlog: records a second from when the
-    joiner goes on, all of them in the log, until both replicas serve three quarters. Then an
+    versions a second apart. The capacity is that of a backlog, records a second: the time to append
+    it, and then from when the joiner goes on until both replicas serve three quarters. Then an
     audience appends half as many to another such loop, at times set beforehand.
     """
     with ExitStack() as stack:
@@ -165,13 +165,15 @@ def _capacity(loop: _Loop, sizes: Sizes) -> float:
     shift_ms = SystemClock().now_ms() - shown[-1].ts_ms
     # A joiner that saw them come would take one topic for silent while the other is appended to.
     os.kill(loop.joiner.pid, signal.SIGSTOP)
+    began_s = time.monotonic()
     for topic, some in ((IMPRESSIONS, shown), (ACTIONS, acted)):
         fill(loop.log, topic, [_moved(one, shift_ms) for one in some])
+    append_s = (time.monotonic() - began_s) / (len(shown) + len(acted))  # each
     began_s = time.monotonic()
     os.kill(loop.joiner.pid, signal.SIGCONT)
     loop.until({IMPRESSIONS: round(_MEASURED * len(shown))})
     newest = [replica.applied[-1] for replica in loop.replicas]
-    return min(sum(one.offsets.values()) / (one.at_s - began_s) for one in newest)
+    return min(1 / (append_s + (one.at_s - began_s) / sum(one.offsets.values())) for one in newest)
 
 
 def _moved(one: Impression | Action, shift_ms: int) -> NewRecord:
