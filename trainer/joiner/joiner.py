@@ -1,10 +1,9 @@
 """Joins impressions and actions of one partition into examples (docs/semantics.md, the joiner)."""
 
 import threading
-import time
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, cast
 
 from freshrank.clock import Clock
 from freshrank.feature_state import FeatureState
@@ -26,6 +25,7 @@ from trainer.joiner.judge import Judge
 from trainer.joiner.ledger import TOTALS, item_totals
 from trainer.joiner.merge import Head, Shown, Timers
 from trainer.joiner.outbox import Outbox
+from trainer.joiner.pace import Pace
 from trainer.joiner.rows import Packer, Position
 from trainer.joiner.rules import Rules
 from trainer.joiner.state import State
@@ -35,10 +35,6 @@ from trainer.joiner.watch import Watch
 if TYPE_CHECKING:
     from freshrank.transport.kafka import KafkaLog
     from freshrank.transport.kafka_transactions import Transactions
-
-# Short rounds begin so far apart, to gather company: a commit costs milliseconds whatever its size.
-_GATHER_S: Final = 0.02
-_GATHER_BELOW: Final = 200
 
 
 class Joiner:
@@ -89,8 +85,7 @@ class Joiner:
         self._allow_gaps = allow_gaps
         self._out_of_order_ms = milliseconds(settings)[1]
         self._closing = threading.Event()
-        self._is_short_round = False
-        self._began_s = 0.0
+        self._pace = Pace()
         rules = Rules(settings)
         self._total_names = [*TOTALS, *item_totals(rules)]
         self._state = State(
@@ -136,9 +131,7 @@ class Joiner:
         """
         if timeout_s > 0:
             self._watch.compared(self._newest_ms)  # a replay never waits: it outruns its clock
-            if self._is_short_round:
-                left_s = self._began_s + _GATHER_S - time.monotonic()
-                self._closing.wait(min(max(left_s, 0.0), timeout_s))
+            self._closing.wait(min(self._pace.rest_s, timeout_s))
         if self._is_stale:
             self._restore()
         self._relay()
@@ -147,7 +140,7 @@ class Joiner:
         if n_processed == 0 and timeout_s > 0:
             self._inputs.wait(min(timeout_s, TICK_EVERY_MS / 1_000))
             n_processed = self._round()
-        self._is_short_round = 0 < n_processed < _GATHER_BELOW
+        self._pace.end(n_processed)
         return n_processed
 
     def drain(self, through_ms: int | None = None) -> None:
@@ -210,7 +203,7 @@ class Joiner:
 
     def _round(self) -> int:
         """Fill, merge, commit, relay; again while it only let time pass for many requests."""
-        self._began_s = time.monotonic()
+        self._pace.begin()
         self._inputs.fill(self.n_read_max)
         self._watch.began(self._inputs)
         if self._state.last_due_ms() is not None:

@@ -4,7 +4,8 @@ import pytest
 
 from tests.unit.joiner.conftest import MakeWorld
 from tests.unit.joiner.world import append, append_ticks, impression
-from trainer.joiner import joiner
+from trainer.joiner import pace
+from trainer.joiner.pace import Pace
 
 
 def test_short_rounds_wait_for_company_from_when_the_last_one_began(
@@ -14,7 +15,7 @@ def test_short_rounds_wait_for_company_from_when_the_last_one_began(
     world = make_world()
     monkeypatch.setattr(world.joiner._closing, "wait", waits.append)
     for gather_s in (60.0, 0.0):  # neither is reached nor left over on any machine
-        monkeypatch.setattr(joiner, "_GATHER_S", gather_s)
+        monkeypatch.setattr(pace, "_SOON_S", gather_s)
         append(world.log, impression(f"r{gather_s}", ["1"], 1_000))
         append_ticks(world.log, 2_500)
         assert world.joiner.step(0.0) > 0
@@ -23,3 +24,19 @@ def test_short_rounds_wait_for_company_from_when_the_last_one_began(
         (wait_s,) = waits
         assert (30.0 < wait_s <= 60.0) if gather_s else wait_s == 0.0
         waits.clear()
+
+
+@pytest.mark.parametrize(
+    ("n_processed", "apart_s"),
+    [(0, 0.0), (1, 60.0), (7, 60.0), (8, 300.0), (1_999, 300.0), (2_000, 0.0)],
+)
+def test_a_stream_gathers_for_longer_and_a_backlog_not_at_all(
+    n_processed: int, apart_s: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pace, "_SOON_S", 60.0)
+    monkeypatch.setattr(pace, "_STREAM_S", 300.0)
+    one = Pace()
+    assert one.rest_s == 0.0
+    one.begin()
+    one.end(n_processed)
+    assert apart_s - 30.0 < one.rest_s <= apart_s

@@ -1,0 +1,36 @@
+"""How far apart rounds begin, to gather company: a commit costs milliseconds whatever its size."""
+
+import time
+from typing import Final
+
+# What comes alone is joined soon.
+_SOON_S: Final = 0.02
+# So many records a round, ticks among them, are a stream: it is served by the version of its second.
+_STREAM_FROM: Final = 8
+_STREAM_S: Final = 0.1
+# As many are a backlog, which is joined without rest.
+_BACKLOG_FROM: Final = 2_000
+
+
+class Pace:
+    """Told when a round begins and how much it was; says for how long to rest."""
+
+    def __init__(self) -> None:
+        self._began_s = 0.0
+        self._apart_s = 0.0
+
+    @property
+    def rest_s(self) -> float:
+        """Until the next round should begin; 0 when it may."""
+        return max(0.0, self._began_s + self._apart_s - time.monotonic())
+
+    def begin(self) -> None:
+        """A round begins."""
+        self._began_s = time.monotonic()
+
+    def end(self, n_processed: int) -> None:
+        """It processed so many records."""
+        if not 0 < n_processed < _BACKLOG_FROM:
+            self._apart_s = 0.0
+        else:
+            self._apart_s = _SOON_S if n_processed < _STREAM_FROM else _STREAM_S
