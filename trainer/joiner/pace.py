@@ -5,7 +5,7 @@ from typing import Final
 
 # What comes alone is joined soon.
 _SOON_S: Final = 0.02
-# So many records a round, ticks among them, are a stream: it is served by the version of its second.
+# So many records a round, ticks too, are a stream: it is served by the version of its second.
 _STREAM_FROM: Final = 8
 _STREAM_S: Final = 0.1
 # As many are a backlog, which is joined without rest.
