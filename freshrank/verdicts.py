@@ -71,9 +71,8 @@ def reason_against(
     labels: F32,
     weights: F32,
     new: F32,
-    old: Sequence[F32],
+    beside: Sequence[tuple[F32, F32 | None]],
     *,
-    mean: F32 | None = None,
     is_held: bool = False,
     held_s: float = 0.0,
 ) -> str:
@@ -81,7 +80,7 @@ def reason_against(
 
     Where positives come alone at first, as no window is over yet, each row is foreseen better than
     one model could score all of them, and one version swings beside the next: sick is what is worse
-    than the mean of such swings too.
+    than both of a pair.
 
     Args:
         settings: Bounds.
@@ -89,9 +88,9 @@ def reason_against(
         labels: `float32[n, T]`.
         weights: `float32[n, T]`, what each row stands for; 0 where it says nothing of the task.
         new: `float32[n, T]`, scores to be judged.
-        old: Each `float32[n, T]`: to be worse than one of them is too bad; NaN says nothing.
-        mean: `float32[n, T]`, of versions since each row's window: to be worse than that is asked
-            for besides. None where it is not known.
+        beside: Pairs of scores, each `float32[n, T]`: to be worse than both of one pair is too bad.
+            Rows without a score (NaN) count for nothing, so where few have one nothing is worse;
+            None asks for the other alone.
         is_held: The version before was held back.
         held_s: For how long versions have been held back: `DOUBT_S` is enough for one in doubt.
     """
@@ -111,8 +110,10 @@ def reason_against(
                     return found
         return ""
 
-    reason = next(filter(None, map(against, old)), "")
-    return reason if not reason or mean is None else against(mean)
+    for old, usual in beside:
+        if (found := against(old)) and (usual is None or (found := against(usual))):
+            return found
+    return ""
 
 
 def _halved(settings: GuardSettings) -> GuardSettings:

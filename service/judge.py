@@ -112,8 +112,7 @@ class Judge:
     def _compare(self, canary: Canary, new: F32, *old: F32) -> str:
         rows = canary.labels, canary.weights
         return reason_against(
-            *(self._settings, self._losses, *rows, new, old),
-            mean=canary.mean,
+            *(self._settings, self._losses, *rows, new, [(one, canary.mean) for one in old]),
             is_held=bool(self.reason),
             held_s=self._hold.lasts_s,
         )

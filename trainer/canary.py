@@ -4,7 +4,7 @@ Whole requests are kept, chosen by a hash: of a request that was chosen every ro
 the joiner decides it, so the share of positives is that of the stream. A row counts once its window
 is over, as the negatives of a request come after its positives; a reversal turns the row that it
 takes back. What a version is compared with are the trainer's own predictions of each row: before it
-was learned, the mean of those published since its window, and of the last one.
+was learned, of the first version published after its window and of the last one, and their mean.
 """
 
 import math
@@ -29,7 +29,8 @@ ROWS_MAX: Final = 1_000
 # wrong must be the most.
 _WINDOWS_MIN: Final = 4
 _SPAN_MIN_MS: Final = 60_000
-TIMES: Final = 3  # a row is scored: unseen, mean of published, last published
+TIMES: Final = 4  # a row is scored: unseen, first published, last published, mean of published
+MEAN: Final = 3
 _SEED: Final = 20  # of the hash: the same requests after a restart, and in every process
 _ALL: Final = 1 << 64  # every request; the fewest are one in 16 million
 _FEWEST: Final = 1 << 40
@@ -43,9 +44,10 @@ class CanarySet:
 
     Attributes:
         rows: Kept rows by event time, those of open windows too; None before the first.
-        scores: `float32[n, 3, T]`: their predictions before they were learned, the mean of versions
-            published since their window, or since the last one in doubt, and of the last one
-            published; NaN until there is one. The mean forgets in a window of event time.
+        scores: `float32[n, 4, T]`: their predictions before they were learned, of the first version
+            published after their window, or the last one in doubt, of the last one published, and
+            the mean from that first one on; NaN until there is one. The mean forgets in a window of
+            event time.
     """
 
     def __init__(self, window_ms: int) -> None:
@@ -98,20 +100,21 @@ class CanarySet:
         return select(self.rows, np.arange(n)), self.scores[:n]
 
     def settle(self, predictions: F32, *, anew: bool = False) -> None:
-        """Those of a version that passed, for all rows that `kept` gave.
+        """Those of a version that was published, for all rows that `kept` gave.
 
         Args:
             predictions: `float32[n, T]`. Kept as those of the last version, and, where the window
-                is over, brought into the mean.
-            anew: The mean begins with them.
+                is over, of the first one if there was none, and brought into the mean.
+            anew: First one and mean begin with them.
         """
         n = 0 if self.rows is None else self._n_decided(self.rows.ts_ms)
-        mean, own = self.scores[:n, 1], predictions[:n]
+        first, mean, own = self.scores[:n, 1], self.scores[:n, MEAN], predictions[:n]
         passed_ms = self._newest_ms - self._settled_ms
         share = -math.expm1(-passed_ms / max(self._window_ms, 1))
         mean += np.float32(share) * (own - mean)
-        is_first = np.isnan(mean) | anew
-        mean[is_first] = own[is_first]
+        for since in (first, mean):
+            begins = np.isnan(since) | anew
+            since[begins] = own[begins]
         self.scores[:, 2] = predictions
         self._settled_ms = self._newest_ms
 

@@ -20,7 +20,7 @@ from freshrank.examples import ExampleBatch
 from freshrank.frames import TableRows
 from freshrank.settings import GuardSettings
 from freshrank.verdicts import reason_against
-from trainer.canary import TIMES
+from trainer.canary import MEAN, TIMES
 from trainer.guard_memory import GuardMemory
 from trainer.learner import Learner
 from trainer.losses import Loss
@@ -55,6 +55,7 @@ class Guard:
         self._learner = learner
         self._state = state
         self._is_released = False  # the newest version was in doubt
+        self._scores: F32 | None = None  # what it made of the rows; None once it is published
 
     @property
     def reason(self) -> str:
@@ -70,9 +71,11 @@ class Guard:
         """The parameters are others: nothing that was said of the old ones holds."""
         self._memory.forget()
         self._memory.hold.end()
+        self._scores = None
 
     def allows_scores(self) -> bool:
         """Whether the learner scores as well as it has done, asked before rows are collected."""
+        self._scores = None
         if not self._learner.is_finite():
             return self._holds("nonfinite")
         canary, held_s = self._memory.canary, self._memory.hold.lasts_s
@@ -87,8 +90,14 @@ class Guard:
             return self._holds(reason)
         if self._is_released:
             logger.error("publication=released reason=%s held_s=%d", reason, held_s)
-        canary.settle(scores, anew=self._is_released)
+        self._scores = scores
         return True
+
+    def published(self) -> None:
+        """What was allowed is in the channel: later versions are compared with it."""
+        if self._scores is not None:
+            self._memory.canary.settle(self._scores, anew=self._is_released)
+            self._scores = None
 
     def _reason(self, scores: F32, *, held_s: float = 0.0) -> str:
         """Why scores of the canary's rows are too bad; see `reason_against`."""
@@ -97,10 +106,10 @@ class Guard:
             return ""
         rows, then = found
         new, losses = scores[: rows.n_rows], self._learner.losses
-        unseen, mean, last = (then[:, at] for at in range(TIMES))
+        unseen, first, last, mean = (then[:, at] for at in range(TIMES))
+        beside = (last, mean), (unseen, first)
         return reason_against(
-            *(self._settings, losses, rows.labels, weights(rows, losses), new, (last, unseen)),
-            mean=mean,
+            *(self._settings, losses, rows.labels, weights(rows, losses), new, beside),
             is_held=bool(self.reason),
             held_s=held_s,
         )
@@ -116,7 +125,7 @@ class Guard:
             return None
         rows, then = found
         weight = weights(rows, self._learner.losses)
-        return canaries.encode(Canary(rows.labels, weight, rows.values, mean=then[:, 1]))
+        return canaries.encode(Canary(rows.labels, weight, rows.values, mean=then[:, MEAN]))
 
     def allows_rows(self, tables: Mapping[str, TableRows], *, is_whole: bool) -> bool:
         """Whether these rows, and the dense net as it is, are finite and no larger than is sane.

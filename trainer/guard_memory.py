@@ -87,7 +87,7 @@ class GuardMemory:
 
 
 def _scores(state: Mapping[str, npt.NDArray[Any]]) -> npt.NDArray[np.float32] | None:
-    """`float32[n, 3, T]`; checkpoints of before it kept fewer of the three, or the first alone."""
+    """`float32[n, 4, T]`; checkpoints of before it kept fewer of the four, or the first alone."""
     scores = state["unseen"][:, np.newaxis] if "unseen" in state else state.get("scores")
     if scores is None or scores.shape[1] == TIMES:
         return scores

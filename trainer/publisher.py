@@ -280,6 +280,7 @@ class Publisher:
         state = self._state
         state.seq = seq
         self._marks = marks
+        self._guard.published()
         self._told.rows = state.counts["rows_learned"]
         self._told.keys_forgotten = state.counts["keys_forgotten"]
         self._told.offsets = dict(state.offsets)

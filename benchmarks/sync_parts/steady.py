@@ -157,7 +157,7 @@ class _Replica:
 
 
 def _capacity(loop: _Loop, sizes: Sizes) -> float:
-    """Records a second of a backlog whose last event happens now."""
+    """Records a second, ticks among them, of a backlog whose last event happens now."""
     shown, acted = events()
     shown = shown[: sizes.backlog]
     known = {one.request_id for one in shown}

@@ -120,7 +120,8 @@ class Joiner:
         """One round: process what is there, commit it, append what follows from it.
 
         Args:
-            timeout_s: How long to wait for records when there are none.
+            timeout_s: How long to wait for records when there are none. Beyond 0 a round also rests
+                as `Pace` says.
 
         Returns:
             Records processed, ticks included.
@@ -131,7 +132,7 @@ class Joiner:
         """
         if timeout_s > 0:
             self._watch.compared(self._newest_ms)  # a replay never waits: it outruns its clock
-            self._closing.wait(min(self._pace.rest_s, timeout_s))
+            self._closing.wait(self._pace.rest_s)
         if self._is_stale:
             self._restore()
         self._relay()

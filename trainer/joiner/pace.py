@@ -5,7 +5,8 @@ from typing import Final
 
 # What comes alone is joined soon.
 _SOON_S: Final = 0.02
-# So many records a round, ticks too, are a stream: it is served by the version of its second.
+# So many records a round, ticks too, are a stream: it is served by the version of its second. One
+# that thins stays a stream until the longer round has fewer.
 _STREAM_FROM: Final = 8
 _STREAM_S: Final = 0.1
 # As many are a backlog, which is joined without rest.

@@ -17,7 +17,7 @@ from freshrank.frames import TableRows
 from freshrank.settings import GuardSettings
 from freshrank.verdicts import reason_against, verdict
 from tests.unit.trainer.example_records import Bench, make_batch, make_settings, random_batch
-from trainer.canary import ROWS_MAX, CanarySet
+from trainer.canary import MEAN, ROWS_MAX, TIMES, CanarySet
 from trainer.evaluation import WINDOW_ROWS, Evaluation
 from trainer.guard import Guard
 from trainer.guard_memory import GuardMemory
@@ -94,6 +94,7 @@ def test_rows_that_were_foreseen_hold_nothing_back(tmp_path: Path) -> None:
         batch = stream.batch()
         guard.see(batch, np.where(batch.labels > 0, 0.99, 0.01).astype(np.float32))
     assert guard.allows_scores()
+    guard.published()
     rng = np.random.default_rng(1)
     parameters = stream.trainer.learner.adam.parameters
     well = parameters.clone()
@@ -162,7 +163,7 @@ def test_a_model_that_has_forgotten_rows_it_knew_by_heart_is_held_for_a_minute(
     stream.run(40)
     rows, scores = stream.trainer._publisher._guard._memory.canary.kept()
     assert rows is not None
-    for at in range(3):  # as it foresees a row that has just been learned, in a world of noise
+    for at in range(TIMES):  # as it foresees a row that has just been learned, in a world of noise
         scores[:, at] = np.where(rows.labels > 0, 0.9, 0.01)
     seq = stream.seq
     stream.run(55)
@@ -214,7 +215,7 @@ def test_the_time_of_a_hold_goes_on_over_a_restart(tmp_path: Path) -> None:
     stream.bench.close()
 
 
-@pytest.mark.parametrize("n_kept", [1, 2, 3])
+@pytest.mark.parametrize("n_kept", [1, 2, 3, 4])
 def test_a_checkpoint_that_kept_fewer_scores_is_gone_on_from(tmp_path: Path, n_kept: int) -> None:
     stream = Stream(tmp_path)
     stream.run(30)
@@ -312,7 +313,7 @@ def test_canary_set_is_bounded_and_spans_a_minute(tmp_path: Path) -> None:
     assert found is not None
     rows, scores = found
     assert ROWS_MAX // 4 < rows.n_rows <= ROWS_MAX
-    assert scores.shape == (rows.n_rows, 3, 1)
+    assert scores.shape == (rows.n_rows, TIMES, 1)
     assert rows.ts_ms.max() <= stream.bench.manual.now_ms() - WINDOW_MS
     assert rows.ts_ms.max() - rows.ts_ms.min() >= 55_000
     stream.bench.close()
@@ -352,7 +353,7 @@ def test_the_mean_of_versions_forgets_in_a_window(tmp_path: Path) -> None:
         assert rows is not None
         canary.settle(np.full((rows.n_rows, 1), score, np.float32), anew=anew)
         found = canary.decided()
-        return [] if found is None else found[1][:, 1, 0].tolist()
+        return [] if found is None else found[1][:, MEAN, 0].tolist()
 
     assert settled(0, 0.1) == []
     assert settled(1, 0.2) == pytest.approx([0.2])
@@ -391,29 +392,31 @@ def test_verdict_at_a_tenth_positive(new: float, old: float, expected: str) -> N
 )
 def test_after_a_version_that_was_held_back_the_bounds_are_half(new: float, expected: str) -> None:
     labels = (np.arange(1_000) % 10 == 0).astype(np.float32)[:, np.newaxis]
-    rows = [labels, np.ones_like(labels), np.full_like(labels, new), [np.full_like(labels, 0.1)]]
+    rows = labels, np.ones_like(labels), np.full_like(labels, new)
+    beside = [(np.full_like(labels, 0.1), None)]
     told = [
-        reason_against(GuardSettings(), ["logloss"], *rows, is_held=is_held)
+        reason_against(GuardSettings(), ["logloss"], *rows, beside, is_held=is_held)
         for is_held in (False, True)
     ]
     assert told == ["" if new < 0.2 else expected, expected]
 
 
 @pytest.mark.parametrize(
-    ("old", "mean", "expected"),
+    ("beside", "expected"),
     [
-        ([0.1], None, "calibration"),
-        ([0.1], 0.1, "calibration"),
-        ([0.1], 0.3, ""),  # one version swings beside the next
-        ([0.3], 0.1, ""),
-        ([0.3, 0.1], 0.1, "calibration"),
-        ([0.1], np.nan, ""),
-        ([np.nan], 0.1, ""),
-        ([], 0.1, ""),
+        ([(0.1, None)], "calibration"),
+        ([(0.1, 0.1)], "calibration"),
+        ([(0.1, 0.3)], ""),  # one version swings beside the next
+        ([(0.3, 0.1)], ""),
+        ([(0.3, 0.3), (0.1, 0.1)], "calibration"),  # what gets worse slowly
+        ([(0.3, 0.1), (0.1, 0.3)], ""),
+        ([(0.1, np.nan)], ""),
+        ([(np.nan, 0.1)], ""),
+        ([], ""),
     ],
 )
-def test_what_is_worse_than_an_old_version_and_their_mean_is_sick(
-    old: list[float], mean: float | None, expected: str
+def test_what_is_worse_than_both_of_a_pair_is_sick(
+    beside: list[tuple[float, float | None]], expected: str
 ) -> None:
     labels = (np.arange(1_000) % 10 == 0).astype(np.float32)[:, np.newaxis]
 
@@ -422,8 +425,7 @@ def test_what_is_worse_than_an_old_version_and_their_mean_is_sick(
 
     told = reason_against(
         *(GuardSettings(), ["logloss"], labels, np.ones_like(labels), scores(0.25)),
-        [scores(p) for p in old],
-        mean=None if mean is None else scores(mean),
+        [(scores(one), None if other is None else scores(other)) for one, other in beside],
     )
     assert told == expected
 
