@@ -82,10 +82,11 @@ class Follower:
             while (left_s := deadline_s - time.monotonic()) > 0:
                 with self._changed:
                     self.check_open()
-                    if window.covers(offset):
+                    end = self._ends.get(place, 0)
+                    if window.serves(offset, end):
                         if records := self._take(window, offset, n_max, bytes_max):
                             return records
-                        if window.next >= self._ends.get(place, 0):
+                        if max(window.next, offset) >= end:
                             return []
                         self._changed.wait(left_s)
                         continue
@@ -127,7 +128,11 @@ class Follower:
                 left_s = deadline_s - time.monotonic()
                 if left_s <= 0:
                     return False
-                elsewhere = [p for p, at in positions.items() if not self._windows[p].covers(at)]
+                elsewhere = [
+                    place
+                    for place, at in positions.items()
+                    if not self._windows[place].serves(at, self._ends.get(place, 0))
+                ]
                 self._changed.wait(min(left_s, _LOOK_S) if elsewhere else left_s)
             if elsewhere:
                 self.offsets(elsewhere, is_end=True)
@@ -175,8 +180,8 @@ class Follower:
 
     def _is_ahead(self, place: TopicPartition, offset: int) -> bool:
         window, end = self._windows[place], self._ends.get(place, 0)
-        if window.covers(offset):
-            return window.has_after(offset) or end > window.next
+        if window.serves(offset, end):
+            return window.has_after(offset) or end > max(window.next, offset)
         return end > offset
 
     def check_open(self) -> None:

@@ -5,7 +5,7 @@ before it has ended its thread when a batch is left over.
 """
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 import kafka.errors
@@ -21,6 +21,18 @@ _END_S: Final = 1.0
 
 class Producer(KafkaProducer):  # type: ignore[misc]  # kafka-python has no types
     """An idempotent producer that waits for all replicas in sync, and for nothing for ever."""
+
+    def begin(self, places: Iterable[Any]) -> None:
+        """Begin a transaction that will have records in these partitions: one request tells all."""
+        self.begin_transaction()
+        for place in places:
+            self._transaction_manager.maybe_add_partition_to_transaction(place)
+
+    @property
+    def trouble(self) -> Exception | None:
+        """What has ended the transaction, whose every further step fails without saying why."""
+        trouble: Exception | None = self._transaction_manager.last_error
+        return trouble
 
     def send_offsets(self, offsets: Mapping[Any, Any], group: str) -> Any:
         """Put a group's offsets into the transaction; `settle` waits for what is returned."""

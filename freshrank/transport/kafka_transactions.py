@@ -3,6 +3,8 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
+import kafka.errors
+
 from freshrank.errors import TransportError
 from freshrank.transport.base import NewRecord, TopicPartition
 from freshrank.transport.checks import check_append
@@ -72,7 +74,11 @@ class Transactions:
         self.settle()
         try:
             with self._cluster.errors(f"commit a transaction of {self._id}"):
-                return self._commit(self._open(), records, group, offsets, meanwhile)
+                to = self._open()
+                try:
+                    return self._commit(to, records, group, offsets, meanwhile)
+                except kafka.errors.KafkaError as error:
+                    raise (to.trouble or error) from error
         except BaseException as error:
             self.close()
             self._is_fenced = isinstance(error, TransportError) and error.code == "fenced"
@@ -120,7 +126,7 @@ class Transactions:
         offsets: Mapping[TopicPartition, int],
         meanwhile: Callable[[], None],
     ) -> dict[TopicPartition, list[int]]:
-        to.begin_transaction()
+        to.begin(self._cluster.place(place) for place in records)
         futures: dict[TopicPartition, list[Any]] = {}
         for place, new in records.items():
             name = self._cluster.name(place.topic)

@@ -10,6 +10,7 @@ from freshrank.transport.base import Record
 # Of one partition: eight of the largest records, or some 20,000 small ones.
 WINDOW_BYTES_MAX: Final = 4 << 20
 _RECORD_OVERHEAD_BYTES: Final = 200
+_AHEAD_MAX: Final = 64
 
 
 class Window:
@@ -56,6 +57,15 @@ class Window:
     def covers(self, offset: int) -> bool:
         """Whether everything from `offset` up to the consumer's position is here."""
         return 0 <= self.start <= offset <= self.next
+
+    def serves(self, offset: int, end: int) -> bool:
+        """Whether everything from `offset` on is here, or soon will be; `end` is known to exist.
+
+        Who has appended records need not read them, and may be a little ahead of the consumer,
+        which gets there by itself.
+        """
+        is_soon = 0 <= self.next < offset <= end and offset - self.next <= _AHEAD_MAX
+        return is_soon or self.covers(offset)
 
     def has_after(self, offset: int) -> bool:
         """Whether a record at or behind `offset` is here."""

@@ -141,7 +141,6 @@ class Joiner:
         if n_processed == 0 and timeout_s > 0:
             self._inputs.wait(min(timeout_s, TICK_EVERY_MS / 1_000))
             n_processed = self._round()
-        self._pace.end(n_processed)
         return n_processed
 
     def drain(self, through_ms: int | None = None) -> None:
@@ -222,6 +221,7 @@ class Joiner:
             if has_changed:
                 self._relay()
             if n_processed or not has_changed:
+                self._pace.end(n_processed if has_changed else 0)
                 return n_processed
 
     def _merge(self) -> tuple[int, int]:

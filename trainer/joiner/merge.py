@@ -121,14 +121,21 @@ class Source:
         return any(not head.is_tick for head in self.heads)
 
     def tick(self, times_ms: Iterable[int]) -> None:
-        """Append ticks to this topic."""
+        """Append ticks to this topic; those that stand where it is read next count as read."""
         ticks = [
             Tick(event_id=f"tick-{time_ms}", ts_ms=time_ms, received_at_ms=time_ms)
             for time_ms in times_ms
         ]
-        if ticks:
-            new = [NewRecord(b"", messages.encode(tick)) for tick in ticks]
-            self._log.append(self.topic, new, partition=self._partition)
+        if not ticks:
+            return
+        new = [NewRecord(b"", messages.encode(tick)) for tick in ticks]
+        places = self._log.append(self.topic, new, partition=self._partition)
+        for tick, one, (partition, offset) in zip(ticks, new, places, strict=True):
+            if offset != self.position:
+                break  # behind records that are not read yet
+            record = Record(self.topic, partition, offset, one.key, one.value, tick.ts_ms)
+            self.heads.append(Head(record, tick.ts_ms, tick))
+            self.position = offset + 1
 
 
 def releasing_ticks(drained: Source, other: Source, now_ms: int) -> list[int]:

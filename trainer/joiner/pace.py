@@ -14,7 +14,7 @@ _BACKLOG_FROM: Final = 2_000
 
 
 class Pace:
-    """Told when a round begins and how much it was; says for how long to rest."""
+    """Told when a round begins and how much it committed; says for how long to rest."""
 
     def __init__(self) -> None:
         self._began_s = 0.0
@@ -29,9 +29,9 @@ class Pace:
         """A round begins."""
         self._began_s = time.monotonic()
 
-    def end(self, n_processed: int) -> None:
-        """It processed so many records."""
-        if not 0 < n_processed < _BACKLOG_FROM:
+    def end(self, n_records: int) -> None:
+        """It committed so many records; 0 where it committed nothing."""
+        if not 0 < n_records < _BACKLOG_FROM:
             self._apart_s = 0.0
         else:
-            self._apart_s = _SOON_S if n_processed < _STREAM_FROM else _STREAM_S
+            self._apart_s = _SOON_S if n_records < _STREAM_FROM else _STREAM_S

@@ -290,3 +290,23 @@ def test_what_was_fetched_of_a_paused_partition_comes_back(
         assert fetched == 100
     finally:
         consumer.close()
+
+
+def test_who_has_appended_goes_on_behind_it_without_reading_it(
+    new_cluster: NewCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with closing(KafkaLog(new_cluster(1))) as log:
+        log.append(ACTIONS, new_records(0, 1), partition=0)
+        assert len(log.read(ACTIONS, 0, 0)) == 1  # the consumer is here
+
+        def ask(*_: object, **__: object) -> None:
+            raise AssertionError("neither the end is asked for nor the consumer moved")
+
+        monkeypatch.setattr(log._follower, "offsets", ask)
+        for n in range(1, 40):
+            ((_, offset),) = log.append(ACTIONS, new_records(n, 1), partition=0)
+            assert log.read(ACTIONS, 0, offset + 1) == []
+            assert not log.wait({PLACE: offset + 1}, timeout_s=0.0)
+        log.append(ACTIONS, new_records(40, 1), partition=0)
+        assert log.wait({PLACE: 40}, timeout_s=DEADLINE_S)
+        assert values(log.read(ACTIONS, 0, 40)) == [b"value-40"]

@@ -1,14 +1,19 @@
 """The order of records and the ticks that keep it moving."""
 
 import re
+from contextlib import closing
+from pathlib import Path
 
 import pytest
 
 from freshrank import messages
+from freshrank.clock import ManualClock
 from freshrank.messages import Tick
 from freshrank.transport.base import ACTIONS, IMPRESSIONS, NewRecord
+from freshrank.transport.local import LocalLog
 from tests.unit.joiner.conftest import MakeWorld
 from tests.unit.joiner.world import World, action, append, append_ticks, impression
+from trainer.joiner.merge import Head, Source
 
 
 def ticks(world: World, topic: str) -> list[int]:
@@ -154,3 +159,21 @@ def test_a_clock_behind_what_was_joined_is_told_until_it_has_caught_up(
     assert looked() == (0.0, ["behind", "caught-up"])
     world.feed(impression("s", ["1"], 1_001))
     assert not world.letters(IMPRESSIONS)
+
+
+def test_an_own_tick_counts_as_read_only_where_nothing_stands_before_it(tmp_path: Path) -> None:
+    def judge(records: object) -> list[Head]:
+        raise AssertionError(f"{records} need not be read")
+
+    with closing(LocalLog(tmp_path, clock=ManualClock())) as log:
+        source = Source(log, ACTIONS, 0, 0, judge)
+        source.tick([1_000, 2_000])
+        assert [one.record.offset for one in source.heads] == [0, 1]
+        assert [one.time_ms for one in source.heads] == [1_000, 2_000]
+        assert [head.record.value for head in source.heads] == [
+            record.value for record in log.read(ACTIONS, 0, 0)
+        ]
+
+        append(log, action("r", "1", 2_500))  # somebody else's, at offset 2
+        source.tick([3_000])
+        assert (len(source.heads), source.position) == (2, 2)

@@ -27,16 +27,32 @@ def test_short_rounds_wait_for_company_from_when_the_last_one_began(
 
 
 @pytest.mark.parametrize(
-    ("n_processed", "apart_s"),
+    ("n_records", "apart_s"),
     [(0, 0.0), (1, 60.0), (7, 60.0), (8, 300.0), (1_999, 300.0), (2_000, 0.0)],
 )
 def test_a_stream_gathers_for_longer_and_a_backlog_not_at_all(
-    n_processed: int, apart_s: float, monkeypatch: pytest.MonkeyPatch
+    n_records: int, apart_s: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pace, "_SOON_S", 60.0)
     monkeypatch.setattr(pace, "_STREAM_S", 300.0)
     one = Pace()
     assert one.rest_s == 0.0
     one.begin()
-    one.end(n_processed)
+    one.end(n_records)
     assert apart_s - 30.0 < one.rest_s <= apart_s
+
+
+def test_time_that_passes_by_itself_holds_nobody_up(
+    make_world: MakeWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits: list[float] = []
+    world = make_world()
+    monkeypatch.setattr(world.joiner._closing, "wait", waits.append)
+    monkeypatch.setattr(pace, "_SOON_S", 60.0)
+    append(world.log, impression("r", ["1"], 1_000))
+    append_ticks(world.log, 1_500)
+    world.settle()
+    world.clock.advance(ms=2_000)
+    assert world.joiner.step(0.0) == 2  # ticks alone, which change nothing: the window is open
+    world.joiner.step(0.01)
+    assert waits == [0.0]
