@@ -5,7 +5,8 @@ before it has ended its thread when a batch is left over.
 """
 
 import contextlib
-from collections.abc import Iterable, Mapping
+import time
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import kafka.errors
@@ -59,6 +60,24 @@ class Producer(KafkaProducer):  # type: ignore[misc]  # kafka-python has no type
         timeout_ms = self.config["max_block_ms"]
         if not result.wait(timeout_ms):
             raise kafka.errors.KafkaTimeoutError(f"no answer in {timeout_ms} ms")
+
+
+def delivered(records: Sequence[Any], timeout_s: float) -> list[int]:
+    """Offsets of records that were sent; every one is looked at, as errors show nowhere else.
+
+    Raises:
+        KafkaError: the first that is not delivered in time, once all were looked at.
+    """
+    deadline_s = time.monotonic() + timeout_s
+    offsets, failure = [], None
+    for record in records:
+        try:
+            offsets.append(record.get(max(0.0, deadline_s - time.monotonic())).offset)
+        except Exception as error:
+            failure = failure or error
+    if failure is not None:
+        raise failure
+    return offsets
 
 
 def producer(cluster: Cluster, compression: str | None, **options: Any) -> Producer:

@@ -1,15 +1,14 @@
 """Records and input offsets that enter Kafka together or not at all."""
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import islice
 from typing import Any, Final
-
-import kafka.errors
 
 from freshrank.errors import TransportError
 from freshrank.transport.base import NewRecord, TopicPartition
 from freshrank.transport.checks import check_append
 from freshrank.transport.kafka_cluster import Cluster
-from freshrank.transport.kafka_producer import Producer, producer
+from freshrank.transport.kafka_producer import Producer, delivered, producer
 
 # The cluster aborts what a dead process left open after so long; until then readers of those
 # partitions see nothing behind it.
@@ -74,11 +73,7 @@ class Transactions:
         self.settle()
         try:
             with self._cluster.errors(f"commit a transaction of {self._id}"):
-                to = self._open()
-                try:
-                    return self._commit(to, records, group, offsets, meanwhile)
-                except kafka.errors.KafkaError as error:
-                    raise (to.trouble or error) from error
+                return self._commit(self._open(), records, group, offsets, meanwhile)
         except BaseException as error:
             self.close()
             self._is_fenced = isinstance(error, TransportError) and error.code == "fenced"
@@ -126,22 +121,29 @@ class Transactions:
         offsets: Mapping[TopicPartition, int],
         meanwhile: Callable[[], None],
     ) -> dict[TopicPartition, list[int]]:
-        to.begin(self._cluster.place(place) for place in records)
-        futures: dict[TopicPartition, list[Any]] = {}
-        for place, new in records.items():
-            name = self._cluster.name(place.topic)
-            futures[place] = [
-                to.send(name, key=one.key, value=one.value, partition=place.partition)
-                for one in new
-            ]
-        named = self._cluster.next_offsets(offsets)
-        sent = to.send_offsets(named, self._cluster.name(group)) if named else None
-        meanwhile()
-        if sent is not None:
-            to.settle(sent)
-        to.commit_transaction()
-        # Committed means delivered; a future that failed nevertheless must not pass in silence.
-        return {place: [one.get(0).offset for one in some] for place, some in futures.items()}
+        sent: list[Any] = []
+        try:
+            to.begin(self._cluster.place(place) for place in records)
+            for place, new in records.items():
+                name = self._cluster.name(place.topic)
+                sent += [
+                    to.send(name, key=one.key, value=one.value, partition=place.partition)
+                    for one in new
+                ]
+            named = self._cluster.next_offsets(offsets)
+            settled = to.send_offsets(named, self._cluster.name(group)) if named else None
+            meanwhile()
+            if settled is not None:
+                to.settle(settled)
+            # The client commits without records that it has given up.
+            found = iter(delivered(sent, self._cluster.timeout_ms / 1_000))
+            to.commit_transaction()
+        except Exception as error:
+            # What else fails in the caller's thread may follow from this.
+            if cause := to.trouble or next((one.exception for one in sent if one.failed()), None):
+                raise cause from error
+            raise
+        return {place: list(islice(found, len(new))) for place, new in records.items()}
 
     def _fenced(self) -> TransportError:
         return TransportError(

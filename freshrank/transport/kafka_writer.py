@@ -1,14 +1,13 @@
 """Appends to Kafka: acknowledged by every replica in sync, with a bound on what is under way."""
 
 import threading
-import time
 from collections.abc import Sequence
 from typing import Any, Final
 
 from freshrank.errors import TransportError
 from freshrank.transport.base import NewRecord
 from freshrank.transport.kafka_cluster import Cluster
-from freshrank.transport.kafka_producer import Producer, producer
+from freshrank.transport.kafka_producer import Producer, delivered, producer
 
 # kafka-python bounds nothing itself: with a frozen broker it took 170 MB in 5 s. 32 MiB are 64 of
 # the largest records.
@@ -103,7 +102,7 @@ class Writer:
                 n_bytes -= size
                 future.add_both(lambda _, size=size: self.room.give(size))
                 sent.append(future)
-            return self._offsets(sent)
+            return delivered(sent, self._cluster.timeout_ms / 1_000 + _GRACE_S)
         except TransportError:
             raise
         except Exception as error:
@@ -120,19 +119,6 @@ class Writer:
             if self._producer is not None:
                 self._producer.end(self._cluster.timeout_ms / 1_000)
                 self._producer = None
-
-    def _offsets(self, futures: Sequence[Any]) -> list[int]:
-        """Offsets of all; every future is looked at, as errors show nowhere else."""
-        deadline_s = time.monotonic() + self._cluster.timeout_ms / 1_000 + _GRACE_S
-        offsets, failure = [], None
-        for future in futures:
-            try:
-                offsets.append(future.get(max(0.0, deadline_s - time.monotonic())).offset)
-            except Exception as error:
-                failure = failure or error
-        if failure is not None:
-            raise failure
-        return offsets
 
     def _open(self) -> Producer:
         # While one append tries to reach a broker that is away, the others do not queue up.

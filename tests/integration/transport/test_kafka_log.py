@@ -306,7 +306,7 @@ def test_who_has_appended_goes_on_behind_it_without_reading_it(
         for n in range(1, 40):
             ((_, offset),) = log.append(ACTIONS, new_records(n, 1), partition=0)
             assert log.read(ACTIONS, 0, offset + 1) == []
-            assert not log.wait({PLACE: offset + 1}, timeout_s=0.0)
+            assert not log.wait({PLACE: offset + 1}, timeout_s=0.005)
         log.append(ACTIONS, new_records(40, 1), partition=0)
         assert log.wait({PLACE: 40}, timeout_s=DEADLINE_S)
         assert values(log.read(ACTIONS, 0, 40)) == [b"value-40"]

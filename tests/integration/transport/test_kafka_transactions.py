@@ -1,7 +1,10 @@
 """Records and input offsets are there together or not at all, whoever dies or is replaced."""
 
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 from typing import Final
 
 import pytest
@@ -10,6 +13,7 @@ from freshrank.errors import TransportError
 from freshrank.transport.base import (
     ACTIONS,
     EXAMPLES,
+    JOINER_STATE,
     RECORD_BYTES_MAX,
     NewRecord,
     TopicPartition,
@@ -153,3 +157,59 @@ def test_a_commit_that_the_cluster_refuses_is_aborted_whole(
         commit(transactions, 0, 1)
     eventually(lambda: values(read_all(log, EXAMPLES, 0)) == [b"value-0"])
     assert log.committed("joiner") == {INPUT: 1}
+
+
+def test_a_record_that_is_not_delivered_keeps_all_of_its_transaction_out(
+    cluster: Cluster, log: KafkaLog
+) -> None:
+    hasty = replace(cluster, timeout_ms=1_500)  # for as long a record may be on its way
+    state = TopicPartition(JOINER_STATE, 0)
+    with closing(Transactions(hasty, "joiner-0")) as transactions:
+        # One partition takes nothing for longer, as one does that has too few replicas.
+        writer = transactions._open()
+        writer._accumulator.muted.add(hasty.place(OUTPUT))
+        # The client's thread looks about once the record has expired, while the commit waits.
+        looking = threading.Timer(1.7, writer._sender.wakeup)
+        looking.start()
+        with pytest.raises(TransportError) as refused:
+            transactions.commit(
+                {OUTPUT: new_records(0, 1), state: new_records(1, 1)},
+                group="joiner",
+                offsets={INPUT: 9},
+                meanwhile=lambda: time.sleep(0.5),
+            )
+        looking.join()
+        assert refused.value.code == "broker-timeout"
+        assert commit(transactions, 0, 1)
+    eventually(lambda: values(read_all(log, EXAMPLES, 0)) == [b"value-0"])
+    assert read_all(log, JOINER_STATE, 0) == []
+    assert log.committed("joiner") == {INPUT: 1}
+
+
+@pytest.mark.parametrize("offsets", [{}, {INPUT: 9}], ids=["records-alone", "offsets-too"])
+@pytest.mark.parametrize("is_full", [False, True], ids=["disk-well", "disk-full"])
+def test_one_that_was_replaced_says_so_whatever_else_fails(
+    cluster: Cluster, offsets: dict[TopicPartition, int], *, is_full: bool
+) -> None:
+    with closing(Transactions(cluster, "joiner-0")) as zombie:
+        commit(zombie, 0, 1)  # from now on it knows the topic, and its next steps wait for nothing
+        with closing(Transactions(cluster, "joiner-0")) as successor:
+            writer, told = zombie._open(), []
+
+            def write() -> None:
+                eventually(lambda: writer.trouble is not None)  # in the client's own thread
+                told.append(writer.trouble)
+                if is_full:
+                    raise TransportError("the disk is full", code="disk-full")
+
+            for _ in range(2):  # opening again would fence the other
+                with pytest.raises(TransportError) as refused:
+                    zombie.commit(
+                        {OUTPUT: new_records(1, 1)},
+                        group="joiner",
+                        offsets=offsets,
+                        meanwhile=write,
+                    )
+                assert refused.value.code == "fenced"
+            assert len(told) == 1
+            assert commit(successor, 1, 1)
