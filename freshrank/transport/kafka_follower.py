@@ -159,7 +159,7 @@ class Follower:
             window = self._windows.get(place)
             is_empty = (
                 window is not None
-                and window.covers(offset)
+                and window.serves(offset, end)
                 and window.next >= end
                 and not window.has_after(offset)
             )

@@ -54,18 +54,14 @@ class Window:
         self.next = position
         return is_news
 
-    def covers(self, offset: int) -> bool:
-        """Whether everything from `offset` up to the consumer's position is here."""
-        return 0 <= self.start <= offset <= self.next
-
     def serves(self, offset: int, end: int) -> bool:
         """Whether everything from `offset` on is here, or soon will be; `end` is known to exist.
 
         Who has appended records need not read them, and may be a little ahead of the consumer,
         which gets there by itself.
         """
-        is_soon = 0 <= self.next < offset <= end and offset - self.next <= _AHEAD_MAX
-        return is_soon or self.covers(offset)
+        reach = max(self.next, min(end, self.next + _AHEAD_MAX))
+        return 0 <= self.start <= offset <= reach
 
     def has_after(self, offset: int) -> bool:
         """Whether a record at or behind `offset` is here."""

@@ -3,17 +3,28 @@
 import pytest
 
 from tests.unit.joiner.conftest import MakeWorld
-from tests.unit.joiner.world import append, append_ticks, impression
+from tests.unit.joiner.world import World, append, append_ticks, impression
 from trainer.joiner import pace
 from trainer.joiner.pace import Pace
 
 
+@pytest.fixture
+def world(make_world: MakeWorld) -> World:
+    """One with a joiner of clicks."""
+    return make_world()
+
+
+@pytest.fixture
+def waits(world: World, monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Seconds that its joiner would have rested, which takes no time."""
+    rests: list[float] = []
+    monkeypatch.setattr(world.joiner._closing, "wait", rests.append)
+    return rests
+
+
 def test_short_rounds_wait_for_company_from_when_the_last_one_began(
-    make_world: MakeWorld, monkeypatch: pytest.MonkeyPatch
+    world: World, waits: list[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    waits: list[float] = []
-    world = make_world()
-    monkeypatch.setattr(world.joiner._closing, "wait", waits.append)
     for gather_s in (60.0, 0.0):  # neither is reached nor left over on any machine
         monkeypatch.setattr(pace, "_SOON_S", gather_s)
         append(world.log, impression(f"r{gather_s}", ["1"], 1_000))
@@ -43,11 +54,8 @@ def test_a_stream_gathers_for_longer_and_a_backlog_not_at_all(
 
 
 def test_time_that_passes_by_itself_holds_nobody_up(
-    make_world: MakeWorld, monkeypatch: pytest.MonkeyPatch
+    world: World, waits: list[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    waits: list[float] = []
-    world = make_world()
-    monkeypatch.setattr(world.joiner._closing, "wait", waits.append)
     monkeypatch.setattr(pace, "_SOON_S", 60.0)
     append(world.log, impression("r", ["1"], 1_000))
     append_ticks(world.log, 1_500)
