@@ -3,7 +3,7 @@
 import signal
 import subprocess
 import threading
-from contextlib import ExitStack, closing
+from contextlib import AbstractContextManager, ExitStack, closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from freshrank.transport.base import (
     DEAD_LETTER_SUFFIX,
     EXAMPLES,
     IMPRESSIONS,
+    JOINER_STATE,
     TopicPartition,
 )
 from freshrank.transport.kafka import KafkaLog
@@ -34,9 +35,9 @@ from tests.fault.joined_on_kafka import (
 )
 from tests.integration.transport.log_checks import DEADLINE_S, eventually
 from tests.servers import NewCluster
-from trainer.joiner import Joiner
+from trainer.joiner import Joiner, changelog
 from trainer.joiner.share import Share
-from trainer.joiner.transacted import GROUP
+from trainer.joiner.transacted import GROUP, Transacted
 
 N_BEATS = 15
 PLACE = TopicPartition(ACTIONS, 0)
@@ -132,13 +133,20 @@ def test_partitions_raised_under_a_joiner_end_it_with_the_way_out(
     assert len(rows) >= expected.n_rows // 4
 
 
+def through(log: KafkaLog) -> int:
+    """The next action to be joined, as the last round that is committed says."""
+    rounds = changelog.rounds_from(log, TopicPartition(JOINER_STATE, 0), 0)
+    *_, (_, last) = rounds
+    return last.changes.meta[f"{ACTIONS}:0"]
+
+
 def test_input_that_retention_removed_is_refused_unless_gaps_are_allowed(
     new_cluster: NewCluster, tmp_path: Path
 ) -> None:
     joined, expected = told(tmp_path, new_cluster)
     assert joined.start(CRASH_AFTER="9").wait(DEADLINE_S) == -signal.SIGKILL
     with closing(KafkaLog(joined.cluster)) as log:
-        reached, end = log.committed("joiner")[PLACE], log.end_offset(*PLACE)
+        reached, end = through(log), log.end_offset(*PLACE)
         start = (reached + end) // 2
         assert reached < start
         log.remove_before(*PLACE, start)
@@ -149,11 +157,11 @@ def test_input_that_retention_removed_is_refused_unless_gaps_are_allowed(
         assert refused.returncode == 3
         assert b"was removed by retention" in said
         assert b"--allow-gaps" in said
-        assert log.committed("joiner")[PLACE] == reached
+        assert through(log) == reached
 
         process = joined.start("a", "--allow-gaps")
         try:
-            eventually(lambda: log.committed("joiner")[PLACE] == end)
+            eventually(lambda: through(log) == end)
         finally:
             process.terminate()
             assert process.wait(DEADLINE_S) == 0
@@ -192,9 +200,40 @@ def test_dead_letters_that_are_not_taken_stop_their_partition_until_they_are(
             assert refused.value.code in ("unknown-topic", "broker-timeout")
             # Nothing of the round is there, the examples beside the letter least of all.
             assert log.read(EXAMPLES, 0, 0) == []
-            assert log.committed("joiner").get(PLACE, 0) == 0
+            assert log.read(JOINER_STATE, 0, 0) == []
         with cluster.admin() as admin:
             kafka_topics.create(admin, cluster, kafka_topics.TopicPlan(1))
         settle(joiner)
         assert joiner.accounting() == expected.totals
         assert outputs(log, joined.settings) == (expected.rows, expected.letters)
+
+
+def test_the_group_hears_now_and_then_what_is_joined_and_nobody_else_may_change_it(
+    new_cluster: NewCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Transacted, "tell_every_s", 1_000.0)
+    monkeypatch.setattr(Joiner, "n_read_max", 20)
+    joined, expected = told(tmp_path, new_cluster, n_requests=200)
+
+    def opened() -> AbstractContextManager[Joiner]:
+        return closing(joiner_of(joined.settings, log, 0, tmp_path / "cache", transactions))
+
+    with (
+        closing(KafkaLog(joined.cluster)) as log,
+        closing(log.transactions("joiner-0")) as transactions,
+    ):
+        end = log.end_offset(*PLACE)
+        with opened() as joiner:
+            settle(joiner)
+            eventually(lambda: log.committed(GROUP)[PLACE] == 20)  # the first round
+            assert through(log) == end
+        with opened() as joiner:  # which has nothing to join
+            settle(joiner)
+            eventually(lambda: log.committed(GROUP)[PLACE] == end)
+            assert joiner.accounting() == expected.totals
+        assert outputs(log, joined.settings) == (expected.rows, expected.letters)
+        for at in (end - 1, end + 1):
+            log.commit(GROUP, {PLACE: at})
+            with pytest.raises(TransportError, match="changed by other means") as refused, opened():
+                pass
+            assert refused.value.code == "state-mismatch"

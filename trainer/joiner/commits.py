@@ -15,6 +15,10 @@ OUTGOING_TOPICS: Final = (
 class Commits(Protocol):
     """Commits rounds with what they send: all of a round or nothing, once, whatever dies when."""
 
+    @property
+    def is_due(self) -> bool:
+        """Whether a round is due though nothing has changed."""
+
     def restore(self) -> dict[str, int]:
         """Bring the database to what is committed; called at the start, and after any error.
 

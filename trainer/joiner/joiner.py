@@ -212,7 +212,8 @@ class Joiner:
             try:
                 n_processed, n_news = self._merge()
                 ledger = self._decider.ledger
-                has_changed = bool(n_news or ledger.outcomes or ledger.changed)
+                has_news = bool(n_news or ledger.outcomes or ledger.changed)
+                has_changed = has_news or self._commits.is_due
                 if has_changed:
                     self._commit()
             except BaseException:

@@ -34,6 +34,11 @@ class Outbox:
         self._sequences: dict[str, int] = {}
         self._unsent: list[tuple[str, int, bytes]] = []
 
+    @property
+    def is_due(self) -> bool:
+        """Never: who watches asks the joiner."""
+        return False
+
     def restore(self) -> dict[str, int]:
         """Start from the database; the log may lack records of its last round, but has no more."""
         meta = self._state.meta()

@@ -2,10 +2,13 @@
 
 The database is a cache: it is written while the round is on its way and committed after it, stamped
 with the offset behind it, and brought up to date from `freshrank.joiner-state` by whoever joins the
-partition next.
+partition next. The input offsets are in every round there; the group is told now and then, for
+those who watch it.
 """
 
 import logging
+import time
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final
 
 from freshrank.errors import SchemaError, TransportError
@@ -31,6 +34,8 @@ logger = logging.getLogger(__name__)
 GROUP: Final = "joiner"
 # In `meta`: the offset behind the last round that is in the database, and the changelog's bytes.
 _STAMP, _BYTES = "changelog", "changelog_bytes"
+# Before the name of an input in `meta`: the offset that the group was told last.
+_TOLD: Final = "told:"
 # Rounds written into the database together when it is brought up to date.
 _REPLAY_ROUNDS: Final = 16
 
@@ -48,6 +53,9 @@ class Transacted:
 
     # The changelog is cut once it has so many bytes, see `Renewal`.
     renewal_bytes_min = BYTES_MIN
+    # The group is told as often as by Kafka's consumers. In every round it would cost two requests
+    # to the broker more, one after the other.
+    tell_every_s = 5.0
 
     def __init__(
         self,
@@ -63,6 +71,16 @@ class Transacted:
         self._transactions = transactions
         self._fingerprint = fingerprint
         self._place = TopicPartition(JOINER_STATE, partition)
+        inputs = [TopicPartition(topic, partition) for topic in (IMPRESSIONS, ACTIONS)]
+        self._inputs = {place: f"{place.topic}:{partition}" for place in inputs}
+        self._reached: dict[TopicPartition, int] = {}  # offsets of what is read next
+        self._told: dict[TopicPartition, int] = {}  # as the group knows them
+        self._tells_at_s = 0.0
+
+    @property
+    def is_due(self) -> bool:
+        """Whether a round is due that tells the group, though nothing new has come."""
+        return self._told != self._reached and time.monotonic() >= self._tells_at_s
 
     def restore(self) -> dict[str, int]:
         """Settle the last transaction, whoever began it, and write what the database lacks."""
@@ -83,7 +101,11 @@ class Transacted:
         self._roll_forward(stamp)
         meta = self._state.meta()
         meta.pop(_STAMP, None)
-        self._check_offsets(meta)
+        self._reached = self._offsets(meta)
+        told = {place: meta.pop(_TOLD + name, None) for place, name in self._inputs.items()}
+        # Rounds of earlier versions do not say: each told the group.
+        self._told = {p: at for p, at in told.items() if at is not None} or self._reached
+        self._check_group()
         self._renewal = Renewal(self._state, meta.pop(_BYTES, 0), self.renewal_bytes_min)
         return meta
 
@@ -93,7 +115,12 @@ class Transacted:
 
     def commit(self, ledger: Ledger) -> None:
         """Commit the round; the database, written meanwhile, follows."""
+        reached = self._offsets(ledger.meta)
+        now_s = time.monotonic()
+        tells = now_s >= self._tells_at_s
+        told = reached if tells else self._told
         ledger.meta[_BYTES] = self._renewal.n_bytes
+        ledger.meta |= {_TOLD + self._inputs[place]: at for place, at in told.items()}
         changes = self._state.changes(ledger)
         n_bytes = sum(len(value) for *_, value in changes.parts)  # most of a round
         rows = self._renewal.piece(n_bytes)
@@ -107,11 +134,14 @@ class Transacted:
             offsets = self._transactions.commit(
                 records,
                 group=GROUP,
-                offsets=self._inputs(changes.meta),
+                offsets=told if tells else {},
                 meanwhile=lambda: self._state.write(changes, watermark_ms=ledger.watermark_ms),
             )
             first, last = offsets[self._place][0], offsets[self._place][-1]
             self._state.note(_STAMP, last + 1)
+        self._reached, self._told = reached, told
+        if tells:
+            self._tells_at_s = now_s + self.tell_every_s
         if ledger.forgotten:
             self._renewal.want()
         n_bytes = sum(len(piece.value) for piece in pieces)
@@ -149,28 +179,20 @@ class Transacted:
                 code="joiner-state",
             )
 
-    def _check_offsets(self, meta: dict[str, int]) -> None:
-        """A group that was away for long is forgotten; what it knows is what the state knows."""
-        ours = self._inputs(meta)
+    def _check_group(self) -> None:
+        """A group that was away for long is forgotten; what it knows is what it was told."""
         group = self._log.committed(GROUP)
-        for topic in (IMPRESSIONS, ACTIONS):
-            place = TopicPartition(topic, self._partition)
-            if place in group and group[place] != ours.get(place):
+        for place, name in self._inputs.items():
+            if place in group and group[place] != self._told.get(place):
                 raise TransportError(
-                    f"group {GROUP} has offset {group[place]} of {topic}:{self._partition}, the "
-                    f"joiner's state {ours.get(place)}: both change together, so one was changed "
-                    "by other means. Set the group's offset to that of the state, or begin under "
-                    "another log.prefix",
+                    f"group {GROUP} has offset {group[place]} of {name}, the joiner told it "
+                    f"{self._told.get(place)}: it was changed by other means. Set the group's "
+                    "offset to what it was told, or begin under another log.prefix",
                     code="state-mismatch",
                 )
 
-    def _inputs(self, meta: dict[str, int]) -> dict[TopicPartition, int]:
-        names = {topic: f"{topic}:{self._partition}" for topic in (IMPRESSIONS, ACTIONS)}
-        return {
-            TopicPartition(topic, self._partition): meta[name]
-            for topic, name in names.items()
-            if name in meta
-        }
+    def _offsets(self, meta: Mapping[str, int]) -> dict[TopicPartition, int]:
+        return {place: meta[name] for place, name in self._inputs.items() if name in meta}
 
     def _cut(self, offset: int) -> None:
         try:
