@@ -35,12 +35,18 @@ F64 = npt.NDArray[np.float64]
 Due = tuple[float, str, Impression | Action, int]  # seconds, topic, what, cycle
 
 
-def produce(cluster: Cluster, per_second: float, seconds: float) -> float:
+def produce(cluster: Cluster, per_second: float, seconds: float, first_cycle: int = 0) -> float:
     """Append impressions and as many actions, `per_second` of both together.
 
     An impression is of five items, an action comes 6 s after it on average; before the first ones
     come there are fewer records. They are played again and again, each time with other users and
     items of the same tastes: what came again word for word would be learned by heart.
+
+    Args:
+        cluster: Where to.
+        per_second: Records.
+        seconds: For how long.
+        first_cycle: No load before had this cycle or a later one: ids that come again are dropped.
 
     Returns:
         The most seconds that an append came after its time.
@@ -53,7 +59,7 @@ def produce(cluster: Cluster, per_second: float, seconds: float) -> float:
             some: dict[str, list[NewRecord]] = {IMPRESSIONS: [], ACTIONS: []}
             latest_s = max(latest_s, now_s - due_s)
             while due_s <= now_s:
-                some[topic].append(_record(began_s, due_s, one, cycle))
+                some[topic].append(_record(began_s, due_s, one, first_cycle + cycle))
                 due_s, topic, one, cycle = next(schedule)
             for name, records in some.items():
                 if records:

@@ -40,6 +40,8 @@ WARM_S = 60
 # A backlog of less at the end is none: publications are a second apart.
 BEHIND_MAX_S: Final = 3.0
 _DRAIN_MAX_S: Final = 120.0
+# More than the cycles of one load.
+_CYCLES_MAX: Final = 1_000
 _INPUTS: Final = [TopicPartition(topic, 0) for topic in (IMPRESSIONS, ACTIONS)]
 _TICKS: Final = os.sysconf("SC_CLK_TCK")
 
@@ -155,6 +157,7 @@ class _Loop:
         self.folder = folder = Path(enter(tempfile.TemporaryDirectory()))
         broker, state = enter(kafka(folder / "kafka")), enter(redis(folder / "redis"))
         self.cluster = new_cluster(broker.address)
+        self._n_loads = 0
         [self.port] = free_ports(1)
         document = CONFIG | {
             "log": {
@@ -186,7 +189,10 @@ class _Loop:
     def under(self, rate: float, seconds: float) -> Trial:
         """The loop under so many records a second, rank requests included."""
         lasts_s, rate_produced = WARM_S + seconds, rate - RANKS_PER_SECOND
-        produced = self._pools[0].submit(load.produce, self.cluster, rate_produced, lasts_s)
+        first_cycle, self._n_loads = self._n_loads * _CYCLES_MAX, self._n_loads + 1
+        produced = self._pools[0].submit(
+            load.produce, self.cluster, rate_produced, lasts_s, first_cycle
+        )
         asked = self._pools[1].submit(load.ask, self.port, RANKS_PER_SECOND, WARM_S, seconds)
         time.sleep(WARM_S)
         first = self.sample()
