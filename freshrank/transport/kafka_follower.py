@@ -16,6 +16,7 @@ from freshrank.errors import TransportError
 from freshrank.transport.base import Record, TopicPartition
 from freshrank.transport.checks import check_range
 from freshrank.transport.kafka_cluster import FETCH_WAIT_MS, Cluster
+from freshrank.transport.kafka_pace import FetchPace
 from freshrank.transport.kafka_stall import StallWatch
 from freshrank.transport.kafka_window import Window
 
@@ -64,6 +65,7 @@ class Follower:
         self._ends: dict[TopicPartition, int] = {}
         self._trouble = ""
         self._is_closed = False
+        self._pace = FetchPace()
         self._consumer = cluster.consumer()
         self._asker = cluster.consumer()  # any thread's questions for offsets
         self._thread = threading.Thread(target=self._run, name="kafka-follower", daemon=True)
@@ -202,7 +204,9 @@ class Follower:
             try:
                 self._look()  # first: what stands below may fail for as long as it finds nothing
                 if self._aim():
-                    self._store(self._consumer.poll(timeout_ms=FETCH_WAIT_MS))
+                    batch = self._consumer.poll(timeout_ms=FETCH_WAIT_MS)
+                    self._store(batch)
+                    self._rest(self._pace.rest_s(sum(map(len, batch.values()))))
                 self._replace_if_stalled()
                 self._tell("")
             except OffsetOutOfRangeError as error:
@@ -251,6 +255,16 @@ class Follower:
                 is_news |= window.extend(records, window.next if position is None else position)
             if is_news:
                 self._changed.notify_all()
+
+    def _rest(self, seconds: float) -> None:
+        """Until so much time has passed, or somebody wants another place."""
+
+        def is_wanted() -> bool:
+            return self._is_closed or any(w.wanted is not None for w in self._windows.values())
+
+        if seconds > 0:
+            with self._changed:
+                self._changed.wait_for(is_wanted, seconds)
 
     def _lose(self, out_of_range: Mapping[Any, Any]) -> None:
         """Retention or a new topic took what was to be read: the next read finds out which."""

@@ -11,8 +11,8 @@ from freshrank.transport.kafka_cluster import Cluster
 
 _BEATS: Final = 4  # in a session: three may be lost
 _LEAVE_MS: Final = 2_000
-# Between two looks at a group in which nothing happens.
-_PASS_S: Final = 0.02
+# Between two looks at a group that meets, and at one in which nothing happens.
+_PASS_S, _QUIET_PASS_S = 0.02, 0.1
 
 Told = Callable[[list[int]], None]
 
@@ -98,7 +98,9 @@ class _Consumer(KafkaConsumer):  # type: ignore[misc]  # kafka-python has no typ
         if self._coordinator.rebalance_in_progress():
             self._coordinator.request_rejoin()  # the poll waits for it, as Java's client does
         records = super()._poll_once(*arguments, **options)
-        time.sleep(max(0.0, began_s + _PASS_S - time.monotonic()))
+        meets = self._coordinator.need_rejoin() or self._coordinator.rebalance_in_progress()
+        pass_s = _PASS_S if meets else _QUIET_PASS_S
+        time.sleep(max(0.0, began_s + pass_s - time.monotonic()))
         return records
 
 

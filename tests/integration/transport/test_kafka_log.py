@@ -12,7 +12,7 @@ from kafka import KafkaConsumer
 
 from freshrank.dev.servers import Server
 from freshrank.errors import TransportError
-from freshrank.transport import kafka_topics
+from freshrank.transport import kafka_pace, kafka_topics
 from freshrank.transport.base import (
     ACTIONS,
     ENTITIES,
@@ -310,3 +310,37 @@ def test_who_has_appended_goes_on_behind_it_without_reading_it(
         log.append(ACTIONS, new_records(40, 1), partition=0)
         assert log.wait({PLACE: 40}, timeout_s=DEADLINE_S)
         assert values(log.read(ACTIONS, 0, 40)) == [b"value-40"]
+
+
+def test_a_stream_is_fetched_in_company(
+    new_cluster: NewCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kafka_pace, "GATHER_S", gather_s := 0.5)
+    found: list[int] = []
+    with closing(KafkaLog(new_cluster(1))) as log:
+        rest_s = log._follower._pace.rest_s
+
+        def count(n_records: int) -> float:
+            found.append(n_records)
+            return rest_s(n_records)
+
+        monkeypatch.setattr(log._follower._pace, "rest_s", count)
+        assert log.read(ACTIONS, 0, 0) == []
+        began_s = time.monotonic()
+        for n in range(40):
+            log.append(ACTIONS, new_records(n, 1), partition=0)
+        eventually(lambda: sum(found) == 40)
+        lasted_s = time.monotonic() - began_s
+    assert len([n for n in found if n]) <= 3 + lasted_s / gather_s
+
+
+def test_who_reads_elsewhere_does_not_wait_for_the_company_of_others(
+    new_cluster: NewCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kafka_pace, "GATHER_S", 1_000.0)
+    with closing(KafkaLog(new_cluster(1))) as log:
+        log.append(IMPRESSIONS, new_records(0, 1), partition=0)
+        for n in range(2):  # it rests after the second
+            log.append(ACTIONS, new_records(n, 1), partition=0)
+            assert values(log.read(ACTIONS, 0, n)) == [b"value-%d" % n]
+        assert values(log.read(IMPRESSIONS, 0, 0)) == [b"value-0"]

@@ -1,0 +1,24 @@
+"""How far apart fetches are that find something: each costs a millisecond, whatever it finds."""
+
+import time
+from typing import Final
+
+GATHER_S: Final = 0.02
+# So many at once are a backlog, which is fetched without rest.
+BACKLOG_FROM: Final = 1_000
+
+
+class FetchPace:
+    """Told what each fetch found; what comes alone is fetched at once, a stream in company."""
+
+    def __init__(self) -> None:
+        self._found_s = 0.0
+
+    def rest_s(self, n_records: int) -> float:
+        """Until the next fetch should come, after one that found so many."""
+        now_s = time.monotonic()
+        left_s = self._found_s + GATHER_S - now_s
+        is_stream = 0 < n_records < BACKLOG_FROM and left_s > 0
+        if n_records:
+            self._found_s = now_s + (left_s if is_stream else 0.0)
+        return left_s if is_stream else 0.0
