@@ -126,7 +126,7 @@ class KafkaLog:
         """Committed records from `offset` on; see `EventLog.read`.
 
         It never misses what this log has appended or told the end of; what others append it may
-        see a few milliseconds later.
+        see some milliseconds later.
         """
         place = self._place(topic, partition)
         return self._follower.read(place, offset, n_max=n_max, bytes_max=bytes_max)

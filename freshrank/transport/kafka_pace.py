@@ -17,7 +17,8 @@ class FetchPace:
     def rest_s(self, n_records: int) -> float:
         """Until the next fetch should come, after one that found so many."""
         now_s = time.monotonic()
-        left_s = self._found_s + GATHER_S - now_s
+        # It may be called before the rest that it told is over.
+        left_s = min(self._found_s, now_s) + GATHER_S - now_s
         is_stream = 0 < n_records < BACKLOG_FROM and left_s > 0
         if n_records:
             self._found_s = now_s + (left_s if is_stream else 0.0)

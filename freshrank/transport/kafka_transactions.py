@@ -44,7 +44,8 @@ class Transactions:
         self._compression = compression
         self._is_fenced = False
         self._producer: Producer | None = None
-        self.settle()
+        self._has_begun = False  # a transaction since it was opened
+        self._open()
 
     def commit(
         self,
@@ -73,23 +74,27 @@ class Transactions:
         """
         for place, new in records.items():
             check_append(place.topic, new, place.partition, None, None)
-        self.settle()
+        to = self._open()
+        self._has_begun = True
         try:
             with self._cluster.errors(f"commit a transaction of {self._id}"):
-                return self._commit(self._open(), records, group, offsets, meanwhile)
+                return self._commit(to, records, group, offsets, meanwhile)
         except BaseException as error:
             self.close()
             self._is_fenced = isinstance(error, TransportError) and error.code == "fenced"
             raise
 
     def settle(self) -> None:
-        """See to it that no transaction of this id is under way, whatever the last commit met.
+        """See to it that readers see all transactions of this id, whatever the last commit met.
+
+        A commit returns when it is decided, and its records are seen later. The client is opened
+        anew, which waits for that: who goes by what the log has does this first.
 
         Raises:
             TransportError: as `commit`; the cluster does not settle it.
         """
-        if self._is_fenced:
-            raise self._fenced()
+        if self._has_begun:
+            self.close()
         self._open()
 
     def close(self) -> None:
@@ -99,6 +104,8 @@ class Transactions:
             open_one.end(0.0)
 
     def _open(self) -> Producer:
+        if self._is_fenced:
+            raise self._fenced()
         if self._producer is None:
             fresh = producer(
                 self._cluster,
@@ -114,7 +121,7 @@ class Transactions:
                 except BaseException:
                     fresh.end(0.0)
                     raise
-            self._producer = fresh
+            self._producer, self._has_begun = fresh, False
         return self._producer
 
     def _commit(

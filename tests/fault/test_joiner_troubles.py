@@ -5,6 +5,8 @@ import subprocess
 import threading
 from contextlib import AbstractContextManager, ExitStack, closing
 from dataclasses import replace
+from itertools import count
+from operator import attrgetter
 from pathlib import Path
 
 import pytest
@@ -232,8 +234,64 @@ def test_the_group_hears_now_and_then_what_is_joined_and_nobody_else_may_change_
             eventually(lambda: log.committed(GROUP)[PLACE] == end)
             assert joiner.accounting() == expected.totals
         assert outputs(log, joined.settings) == (expected.rows, expected.letters)
+        monkeypatch.setattr(Transacted, "group_wait_s", 0.3)
         for at in (end - 1, end + 1):
             log.commit(GROUP, {PLACE: at})
             with pytest.raises(TransportError, match="changed by other means") as refused, opened():
                 pass
             assert refused.value.code == "state-mismatch"
+
+
+def test_a_group_whose_offsets_are_shown_late_is_waited_for(
+    new_cluster: NewCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Transacted, "group_wait_s", DEADLINE_S)
+    joined, expected = told(tmp_path, new_cluster, n_requests=200)
+    with (
+        closing(KafkaLog(joined.cluster)) as log,
+        closing(log.transactions("joiner-0")) as transactions,
+    ):
+        for n_late in (0, 3):
+            answers = iter([{PLACE: 1}] * n_late)
+            committed = log.committed
+            monkeypatch.setattr(log, "committed", lambda g: next(answers, None) or committed(g))  # noqa: B023
+            with closing(
+                joiner_of(joined.settings, log, 0, tmp_path / "cache", transactions)
+            ) as joiner:
+                settle(joiner)
+                assert joiner.accounting() == expected.totals
+            monkeypatch.setattr(log, "committed", committed)
+
+
+@pytest.mark.parametrize("part", ["_state.note", "_watch.committed"])
+def test_a_joiner_that_fails_right_behind_its_commit_sees_it_and_goes_on(
+    part: str, new_cluster: NewCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Joiner, "n_read_max", 10)
+    joined, expected = told(tmp_path, new_cluster, n_requests=200)
+    with (
+        closing(KafkaLog(joined.cluster)) as log,
+        closing(log.transactions("joiner-0")) as transactions,
+        closing(joiner_of(joined.settings, log, 0, tmp_path / "cache", transactions)) as joiner,
+    ):
+        owner, name = attrgetter(part.partition(".")[0])(joiner), part.partition(".")[2]
+        calls, whole = count(), getattr(owner, name)
+
+        def fail(*arguments: object) -> None:
+            if next(calls) % 2:
+                raise OSError("the disk is full")
+            whole(*arguments)
+
+        monkeypatch.setattr(owner, name, fail)
+        n_failures = 0
+        while True:
+            try:
+                if not joiner.step(0.0):
+                    break
+            except (OSError, TransportError) as error:
+                if "the disk is full" not in str(error):
+                    raise
+                n_failures += 1
+        assert n_failures >= 10
+        assert joiner.accounting() == expected.totals
+        assert outputs(log, joined.settings) == (expected.rows, expected.letters)

@@ -56,6 +56,8 @@ class Transacted:
     # The group is told as often as by Kafka's consumers. In every round it would cost two requests
     # to the broker more, one after the other.
     tell_every_s = 5.0
+    # Before 4.0 a broker may show a group's offsets some time after their transaction.
+    group_wait_s = 2.0
 
     def __init__(
         self,
@@ -180,16 +182,29 @@ class Transacted:
             )
 
     def _check_group(self) -> None:
-        """A group that was away for long is forgotten; what it knows is what it was told."""
-        group = self._log.committed(GROUP)
-        for place, name in self._inputs.items():
-            if place in group and group[place] != self._told.get(place):
+        """A group that was away for long is forgotten; what it knows is what it was told.
+
+        Or what was reached: of rounds of an earlier version, which told it all.
+        """
+        deadline_s = time.monotonic() + self.group_wait_s
+        while found := self._changed():
+            if time.monotonic() >= deadline_s:
+                place, at = found
                 raise TransportError(
-                    f"group {GROUP} has offset {group[place]} of {name}, the joiner told it "
+                    f"group {GROUP} has offset {at} of {self._inputs[place]}, the joiner told it "
                     f"{self._told.get(place)}: it was changed by other means. Set the group's "
                     "offset to what it was told, or begin under another log.prefix",
                     code="state-mismatch",
                 )
+            time.sleep(0.1)
+
+    def _changed(self) -> tuple[TopicPartition, int] | None:
+        """An offset of the group that is not the joiner's."""
+        group = self._log.committed(GROUP)
+        for place in self._inputs.keys() & group.keys():
+            if group[place] not in (self._told.get(place), self._reached.get(place)):
+                return place, group[place]
+        return None
 
     def _offsets(self, meta: Mapping[str, int]) -> dict[TopicPartition, int]:
         return {place: meta[name] for place, name in self._inputs.items() if name in meta}

@@ -102,6 +102,14 @@ def test_what_is_not_committed_is_not_seen_and_ends_with_its_successor(
     dead.close()
 
 
+def test_what_was_committed_is_seen_once_it_is_settled(cluster: Cluster, log: KafkaLog) -> None:
+    with closing(Transactions(cluster, "joiner-0")) as transactions:
+        for n in range(0, 40, 2):  # each with its mark
+            assert commit(transactions, n, 1) == [n]
+            transactions.settle()
+            assert log.end_offset(EXAMPLES, 0) == n + 2  # at once: nobody waits for it
+
+
 def test_one_that_was_replaced_is_fenced_for_good(cluster: Cluster, log: KafkaLog) -> None:
     with (
         closing(Transactions(cluster, "joiner-0")) as zombie,
