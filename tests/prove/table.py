@@ -18,6 +18,11 @@ PROOFS = {
     "loop-kills": Proof(
         ("tests/fault/test_loop_kafka.py",), 200, "times kill -9, each over 500 events on Kafka"
     ),
+    "standstill": Proof(
+        ("tests/integration/service/test_services_on_kafka.py",),
+        60,
+        "seconds for which a broker stands still",
+    ),
     "model": Proof(("tests/property",), 2_000, "examples of up to 40 calls"),
     "schedules": Proof(
         ("tests/property/test_redis_channel.py",), 1_000, "schedules of up to 30 events over Redis"
