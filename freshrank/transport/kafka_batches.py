@@ -22,6 +22,8 @@ logger = logging.getLogger(__name__)
 
 # A message is 1 MiB at most, and so is a packed batch of any topic made by `freshrank topics`.
 UNPACKED_BYTES_MAX: Final = 64 << 20
+_CODECS: Final = (0, DefaultRecordBatch.CODEC_GZIP, DefaultRecordBatch.CODEC_LZ4)
+_OTHERS: Final = {DefaultRecordBatch.CODEC_SNAPPY: "snappy", DefaultRecordBatch.CODEC_ZSTD: "zstd"}
 _GZIP: Final = 16 + zlib.MAX_WBITS
 _MAGIC: Final = 2  # of the only format that knows transactions and idempotent producers
 
@@ -67,8 +69,9 @@ class Fetched(Fetcher.PartitionRecords):  # type: ignore[misc]  # kafka-python h
 def records_of(batch: DefaultRecordBatch, topic: str, partition: int) -> list[Record]:
     """The records of a batch; its format is told in `kafka.record.default_records`.
 
-    Of a batch that unpacks to more than `UNPACKED_BYTES_MAX` it is one record at the first offset,
-    whose value says so: no message, and so a dead letter.
+    Of a batch that unpacks to more than `UNPACKED_BYTES_MAX`, or is packed by another codec than
+    gzip and lz4, it is one record at the first offset, whose value says so: no message, and so a
+    dead letter.
 
     Args:
         batch: Whose checksum is right.
@@ -80,10 +83,16 @@ def records_of(batch: DefaultRecordBatch, topic: str, partition: int) -> list[Re
     """
     data, at = _unpacked(batch)
     first_offset, first_ms = batch.base_offset, batch.first_timestamp
+    trouble = ""
     if len(data) - at > UNPACKED_BYTES_MAX:
+        trouble = f"unpacks to more than {UNPACKED_BYTES_MAX >> 20} MiB"
+    elif batch.compression_type not in _CODECS:
+        codec = _OTHERS.get(batch.compression_type, batch.compression_type)
+        trouble = f"is packed by {codec}, write it again with lz4 or gzip"
+    if trouble:
         text = (
             f"batch of {batch.records_count} records at offsets {first_offset} to "
-            f"{batch.last_offset} unpacks to more than {UNPACKED_BYTES_MAX >> 20} MiB: not read"
+            f"{batch.last_offset} {trouble}: not read"
         )
         logger.error("topic=%s partition=%d %s", topic, partition, text)
         return [Record(topic, partition, first_offset, b"", text.encode(), first_ms)]
@@ -116,8 +125,8 @@ def records_of(batch: DefaultRecordBatch, topic: str, partition: int) -> list[Re
 def _unpacked(batch: DefaultRecordBatch) -> tuple[bytes, int]:
     """Its bytes and where records begin; of more bytes than the bound only the first.
 
-    gzip and lz4 come from the standard library and the extra `kafka`; what kafka-python unpacks by
-    other packages, which are not installed with ours, is unpacked whole.
+    What kafka-python unpacks by packages that are not installed with ours stays packed: it has no
+    bound there.
     """
     packed, most = memoryview(batch._buffer)[batch._pos :], UNPACKED_BYTES_MAX + 1
     try:
@@ -127,5 +136,4 @@ def _unpacked(batch: DefaultRecordBatch) -> tuple[bytes, int]:
             return lz4.frame.LZ4FrameDecompressor().decompress(packed, most), 0
     except (zlib.error, RuntimeError) as error:
         raise CorruptRecordError(f"batch at offset {batch.base_offset}: {error}") from error
-    batch._maybe_uncompress()
     return bytes(batch._buffer), batch._pos

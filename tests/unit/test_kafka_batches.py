@@ -97,6 +97,17 @@ def test_of_a_batch_that_unpacks_to_too_much_no_more_is_unpacked(codec: int) -> 
         messages.decode(record.value)
 
 
+@pytest.mark.parametrize(("codec", "name"), [(2, b"snappy"), (4, b"zstd"), (7, b"7")])
+def test_a_batch_of_another_codec_is_one_record_that_names_it(codec: int, name: bytes) -> None:
+    data = bytearray(batch_of(random.Random(1), 3, 0)._buffer)
+    data[DefaultRecordBatch.ATTRIBUTES_OFFSET + 1] |= codec
+    (record,) = records_of(DefaultRecordBatch(data), "topic", 3)
+    assert record.offset == FIRST_OFFSET
+    assert b"3 records at offsets 5000000000 to 5000000002 is packed by " + name in record.value
+    with pytest.raises(DataError, match="not a freshrank message"):
+        messages.decode(record.value)
+
+
 @pytest.mark.parametrize("codec", [1, 3], ids=["gzip", "lz4"])
 def test_damage_in_a_packed_batch_is_told(codec: int) -> None:
     data = bytearray(batch_of(random.Random(1), 30, codec)._buffer)
