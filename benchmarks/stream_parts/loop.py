@@ -10,6 +10,7 @@ import time
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 from typing import Final
 
@@ -157,7 +158,7 @@ class _Loop:
         self.folder = folder = Path(enter(tempfile.TemporaryDirectory()))
         broker, state = enter(kafka(folder / "kafka")), enter(redis(folder / "redis"))
         self.cluster = new_cluster(broker.address)
-        self._n_loads = 0
+        self._first_cycles = count(step=_CYCLES_MAX)  # of each load
         [self.port] = free_ports(1)
         document = CONFIG | {
             "log": {
@@ -189,9 +190,8 @@ class _Loop:
     def under(self, rate: float, seconds: float) -> Trial:
         """The loop under so many records a second, rank requests included."""
         lasts_s, rate_produced = WARM_S + seconds, rate - RANKS_PER_SECOND
-        first_cycle, self._n_loads = self._n_loads * _CYCLES_MAX, self._n_loads + 1
         produced = self._pools[0].submit(
-            load.produce, self.cluster, rate_produced, lasts_s, first_cycle
+            load.produce, self.cluster, rate_produced, lasts_s, next(self._first_cycles)
         )
         asked = self._pools[1].submit(load.ask, self.port, RANKS_PER_SECOND, WARM_S, seconds)
         time.sleep(WARM_S)

@@ -6,7 +6,6 @@ import threading
 from contextlib import AbstractContextManager, ExitStack, closing
 from dataclasses import replace
 from itertools import count
-from operator import attrgetter
 from pathlib import Path
 
 import pytest
@@ -251,21 +250,20 @@ def test_a_group_whose_offsets_are_shown_late_is_waited_for(
         closing(KafkaLog(joined.cluster)) as log,
         closing(log.transactions("joiner-0")) as transactions,
     ):
-        for n_late in (0, 3):
-            answers = iter([{PLACE: 1}] * n_late)
-            committed = log.committed
-            monkeypatch.setattr(log, "committed", lambda g: next(answers, None) or committed(g))  # noqa: B023
-            with closing(
-                joiner_of(joined.settings, log, 0, tmp_path / "cache", transactions)
-            ) as joiner:
-                settle(joiner)
-                assert joiner.accounting() == expected.totals
-            monkeypatch.setattr(log, "committed", committed)
+        with closing(joiner_of(joined.settings, log, 0, tmp_path / "cache", transactions)) as first:
+            settle(first)
+            assert first.accounting() == expected.totals
+        late, committed = iter([{PLACE: 1}] * 3), log.committed
+        monkeypatch.setattr(log, "committed", lambda group: next(late, None) or committed(group))
+        with closing(joiner_of(joined.settings, log, 0, tmp_path / "cache", transactions)) as next_:
+            settle(next_)
+            assert next_.accounting() == expected.totals
+        assert next(late, None) is None
 
 
-@pytest.mark.parametrize("part", ["_state.note", "_watch.committed"])
+@pytest.mark.parametrize(("part", "name"), [("_state", "note"), ("_watch", "committed")])
 def test_a_joiner_that_fails_right_behind_its_commit_sees_it_and_goes_on(
-    part: str, new_cluster: NewCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    part: str, name: str, new_cluster: NewCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Joiner, "n_read_max", 10)
     joined, expected = told(tmp_path, new_cluster, n_requests=200)
@@ -274,7 +272,7 @@ def test_a_joiner_that_fails_right_behind_its_commit_sees_it_and_goes_on(
         closing(log.transactions("joiner-0")) as transactions,
         closing(joiner_of(joined.settings, log, 0, tmp_path / "cache", transactions)) as joiner,
     ):
-        owner, name = attrgetter(part.partition(".")[0])(joiner), part.partition(".")[2]
+        owner = getattr(joiner, part)
         calls, whole = count(), getattr(owner, name)
 
         def fail(*arguments: object) -> None:

@@ -118,8 +118,7 @@ def accepted_ids(cluster: Cluster) -> list[str]:
 
 def degraded(answer: httpx.Response) -> list[str]:
     """What the answer had to do without, beside the trainer, which no test here starts."""
-    of_the_trainer = ("trainer_away", "stale_sparse")
-    return [one for one in answer.json()["degraded"] if one not in of_the_trainer]
+    return [one for one in answer.json()["degraded"] if one != "trainer_away"]
 
 
 def rss_bytes(process: subprocess.Popen[bytes]) -> int:
@@ -166,6 +165,7 @@ def test_while_the_broker_stands_still_it_ranks_and_refuses_events_and_stays_sma
     serving: Serving, cluster: Cluster, kafka_server: Server
 ) -> None:
     api, process = serving.start()
+    assert degraded(api.ask("/v1/rank", ranking("a"))) == []
     answers: dict[str, httpx.Response] = {}
     is_over = threading.Event()
 
@@ -183,7 +183,6 @@ def test_while_the_broker_stands_still_it_ranks_and_refuses_events_and_stays_sma
         workers = [pool.submit(post, worker) for worker in range(40)]
         try:
             eventually(lambda: len(taken()) >= 40)
-            assert degraded(api.ask("/v1/rank", ranking("a"))) == []
             before_bytes, slowest_s, grown_bytes = rss_bytes(process), 0.0, 0
             kafka_server.process.send_signal(signal.SIGSTOP)
             try:
@@ -191,7 +190,9 @@ def test_while_the_broker_stands_still_it_ranks_and_refuses_events_and_stays_sma
                 while (began_s := time.monotonic()) < end_s:
                     answer = api.ask("/v1/rank", ranking("a"))
                     slowest_s = max(slowest_s, time.monotonic() - began_s)
-                    assert (answer.status_code, degraded(answer)) == (200, ["broker"])
+                    # Nobody learns what was taken before, which is known for a second more.
+                    reasons = [one for one in degraded(answer) if one != "stale_sparse"]
+                    assert (answer.status_code, reasons) == (200, ["broker"])
                     grown_bytes = max(grown_bytes, rss_bytes(process) - before_bytes)
             finally:
                 kafka_server.process.send_signal(signal.SIGCONT)
