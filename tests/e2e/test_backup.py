@@ -85,8 +85,8 @@ def n_shown(backup: Path) -> int:
 
 
 def load(api: Api, n: int) -> None:
-    """Requests and clicks."""
-    teach(api, f"load-{n}", ITEMS[n % len(ITEMS)])
+    """Requests and clicks, always of one item: what changes by the second may be held back."""
+    teach(api, f"load-{n}", ITEMS[3])
 
 
 def test_a_deployment_comes_back_from_backups_taken_while_it_runs(tmp_path: Path) -> None:
