@@ -141,6 +141,8 @@ class JoinSettings(Part):
     allowed_lateness: Duration = timedelta(minutes=5)
     dedup_window: Duration = timedelta(hours=1)
     emit: Literal["positives_first", "at_once", "at_close"] = "positives_first"
+    # Of what comes beyond it nothing is learned. None: no limit, as where one id stands for many.
+    user_requests_per_hour: Annotated[int, Field(ge=1, le=3_600_000)] | None = None
 
 
 class TrainerSettings(Part):

@@ -159,10 +159,12 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sound]:
         yield Sound(*joined(log, directory))
 
 
-def joined(log: EventLog, directory: Path) -> tuple[list[Example], Counter[str]]:
+def joined(
+    log: EventLog, directory: Path, settings: Settings = SETTINGS
+) -> tuple[list[Example], Counter[str]]:
     """Rows and totals of what is there."""
-    totals = joined_here(log, SETTINGS, directory, 1)
-    check_accounting(totals, SETTINGS)
+    totals = joined_here(log, settings, directory, 1)
+    check_accounting(totals, settings)
     return outputs(log, SETTINGS)[0][0], totals
 
 
@@ -204,6 +206,24 @@ def test_what_was_sent_last_week_is_not_learned_again(
         assert rows == sound.rows
         assert codes(log) == ["late", "late"]
     assert totals["unmatched"] == sound.totals["unmatched"] + 1
+
+
+def test_one_who_asks_and_clicks_without_end_is_learned_from_as_far_as_the_quota_goes(
+    sound: Sound, new_cluster: NewCluster, tmp_path: Path
+) -> None:
+    n_asked, quota = 5_000, 50
+    join = RAW.get("join", {}) | {"user_requests_per_hour": quota}
+    settings = Settings.model_validate(RAW | {"log": {"fsync": "never"}, "join": join})
+    asked = [impression(f"bot-{n}", ["1"], NOW_MS + 100, user="bot") for n in range(n_asked)]
+    clicks = [action(f"bot-{n}", "1", NOW_MS + 600, user="bot") for n in range(n_asked)]
+    with closing(KafkaLog(new_cluster(1))) as log:
+        append(log, *SOUND, *asked, *clicks)
+        append_ticks(log, END_MS)
+        rows, totals = joined(log, tmp_path, settings)
+        assert codes(log) == ["flood"] * (n_asked - quota)
+    assert [row for row in rows if not row.request.startswith("bot-")] == sound.rows
+    assert len({row.request for row in rows if row.request.startswith("bot-")}) == quota
+    assert totals["unmatched"] == sound.totals["unmatched"] + n_asked - quota
 
 
 @pytest.mark.parametrize("codec", ["lz4", "gzip"])

@@ -1,6 +1,5 @@
 """What becomes of each record, in merged order; nothing is visible before the round commits."""
 
-from datetime import timedelta
 from typing import Final
 
 from freshrank.errors import DataError
@@ -9,23 +8,17 @@ from freshrank.live import LiveFeatures
 from freshrank.messages import Action, Control
 from freshrank.settings import Settings
 from freshrank.transport.base import ACTIONS, IMPRESSIONS
+from trainer.joiner.admission import Admission
 from trainer.joiner.cache import Cache
 from trainer.joiner.ledger import Ledger
 from trainer.joiner.merge import Head, Shown, Timers
 from trainer.joiner.requests import Acted, Parked, Part, Request
 from trainer.joiner.rules import Rules
+from trainer.joiner.times import milliseconds
 
 # A request is written whole each time it changes: this bounds it to some 100 KB when somebody sends
 # actions on a request that nobody ever made.
 PARKED_MAX: Final = 1_000
-
-
-def milliseconds(settings: Settings) -> tuple[int, int, int, int]:
-    """Window, max_out_of_order, allowed_lateness and dedup_window."""
-    join = settings.join
-    durations = (join.window, join.max_out_of_order, join.allowed_lateness, join.dedup_window)
-    window, out_of_order, lateness, dedup = (d // timedelta(milliseconds=1) for d in durations)
-    return window, out_of_order, lateness, dedup
 
 
 class Decider:
@@ -57,6 +50,7 @@ class Decider:
         self._window_ms, _, self._lateness_ms, self._dedup_ms = milliseconds(settings)
         self._is_reported = settings.join.impressions == "reported"
         self._is_at_once = settings.join.emit == "at_once"
+        self._admission = Admission(settings)
         self._live = live
         self.begin()
 
@@ -218,12 +212,11 @@ class Decider:
 
     def _impression(self, head: Head, impression: Shown, watermark_ms: int) -> None:
         request = self._known(impression.request_id, watermark_ms)
-        over_at_ms = head.time_ms + self._window_ms + self._lateness_ms
-        if over_at_ms <= watermark_ms and not (request and request.purge_at_ms):
-            # No action on it can count any more: all its items would be learned as negatives.
-            text = f"its time was over at {over_at_ms}, it is {watermark_ms}: see its clock"
-            self._bury(head, DataError(text, code="late"))
-            return
+        if not (request and request.purge_at_ms):
+            seen = self._cache.seen, self.ledger.seen
+            if refusal := self._admission.refusal(head, watermark_ms, *seen):
+                self._bury(head, refusal)
+                return
         request = request or self._cache.add(impression.request_id)
         role = impression.source if self._is_reported else "served"
         if not request.accept(role, impression, watermark_ms):

@@ -18,7 +18,7 @@ from freshrank.transport.base import EXAMPLES, EventLog, TopicPartition
 from trainer.joiner.arena import Arena
 from trainer.joiner.cache import Cache
 from trainer.joiner.commits import Commits
-from trainer.joiner.decider import Decider, milliseconds
+from trainer.joiner.decider import Decider
 from trainer.joiner.features import Features
 from trainer.joiner.inputs import TICK_EVERY_MS, Inputs, first_offsets
 from trainer.joiner.judge import Judge
@@ -29,6 +29,7 @@ from trainer.joiner.pace import Pace
 from trainer.joiner.rows import Packer, Position
 from trainer.joiner.rules import Rules
 from trainer.joiner.state import State
+from trainer.joiner.times import milliseconds
 from trainer.joiner.transacted import Transacted
 from trainer.joiner.watch import Watch
 
@@ -262,7 +263,7 @@ class Joiner:
         request_ids = [m.request_id for h in heads if isinstance(m := h.message, (Shown, Action))]
         request_ids += [request_id for _, request_id in due]
         self._cache.prefetch(request_ids, self._newest_ms - self._out_of_order_ms)
-        self._cache.prefetch_seen([h.event_key for h in heads if isinstance(h.message, Action)])
+        self._cache.prefetch_seen([h.event_key for h in heads if h.event_key])
         is_complete = len(due) < self.n_due_max
         self._decider.timers = Timers(due, is_complete=is_complete, until_ms=until_ms)
         return self._decider.timers

@@ -40,6 +40,7 @@ class Judge:
         self._arena = arena
         self._encoder = encoder
         self._salt = settings.salt
+        self._has_quota = settings.join.user_requests_per_hour is not None
         # What feature state keeps must have an id: encoding tells of items that are a feature.
         self._encodes_items = any(slot.name == "item_id" for slot in encoder.slots)
         self._events = live.events.union(task.event for task in settings.tasks)
@@ -56,10 +57,11 @@ class Judge:
     def _judge_some(self, records: Sequence[Record]) -> list[Head]:
         heads = self._plain(records) or [self._judge(record) for record in records]
         acted = [(one, one.message.event_id) for one in heads if isinstance(one.message, Action)]
-        keys = hash_strings([event_id for _, event_id in acted], self._salt).view(np.int64)
-        for (head, _), key in zip(acted, keys.tolist(), strict=True):
-            head.event_key = key
+        _give_keys(acted, self._salt)
         shown = [(one, one.message) for one in heads if isinstance(one.message, Impression)]
+        if self._has_quota:
+            # No user is taken for an event, whatever its name.
+            _give_keys([(head, one.user) for head, one in shown if one.user], self._salt ^ 1)
         with_features = [one for one in shown if self._has_features(one[1])]
         if with_features:
             self._encode(with_features)
@@ -179,3 +181,9 @@ def _check_impression(impression: Impression) -> None:
             f"{PARTS_MAX}",
             code="bad-value",
         )
+
+
+def _give_keys(named: Sequence[tuple[Head, str]], salt: int) -> None:
+    keys = hash_strings([name for _, name in named], salt).view(np.int64)
+    for (head, _), key in zip(named, keys.tolist(), strict=True):
+        head.event_key = key

@@ -55,7 +55,7 @@ class Head(msgspec.Struct, gc=False):
         message: What it says; None when `error` is given.
         error: Why it goes to the dead letter.
         first_row: An impression's first row in the arena, -1 when it has none.
-        event_key: Key of an action's event id.
+        event_key: Key of an action's event id; of an impression's user, where users have a quota.
     """
 
     record: Record

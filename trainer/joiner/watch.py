@@ -11,10 +11,10 @@ from freshrank.progress import Progress
 from freshrank.settings import Settings
 from freshrank.transport.base import ACTIONS, IMPRESSIONS
 from trainer.joiner.arena import Arena
-from trainer.joiner.decider import milliseconds
 from trainer.joiner.inputs import Inputs
 from trainer.joiner.rows import Position
 from trainer.joiner.rules import Rows
+from trainer.joiner.times import milliseconds
 
 logger = logging.getLogger(__name__)
 

@@ -1,0 +1,83 @@
+"""How many requests of one user are learned from: docs/semantics.md, what is an impression."""
+
+from freshrank.messages import Impression
+from freshrank.transport.base import ACTIONS, IMPRESSIONS
+from tests.unit.joiner.conftest import MakeWorld
+from tests.unit.joiner.world import World, action, append_ticks, impression
+
+HOUR_MS = 3_600_000
+
+
+def requests(name: str, n: int, ts: int, user: str | None = "bot") -> list[Impression]:
+    return [impression(f"{name}-{i}", ["1"], ts, user=user) for i in range(n)]
+
+
+def learned(world: World) -> set[str]:
+    return {row.request for row in world.rows()}
+
+
+def test_what_one_user_asks_beyond_the_quota_is_dead_lettered(make_world: MakeWorld) -> None:
+    world = make_world(user_requests_per_hour=3)
+
+    offsets = world.feed(
+        *requests("bot", 5, 1_000),
+        impression("other", ["1"], 1_000, user="u"),
+        *requests("nobody", 5, 1_000, user=None),
+    )
+    (click,) = world.feed(action("bot-4", "1", 1_500))
+    world.drain()
+
+    nobodies = {f"nobody-{i}" for i in range(5)}
+    assert learned(world) == {"bot-0", "bot-1", "bot-2", "other", *nobodies}
+    assert world.outcomes(IMPRESSIONS) == {offsets[i]: ["dead_letter"] for i in (3, 4)}
+    assert world.outcomes(ACTIONS) == {click: ["pending", "unmatched"]}
+    assert [letter.code for letter in world.letters(IMPRESSIONS)] == ["flood", "flood"]
+
+
+def test_the_quota_comes_back_as_time_passes_and_whole_after_an_hour(
+    make_world: MakeWorld,
+) -> None:
+    world = make_world(user_requests_per_hour=3)
+
+    world.feed(*requests("first", 3, 1_000))
+    world.feed(*requests("third", 2, 1_000 + HOUR_MS // 3))
+    world.feed(*requests("later", 4, 1_000 + 2 * HOUR_MS))
+    world.drain()
+
+    assert learned(world) == {
+        *(f"first-{i}" for i in range(3)),
+        "third-0",
+        *(f"later-{i}" for i in range(3)),
+    }
+
+
+def test_a_restart_knows_what_was_used_and_time_decides_not_what_was_swept(
+    make_world: MakeWorld,
+) -> None:
+    world = make_world(user_requests_per_hour=2)
+    world.feed(*requests("before", 2, 1_000))
+    world.restart()
+    world.feed(*requests("after", 1, 2_000))
+    # More rounds than there are slices of what is swept.
+    for n in range(300):
+        append_ticks(world.log, HOUR_MS + 2_000 + n)
+        world.settle()
+    world.feed(*requests("whole", 3, HOUR_MS + 2_000))
+    world.drain()
+
+    assert learned(world) == {"before-0", "before-1", "whole-0", "whole-1"}
+
+
+def test_parts_and_repeated_impressions_of_a_request_count_once(make_world: MakeWorld) -> None:
+    world = make_world(user_requests_per_hour=1)
+
+    world.feed(
+        impression("r", ["1"], 1_000, user="bot", part=0, parts=2),
+        impression("r", ["2"], 1_000, user="bot", part=1, parts=2),
+        impression("r", ["1"], 1_000, user="bot", part=0, parts=2),
+    )
+    world.drain()
+
+    assert [row.item for row in world.rows()] == ["1", "2"]
+    assert world.joiner.accounting()["impressions_duplicate"] == 1
+    assert world.joiner.accounting()["impressions_dead_letter"] == 0
