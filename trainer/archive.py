@@ -12,8 +12,7 @@ order is that of the examples. Rows keep their own times. docs/archive.md says w
 import contextlib
 import logging
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Final
@@ -29,90 +28,64 @@ from freshrank.examples import BatchInfo
 from freshrank.settings import ArchiveSettings
 from freshrank.transport.base import EXAMPLES, EventLog, Record, TopicPartition
 from freshrank.transport.files import disk_errors, make_directory, sync_directory
+from trainer.archive_claims import Claims
 from trainer.archive_files import PLACE, PartInfo, PartName, hour_of, not_overtaken, part_names
+from trainer.archive_part import OpenPart
 
 logger = logging.getLogger(__name__)
 
 # What is not in a file yet is only in the log: five minutes are far below any retention, and twelve
 # files an hour are few.
 FLUSH_S: Final = 300.0
-# Rows wait for a row group: large ones compress and read well, and hold some 20 MB.
-GROUP_ROWS: Final = 65_536
-GROUP_BYTES: Final = 32 << 20
-FILE_ROWS_MAX: Final = 16 * GROUP_ROWS
 _RECORDS_MAX, _BYTES_MAX = 1_000, 4 << 20
 
 
-@dataclass(slots=True)
-class _OpenPart:
-    """A file being written: what it covers, and what waits for its next row group."""
-
-    path: Path
-    hour: str
-    opened_s: float
-    schema_hash: str
-    schema: pa.Schema
-    writer: pq.ParquetWriter
-    waiting: list[pa.RecordBatch] = field(default_factory=list)
-    n_waiting: int = 0
-    n_waiting_bytes: int = 0
-    n_rows: int = 0
-    offsets: dict[str, int] = field(default_factory=dict)
-
-    def add(self, rows: pa.RecordBatch, n_bytes: int) -> None:
-        """Take a record's rows."""
-        self.waiting.append(rows)
-        self.n_waiting += rows.num_rows
-        self.n_waiting_bytes += n_bytes
-        if self.n_waiting >= GROUP_ROWS or self.n_waiting_bytes >= GROUP_BYTES:
-            self.write_group()
-
-    def write_group(self) -> None:
-        """Write what waits as one row group, which never parts a record."""
-        if self.n_waiting:
-            table = pa.Table.from_batches(self.waiting, self.schema)
-            self.writer.write_table(table, row_group_size=table.num_rows)
-        self.n_rows += self.n_waiting
-        self.waiting, self.n_waiting, self.n_waiting_bytes = [], 0, 0
-
-
 class Archiver:
-    """Follows the examples of every partition into Parquet files.
+    """Follows the examples of some partitions into Parquet files.
 
-    One thread at a time may call `step` and `close`; the others may be called from any.
+    A partition that another process writes is followed once that has ended. One thread at a time
+    may call `step` and `close`; the others may be called from any.
 
     Args:
         settings: Where, and for how long.
         log: Whose examples.
         clock: When a file has waited long enough.
+        partitions: Those to follow; None for all.
 
     Raises:
         TransportError: the directory cannot be read or made.
     """
 
-    def __init__(self, settings: ArchiveSettings, log: EventLog, clock: Clock) -> None:
+    def __init__(
+        self,
+        settings: ArchiveSettings,
+        log: EventLog,
+        clock: Clock,
+        *,
+        partitions: Iterable[int] | None = None,
+    ) -> None:
         self._directory = settings.dir
         self._keep_ms = None if settings.keep is None else settings.keep.total_seconds() * 1_000
         self._log = log
         self._clock = clock
         self._counts: Counter[str] = Counter()
-        self._parts: dict[int, _OpenPart] = {}
+        self._parts: dict[int, OpenPart] = {}
         # Per partition: the next record to read, and the first that is in no whole file.
         self._next: dict[int, int] = {}
         self._done: dict[int, int] = {}
         self._hours: dict[int, str] = {}
-        with disk_errors(f"open the archive in {self._directory}"):
-            make_directory(self._directory)
-            names = [name for name in part_names(self._directory) if name.log == log.identity]
-            for leftover in self._directory.glob(f".*-{log.identity}.tmp"):
-                leftover.unlink()
-        for partition in range(log.n_partitions(EXAMPLES)):
-            own = [name for name in names if name.partition == partition]
-            own = not_overtaken(self._directory, own, log.end_offset(EXAMPLES, partition))
-            start = log.start_offset(EXAMPLES, partition)
-            self._done[partition] = max((name.last + 1 for name in own), default=start)
-            self._next[partition] = self._done[partition]
-            self._hours[partition] = own[-1].hour if own else ""
+        self._claims = Claims(self._directory, log.identity)
+        wanted = range(log.n_partitions(EXAMPLES)) if partitions is None else partitions
+        self._unclaimed = set(wanted)
+        try:
+            with disk_errors(f"open the archive in {self._directory}"):
+                make_directory(self._directory)
+                self._claim()
+        except BaseException:
+            self._claims.release()
+            raise
+        if self._unclaimed:
+            logger.info("archive=waiting partitions=%s", sorted(self._unclaimed))
 
     def step(self, timeout_s: float) -> int:
         """Archive some records of every partition; wait if there are none.
@@ -125,6 +98,9 @@ class Archiver:
             TransportError: the log cannot be read, or the disk refused; calling again goes on from
                 the last whole file.
         """
+        if self._unclaimed:
+            with disk_errors(f"open the archive in {self._directory}"):
+                self._claim()
         n_records = sum(self._follow(partition) for partition in self._next)
         if not n_records:
             self._log.wait(self.positions(), timeout_s=timeout_s)
@@ -134,15 +110,21 @@ class Archiver:
         return n_records
 
     def close(self) -> None:
-        """Archive what stands in the log and finish every file.
+        """Archive what stands in the log, finish every file and leave the partitions to others.
 
         Raises:
             TransportError: as `step`; the next archiver goes on from the last whole file.
         """
-        while self.step(0.0):
-            pass
-        for partition in list(self._parts):
-            self._finish(partition)
+        try:
+            # Not what comes meanwhile: another process may be waiting for these partitions.
+            ends = {one: self._log.end_offset(EXAMPLES, one) for one in self._next}
+            for partition, end in ends.items():
+                while self._next[partition] < end and self._follow(partition):
+                    pass
+            for partition in list(self._parts):
+                self._finish(partition)
+        finally:
+            self._claims.release()
 
     def accounting(self) -> dict[str, int]:
         """Totals since the start.
@@ -155,6 +137,23 @@ class Archiver:
     def positions(self) -> dict[TopicPartition, int]:
         """The next record to read of each partition; from any thread."""
         return {TopicPartition(EXAMPLES, p): offset for p, offset in self._next.items()}
+
+    def _claim(self) -> None:
+        """Go on behind the files of the partitions that nobody else writes any more."""
+        log, claimed = self._log, [one for one in self._unclaimed if self._claims.take(one)]
+        names = part_names(self._directory) if claimed else []
+        for partition in claimed:
+            self._temporary(partition).unlink(missing_ok=True)  # of one that was killed
+            own = [one for one in names if (one.log, one.partition) == (log.identity, partition)]
+            own = not_overtaken(self._directory, own, log.end_offset(EXAMPLES, partition))
+            start = log.start_offset(EXAMPLES, partition)
+            self._done[partition] = max((name.last + 1 for name in own), default=start)
+            self._next[partition] = self._done[partition]
+            self._hours[partition] = own[-1].hour if own else ""
+        self._unclaimed.difference_update(claimed)
+
+    def _temporary(self, partition: int) -> Path:
+        return self._directory / f".{partition}-{self._log.identity}.tmp"
 
     def _follow(self, partition: int) -> int:
         start = self._log.start_offset(EXAMPLES, partition)
@@ -190,7 +189,7 @@ class Archiver:
             return
         rows = _placed(rows, record)
         hour = max(self._hours[partition], hour_of(info.watermark_ms))
-        if part is not None and not self._fits(part, rows, info, hour):
+        if part is not None and not part.fits(rows, info, hour):
             self._finish(partition)
             part = None
         if part is None:
@@ -200,20 +199,11 @@ class Archiver:
             part.offsets[place] = max(part.offsets.get(place, 0), offset)
         self._next[partition] = record.offset + 1
 
-    @staticmethod
-    def _fits(part: _OpenPart, rows: pa.RecordBatch, info: BatchInfo, hour: str) -> bool:
-        return bool(
-            part.hour == hour
-            and part.schema_hash == info.schema_hash
-            and part.schema.equals(rows.schema)
-            and part.n_rows + part.n_waiting < FILE_ROWS_MAX
-        )
-
-    def _open(self, record: Record, schema: pa.Schema, info: BatchInfo, hour: str) -> _OpenPart:
+    def _open(self, record: Record, schema: pa.Schema, info: BatchInfo, hour: str) -> OpenPart:
         partition = record.partition
         self._hours[partition] = hour
-        path = self._directory / f".{partition}-{self._log.identity}.tmp"
-        part = self._parts[partition] = _OpenPart(
+        path = self._temporary(partition)
+        part = self._parts[partition] = OpenPart(
             path=path,
             hour=hour,
             opened_s=self._clock.monotonic_s(),

@@ -9,16 +9,18 @@ from contextlib import closing
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from freshrank.clock import SystemClock
 from freshrank.dev.kafka import kafka
 from freshrank.dev.servers import Server, free_ports
 from freshrank.errors import TransportError
 from freshrank.feature_state import LocalFeatureState, StateQuery
-from freshrank.settings import Settings
+from freshrank.settings import ArchiveSettings, Settings
 from freshrank.states import open_state
 from freshrank.transport import kafka_topics
 from freshrank.transport.base import (
@@ -43,6 +45,7 @@ from tests.integration.transport.log_checks import DEADLINE_S, eventually
 from tests.proofs import record, scale
 from tests.servers import NewCluster
 from tests.unit.joiner import world
+from trainer.archive import Archiver
 from trainer.joiner import Joiner
 from trainer.joiner.transacted import Transacted
 
@@ -78,8 +81,8 @@ def one(tmp_path_factory: pytest.TempPathFactory) -> Recorded:
     return recorded(tmp_path_factory.mktemp("recorded"), 1)
 
 
-def on_kafka(of: Recorded, new_cluster: NewCluster, directory: Path) -> OnKafka:
-    return OnKafka(new_cluster(of.n_partitions), of.log, directory, of.n_partitions)
+def on_kafka(of: Recorded, new_cluster: NewCluster, directory: Path, **raw: Any) -> OnKafka:
+    return OnKafka(new_cluster(of.n_partitions), of.log, directory, of.n_partitions, **raw)
 
 
 def test_a_process_joins_as_joiners_on_files_do(
@@ -110,7 +113,8 @@ def test_killed_and_stopped_processes_lose_and_double_nothing(
 ) -> None:
     rng = random.Random(6)
     of = recorded(tmp_path, 4, n_requests=max(N_REQUESTS, 200 * N_KILLS))
-    joined = on_kafka(of, new_cluster, tmp_path)
+    archive = tmp_path / "archive"  # two write it, too
+    joined = on_kafka(of, new_cluster, tmp_path, archive={"dir": str(archive)})
     limits = sorted(rng.sample(range(1, of.expected.n_rows * 9 // 10), N_KILLS))
     began_s = time.monotonic()
     with closing(KafkaLog(joined.cluster, n_partitions=4)) as log:
@@ -134,6 +138,11 @@ def test_killed_and_stopped_processes_lose_and_double_nothing(
                 process.kill()
                 process.wait()
         assert joined.result(log) == of.expected
+        # What the last of them died before.
+        Archiver(ArchiveSettings(dir=archive), log, SystemClock()).close()
+        placed = pq.read_table(archive, columns=["partition", "offset", "row"]).to_pylist()
+        assert len(placed) == of.expected.n_rows
+        assert len({tuple(one.values()) for one in placed}) == of.expected.n_rows
     record(
         "kills",
         of="joiners on Kafka",

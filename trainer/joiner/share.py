@@ -5,6 +5,7 @@ import gc
 import logging
 import threading
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from freshrank.clock import Clock
@@ -82,7 +83,7 @@ class Seat:
 class Share:
     """Joins the partitions that are this process' own, each in a thread. Safe for threads.
 
-    The archive has one writer: it is written here while all partitions are joined here.
+    What is joined here is archived here.
 
     Args:
         settings: The configuration.
@@ -156,25 +157,34 @@ class Share:
         with self._lock:
             for partition in partitions:
                 self._seats[partition] = Seat(f"joiner-{partition}", self._joiner_of(partition))
-            has_all = len(self.partitions) == self.n_partitions
-            if self._settings.archive is not None and has_all and _ARCHIVER not in self._seats:
-                self._seats[_ARCHIVER] = Seat("archiver", self._archiver)
+            self._leave([_ARCHIVER])
+            self._archive()
 
     def revoke(self, partitions: Iterable[int]) -> None:
         """End what is under way, and leave these to others."""
         with self._lock:
-            for partition in (_ARCHIVER, *partitions):
-                seat = self._seats.pop(partition, None)
-                if seat is None:
-                    continue
-                try:
-                    seat.leave()
-                except Error as error:
-                    self._failures.append(error)
+            self._leave([_ARCHIVER, *partitions])
+            self._archive()
 
     def close(self) -> None:
         """End everything."""
         self.revoke(self.partitions)
+
+    def _leave(self, names: Iterable[int]) -> None:
+        for name in names:
+            seat = self._seats.pop(name, None)
+            if seat is None:
+                continue
+            try:
+                seat.leave()
+            except Error as error:
+                self._failures.append(error)
+
+    def _archive(self) -> None:
+        """Archive what is joined here, and nothing else any more."""
+        if self._settings.archive is not None and self.partitions:
+            make = partial(self._archiver, self.partitions)
+            self._seats[_ARCHIVER] = Seat("archiver", make)
 
     def _joiner_of(self, partition: int) -> Callable[[contextlib.ExitStack], Step]:
         database = self._settings.service.data_dir / "joiner" / f"cache-{partition}.sqlite"
@@ -208,11 +218,11 @@ class Share:
 
         return make
 
-    def _archiver(self, stack: contextlib.ExitStack) -> Step:
+    def _archiver(self, partitions: list[int], stack: contextlib.ExitStack) -> Step:
         from trainer.archive import Archiver  # pyarrow's writer, which most joiners do without
 
         assert self._settings.archive is not None  # noqa: S101 - else nobody asks
-        archiver = Archiver(self._settings.archive, self._log, self._clock)
+        archiver = Archiver(self._settings.archive, self._log, self._clock, partitions=partitions)
         stack.callback(archiver.close)
         self._archivers.append(archiver)
         stack.callback(self._archivers.clear)

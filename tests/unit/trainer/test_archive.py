@@ -10,6 +10,7 @@ import pytest
 from freshrank import examples
 from freshrank.errors import TransportError
 from freshrank.examples import BatchInfo, ExampleBatch
+from freshrank.settings import ArchiveSettings
 from freshrank.transport.base import EXAMPLES, NewRecord
 from freshrank.transport.files import sync_directory
 from freshrank.transport.local import LocalLog
@@ -19,6 +20,8 @@ from tests.unit.trainer.archives import HOUR_MS, archived, archiver, at, opened,
 from tests.unit.trainer.conftest import MakeBench
 from tests.unit.trainer.example_records import NOW_MS, Bench, make_batch, random_batch
 from trainer import archive as archive_module
+from trainer import archive_part
+from trainer.archive import Archiver
 from trainer.archive_files import hour_of, part_names
 from trainer.queue import Position
 from trainer.state import TrainerState
@@ -92,6 +95,27 @@ def test_every_partition_has_files_of_its_own(make_bench: MakeBench, tmp_path: P
     assert [(name.partition, name.first, name.last) for name in names] == [(0, 0, 0), (1, 0, 1)]
 
 
+def test_a_partition_is_written_by_one_at_a_time(make_bench: MakeBench, tmp_path: Path) -> None:
+    bench = make_bench(trainer={"batching": "adaptive"}, log={"partitions": 2})
+    rng = np.random.default_rng(0)
+    for partition in (0, 1, 1):
+        bench.append(random_batch(bench.encoder, rng, 2), partition=partition)
+    settings = ArchiveSettings(dir=tmp_path / "a")
+    frozen = Archiver(settings, bench.log, bench.clock, partitions=[0])
+    frozen.step(0.0)
+    successor = Archiver(settings, bench.log, bench.clock)
+    while successor.step(0.0):
+        pass
+    assert successor.positions() == {(EXAMPLES, 1): 2}
+
+    frozen.close()
+    assert successor.step(0.0) == 0  # it goes on behind what the other has finished
+    assert successor.positions() == {(EXAMPLES, 0): 1, (EXAMPLES, 1): 2}
+    successor.close()
+    names = part_names(tmp_path / "a")
+    assert [(name.partition, name.first, name.last) for name in names] == [(0, 0, 0), (1, 0, 1)]
+
+
 @pytest.mark.parametrize("n_before", range(0, 12, 3))
 def test_an_archiver_that_died_goes_on_behind_its_last_whole_file(
     make_bench: MakeBench, tmp_path: Path, n_before: int, monkeypatch: pytest.MonkeyPatch
@@ -102,6 +126,7 @@ def test_an_archiver_that_died_goes_on_behind_its_last_whole_file(
     dead = archiver(bench, tmp_path / "a")
     for _ in range(n_before):
         dead.step(0.0)
+    dead._claims.release()  # as the kernel does
     archived(bench, tmp_path / "a")
     assert in_archive(bench, tmp_path / "a") == in_log(bench)
     assert [path for path in (tmp_path / "a").iterdir() if path.suffix == ".tmp"] == []
@@ -124,8 +149,8 @@ def test_a_file_waits_no_longer_than_five_minutes(make_bench: MakeBench, tmp_pat
 def test_large_files_are_cut_and_read_back_in_groups(
     make_bench: MakeBench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(archive_module, "GROUP_ROWS", 25)
-    monkeypatch.setattr(archive_module, "FILE_ROWS_MAX", 60)
+    monkeypatch.setattr(archive_part, "GROUP_ROWS", 25)
+    monkeypatch.setattr(archive_part, "FILE_ROWS_MAX", 60)
     bench = make_bench()
     rng = np.random.default_rng(0)
     bench.append(*(random_batch(bench.encoder, rng, 10) for _ in range(14)))
@@ -143,7 +168,7 @@ def test_whole_old_hours_go(make_bench: MakeBench, tmp_path: Path) -> None:
     hours = [name.hour for name in part_names(tmp_path / "a")]
     last_ms = NOW_MS + 11 * HOUR_MS // 3
     assert hours[0] == hour_of(last_ms - 2 * HOUR_MS)
-    assert len(list((tmp_path / "a").iterdir())) == len(set(hours)) == 3
+    assert len(list((tmp_path / "a").glob("hour=*"))) == len(set(hours)) == 3
     rest = in_archive(bench, tmp_path / "a")
     assert rest == in_log(bench)[-len(rest) :]
 

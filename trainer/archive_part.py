@@ -1,0 +1,57 @@
+"""A file of the archive while it is written."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from freshrank.examples import BatchInfo
+
+# Rows wait for a row group: large ones compress and read well, and hold some 20 MB.
+GROUP_ROWS: Final = 65_536
+GROUP_BYTES: Final = 32 << 20
+FILE_ROWS_MAX: Final = 16 * GROUP_ROWS
+
+
+@dataclass(slots=True)
+class OpenPart:
+    """A file being written: what it covers, and what waits for its next row group."""
+
+    path: Path
+    hour: str
+    opened_s: float
+    schema_hash: str
+    schema: pa.Schema
+    writer: pq.ParquetWriter
+    waiting: list[pa.RecordBatch] = field(default_factory=list)
+    n_waiting: int = 0
+    n_waiting_bytes: int = 0
+    n_rows: int = 0
+    offsets: dict[str, int] = field(default_factory=dict)
+
+    def fits(self, rows: pa.RecordBatch, info: BatchInfo, hour: str) -> bool:
+        """Whether a record's rows may stand in this file."""
+        return bool(
+            self.hour == hour
+            and self.schema_hash == info.schema_hash
+            and self.schema.equals(rows.schema)
+            and self.n_rows + self.n_waiting < FILE_ROWS_MAX
+        )
+
+    def add(self, rows: pa.RecordBatch, n_bytes: int) -> None:
+        """Take a record's rows."""
+        self.waiting.append(rows)
+        self.n_waiting += rows.num_rows
+        self.n_waiting_bytes += n_bytes
+        if self.n_waiting >= GROUP_ROWS or self.n_waiting_bytes >= GROUP_BYTES:
+            self.write_group()
+
+    def write_group(self) -> None:
+        """Write what waits as one row group, which never parts a record."""
+        if self.n_waiting:
+            table = pa.Table.from_batches(self.waiting, self.schema)
+            self.writer.write_table(table, row_group_size=table.num_rows)
+        self.n_rows += self.n_waiting
+        self.waiting, self.n_waiting, self.n_waiting_bytes = [], 0, 0
