@@ -18,6 +18,14 @@ PROOFS = {
     "loop-kills": Proof(
         ("tests/fault/test_loop_kafka.py",), 200, "times kill -9, each over 500 events on Kafka"
     ),
+    "rebalances": Proof(
+        (
+            "tests/fault/test_joiner_troubles.py"
+            "::test_members_that_come_and_go_without_end_lose_and_double_nothing",
+        ),
+        30,
+        "times that a joiner comes and one goes",
+    ),
     "standstill": Proof(
         ("tests/integration/service/test_services_on_kafka.py",),
         60,
