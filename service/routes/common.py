@@ -39,9 +39,11 @@ async def json_body(request: Request, *, also: tuple[str, ...] = ()) -> bytes:
     """The body, if it calls itself JSON.
 
     Raises:
-        ProblemError: 415 for another media type, 413 for too many bytes, 403 for another origin.
+        ProblemError: 415 for another media type or a coding, 413 for too many bytes, 403 for
+            another origin.
     """
     refuse_foreign(request)
+    _refuse_packed(request)
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     allowed = ("application/json", *also)
     from_curl = media_type == _CURL_DEFAULT and "origin" not in request.headers
@@ -52,6 +54,21 @@ async def json_body(request: Request, *, also: tuple[str, ...] = ()) -> bytes:
             headers={"Accept-Post": ", ".join(allowed)},
         )
     return await request.body()
+
+
+def _refuse_packed(request: Request) -> None:
+    """Nothing is unpacked here: 1 MB of gzip may hold 1 GB, and a body has a limit as it comes.
+
+    Raises:
+        ProblemError: 415, with what is taken instead (RFC 9110, section 15.5.16).
+    """
+    coding = ", ".join(request.headers.getlist("content-encoding")).strip()
+    if coding.lower() not in ("", "identity"):
+        raise ProblemError(
+            "unsupported-media",
+            f"Content-Encoding is {coding[:64]!r}: send the body as it is, without it",
+            headers={"Accept-Encoding": "identity"},
+        )
 
 
 def refuse_foreign(request: Request) -> None:

@@ -1,6 +1,8 @@
 """Bad input: a clear 4xx or a degraded answer, never a 5xx, never a loss."""
 
+import gzip
 import json
+import tracemalloc
 from typing import Any
 
 import pytest
@@ -198,6 +200,23 @@ def test_ten_megabytes_are_413(client: TestClient, path: str) -> None:
     status, problem = post(client, path, b" " * (10 << 20))
     assert status == 413
     assert problem["type"] == "/problems/too-large"
+
+
+@pytest.mark.parametrize("path", POSTS)
+def test_what_unpacks_to_a_gigabyte_is_not_unpacked(client: TestClient, path: str) -> None:
+    bomb = gzip.compress(bytes(1 << 20)) * 1_024  # members one after the other are a file, too
+    assert len(bomb) < 2 << 20
+    tracemalloc.start()
+    try:
+        answer = client.post(path, content=bomb, headers={**JSON, "Content-Encoding": "gzip"})
+        _, peak_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert answer.status_code == 415
+    assert answer.headers["Accept-Encoding"] == "identity"
+    assert "Content-Encoding is 'gzip'" in answer.json()["detail"]
+    assert peak_bytes < 32 << 20
+    assert post(client, path, bomb)[0] == 400  # without the header it is no JSON
 
 
 @pytest.mark.parametrize("path", POSTS)

@@ -78,6 +78,10 @@ def test_posts_share_their_refusals(shared_client: TestClient, path: str) -> Non
     problem = check_problem(post(b'{"nope": 1}'), "validation")
     assert problem["errors"][0]["pointer"] == "#/nope"
     check_problem(post(b"{}", "text/plain"), "unsupported-media")
+    answer = post(b"{}", **{"Content-Encoding": "gzip"})
+    check_problem(answer, "unsupported-media")
+    assert answer.headers["Accept-Encoding"] == "identity"
+    check_problem(post(b"{", **{"Content-Encoding": "Identity"}), "malformed-json")
     check_problem(post(b" " * (3 << 20)), "too-large")
     for origin in ("http://elsewhere.example", "null", "", "http://[", "http://[::1", "http://a]b"):
         check_problem(post(b"{}", Origin=origin), "forbidden")
