@@ -5,12 +5,16 @@ template tells which arguments are fields: what stands as a word of its own, `ke
 field `key` with the argument as its value, and the rest is `event`, the same for every line of the
 template. Nothing is parsed out of values, which may hold anything.
 
+What a value or another library's text holds never ends its line, nor does it command a terminal; a
+stack follows its line indented.
+
 A line has `timestamp`, `level`, `logger`, `role` and `event`; while a request is answered also its
 `request_id`. No line holds what users are or did: no id of a user or an item, no feature's value.
 The stack of a bug is written without the values of its variables; the text of its exception is what
 the failing code made it.
 """
 
+import io
 import logging
 import math
 import os
@@ -19,9 +23,10 @@ import sys
 from typing import Any, Final, TextIO
 
 import structlog
-from structlog.typing import EventDict, Processor, WrappedLogger
+from structlog.typing import EventDict, ExcInfo, Processor, WrappedLogger
 
 from freshrank.logging_settings import LoggingSettings
+from freshrank.printable import printable
 
 # Their templates are ours; of other libraries' the whole text is the event.
 _OURS: Final = ("freshrank", "service", "trainer")
@@ -122,9 +127,33 @@ def _take_fields(_logger: WrappedLogger, _method: str, event: EventDict) -> Even
 
 def _console(stream: TextIO) -> list[Processor]:
     colors = stream.isatty() and not os.environ.get("NO_COLOR")
-    # Not the renderer's own choice of tracebacks, which shows the values of variables.
-    plain = structlog.dev.plain_traceback
-    return [structlog.dev.ConsoleRenderer(colors=colors, exception_formatter=plain)]
+    return [_shown, structlog.dev.ConsoleRenderer(colors=colors, exception_formatter=_indented)]
+
+
+class _Quoted:
+    """Text that the renderer is to quote: by itself it does so for some characters only."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def __repr__(self) -> str:
+        return repr(self._text)
+
+
+def _shown(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    shown = {
+        name: _Quoted(value) if isinstance(value, str) and not value.isprintable() else value
+        for name, value in event.items()
+    }
+    return {**shown, "event": printable(str(event["event"]))}
+
+
+def _indented(stream: TextIO, failed: ExcInfo) -> None:
+    """Not the renderer's own choice of tracebacks, which shows the values of variables."""
+    plain = io.StringIO()
+    structlog.dev.plain_traceback(plain, failed)
+    for line in plain.getvalue().strip("\n").split("\n"):
+        stream.write(f"\n  {printable(line)}")
 
 
 def _json() -> list[Processor]:

@@ -17,6 +17,7 @@ from freshrank.commands.topics import full_name
 from freshrank.errors import ConfigError
 from freshrank.letters import Letter, Put, back, letters, put_back
 from freshrank.logs import cluster, open_log
+from freshrank.printable import printable
 from freshrank.settings import Settings
 from freshrank.transport.base import (
     CONSUMED_TOPICS,
@@ -77,7 +78,7 @@ def show(
     with contextlib.closing(open_log(settings, SystemClock(), writable=False)) as log:
         for letter in deque(choice.letters(log), maxlen=last):
             told = _told(letter)
-            typer.echo(json.dumps(told) if as_json else _LINE.format_map(told))
+            typer.echo(json.dumps(told) if as_json else printable(_LINE.format_map(told)))
 
 
 def replay(

@@ -12,6 +12,7 @@ from freshrank.clock import SystemClock
 from freshrank.feature_state import LocalFeatureState
 from freshrank.features import FeatureEncoder
 from freshrank.messages import Action, Impression
+from freshrank.printable import printable
 from freshrank.replay.event_file import EventFile
 from freshrank.replay.rejects import Rejects
 from freshrank.settings import Settings
@@ -52,7 +53,8 @@ def check(file: Path, path: Path, *, environ: Mapping[str, str], as_json: bool) 
         typer.echo(json.dumps({"events": events.n_lines, "problems": problems}))
     else:
         for one in problems:
-            typer.echo("{file}:{line}: {reason} ({events:,}): {detail}".format(file=file, **one))
+            told = "{file}:{line}: {reason} ({events:,}): {detail}".format(file=file, **one)
+            typer.echo(printable(told))
         typer.echo(f"{file}: {events.n_lines:,} events, {rejects.counts.total():,} problems")
     if problems:
         raise typer.Exit(1)

@@ -16,6 +16,7 @@ from freshrank.clock import SystemClock
 from freshrank.commands.serving import stopped_by_signal
 from freshrank.errors import DataError
 from freshrank.logs import cluster, open_log, topic_plan
+from freshrank.printable import printable
 from freshrank.transport.base import EXAMPLES, EventLog, NewRecord, Record, TopicPartition
 from freshrank.transport.local import LocalLog
 
@@ -81,7 +82,7 @@ def tail(
             positions[TopicPartition(topic, one)] = min(max(first, start), end)
         while not stop.is_set():
             for record in _read(log, positions):
-                typer.echo(_json(record) if as_json else _line(record))
+                typer.echo(printable(_json(record) if as_json else _line(record)))
             if not follow:
                 return
             log.wait(positions, timeout_s=_LOOK_S)

@@ -117,6 +117,31 @@ def test_a_stack_is_one_line_or_a_block_without_the_values_of_variables(format: 
         assert "Traceback" in lines(stream)[0]["exception"]
 
 
+EVIL = "a\n2026-01-01 00:00:00 [error    ] forged level=error\r\x1b[2J\x9b2J\u2028\u2029\x85\u202e"
+
+
+@pytest.mark.parametrize("text", [EVIL, EVIL.replace(" ", ""), "\x1b[2J", "\u2028"])
+@pytest.mark.parametrize("format", ["json", "console"])
+def test_no_value_and_no_stack_forges_a_line(format: str, text: str) -> None:
+    with written(format=format) as (logger, stream), bound_contextvars(http_request_id=text):
+        logger.warning("step=refused error=%s", text)  # a field
+        logger.warning("partition failed: %s", text)  # within the event
+        try:
+            raise ValueError(text)
+        except ValueError:
+            logger.exception("request=failed http_request_id=%s", text)
+    with written("kafka.client", stream, format=format) as (logger, _):
+        logger.warning("%s of another library", text)
+    assert isinstance(stream, io.StringIO)
+    shown = stream.getvalue()
+    assert not re.search("[\r\x1b\x80-\x9f\u2028\u2029\u202e]", shown)
+    begin = r'\{"timestamp"' if format == "json" else r"\d{4}-\d\d-\d\d[ T][\d:.]+ \["
+    found = [line for line in shown.splitlines() if not line.startswith("  ")]
+    assert len(found) == 4
+    assert all(re.match(begin, line) for line in found)
+    assert "error=" in shown or format == "json"
+
+
 def test_a_terminal_gets_text_in_colour_and_a_pipe_json() -> None:
     ours, theirs = os.openpty()
     with open(theirs, "w", encoding="utf-8") as terminal, open(ours, "rb") as shown:  # noqa: PTH123
