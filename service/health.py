@@ -94,6 +94,8 @@ class Health:
         is_held = bool(gauges.get("held_back"))
         if is_held or self._replica.is_held:
             reasons.append("held_back")
+        if gauges.get("unsaved"):
+            reasons.append("checkpoint")
         if gauges.get("clock_behind_seconds"):
             reasons.append("clock")
         if current.is_dense_stale:

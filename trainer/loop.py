@@ -270,8 +270,8 @@ class Trainer:
         return self._study.reader
 
     def statistics(self) -> dict[str, float]:
-        """Gauges, at most a second old while examples arrive; see `Gauges`."""
-        return self._gauges.values()
+        """See `Gauges`; and `unsaved` is 1 while the disk takes no checkpoint."""
+        return self._gauges.values() | {"unsaved": float(self._saver.is_refused)}
 
     def accounting(self) -> dict[str, int]:
         """Totals along this lineage.

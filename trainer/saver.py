@@ -68,6 +68,7 @@ class Saver:
     Attributes:
         state: As restored, or new. To be kept up to date by the loop.
         is_fresh: There was no checkpoint.
+        is_refused: The disk did not take the last checkpoint.
 
     Raises:
         TransportError: the checkpoint was learned from another log (code `log-replaced`).
@@ -125,6 +126,7 @@ class Saver:
         self._denier = Denier(settings, encoder.slots)
         self._scrubbed: set[tuple[str, int, int]] = set()
         self._writing: Writing | None = None
+        self.is_refused = False
         self._next_s = clock.monotonic_s() + self._every_s
 
     @property
@@ -192,7 +194,9 @@ class Saver:
         writing, self._writing = self._writing, None
         try:
             path = writing.path.result()
+            self.is_refused = False
         except OSError as error:
+            self.is_refused = True
             self.state.counts["checkpoints"] -= 1
             self.state.counts["checkpoint_failures"] += 1
             logger.error("checkpoint=failed error=%s", error)

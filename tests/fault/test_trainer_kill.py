@@ -104,6 +104,7 @@ def test_full_disk_costs_a_checkpoint_but_no_training(tmp_path: Path, n_bytes: i
         trainer.step(0.0)
         assert not trainer._saver.save()
         trainer.step(0.0)
+        assert trainer.statistics()["unsaved"] == 1
     counts = trainer.accounting()
     assert counts["rows_learned"] == 96
     assert counts["checkpoint_failures"] == 1
@@ -112,5 +113,6 @@ def test_full_disk_costs_a_checkpoint_but_no_training(tmp_path: Path, n_bytes: i
     assert sorted(names) == ["ATTEMPT", "checkpoint-000001-000000000001"]
     assert bench.trainer().accounting()["rows_learned"] == 32  # the old one is whole
     assert trainer._saver.save()
+    assert trainer.statistics()["unsaved"] == 0
     assert bench.trainer().accounting()["rows_learned"] == 96
     bench.close()

@@ -217,15 +217,19 @@ def test_a_loop_that_stopped_is_away_at_once(
     assert client.get("/v1/stats").json()["degraded"] == []
 
 
-def test_a_version_held_back_is_told(make_world: MakeWorld, make_client: MakeClient) -> None:
+@pytest.mark.parametrize(("gauge", "told"), [("held_back", "held_back"), ("unsaved", "checkpoint")])
+def test_what_the_trainer_of_the_process_lacks_is_told(
+    gauge: str, told: str, make_world: MakeWorld, make_client: MakeClient
+) -> None:
     loop = StubLoop()
     world = make_world(loop=loop)
     world.base()
     client = make_client(world)
-    loop.gauges = {"held_back": 1.0}
+    loop.gauges = {gauge: 1.0}
     answer = client.post("/v1/rank", json={"user": "u", "candidates": [{"item": "a"}]})
-    assert answer.json()["degraded"] == ["held_back"]
-    loop.gauges = {"held_back": 0.0}
+    assert answer.json()["degraded"] == [told]
+    assert client.get("/health/ready").json()["degraded"] == [told]
+    loop.gauges = {gauge: 0.0}
     assert client.get("/v1/stats").json()["degraded"] == []
 
 
