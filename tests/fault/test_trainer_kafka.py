@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 
 from freshrank.clock import SystemClock
+from freshrank.dev.kafka import kafka
+from freshrank.dev.servers import Server, free_ports
 from freshrank.errors import TransportError
 from freshrank.transport import kafka_topics
 from freshrank.transport.base import EXAMPLES, TopicPartition
@@ -35,6 +37,8 @@ from tests.unit.trainer.example_records import Bench, make_settings
 from trainer.fingerprint import fingerprint
 from trainer.loop import Trainer
 from trainer.queue import Position
+
+DEADLINE_S = 120.0
 
 
 def test_examples_on_kafka_are_learned_as_those_of_a_local_log(
@@ -107,6 +111,35 @@ def test_a_trainer_that_was_frozen_ends_and_changes_nothing(
         assert second.wait(10) == 0
     assert trained.checkpoints()[-1].startswith("checkpoint-000002-")
     assert saved(trained.data_dir) == (undisturbed(tmp_path / "local", records), 64 * N_ROWS)
+
+
+@pytest.mark.parametrize("outlasts_lease", [False, True])
+def test_a_broker_that_dies_and_comes_back_finds_a_trainer_that_learns_each_example_once(
+    kafka_server: Server, tmp_path: Path, *, outlasts_lease: bool
+) -> None:
+    records, (port,) = recorded(96), free_ports(1)
+    cluster = Cluster((f"127.0.0.1:{port}",))
+    with ExitStack() as running:
+        with kafka(tmp_path / "kafka", port=port) as broker:
+            with cluster.admin() as admin:
+                kafka_topics.create(admin, cluster, kafka_topics.TopicPlan(1))
+            trained = OnKafka(cluster, tmp_path)
+            append(cluster, records[:64])
+            supervised = running.enter_context(trained.supervised())
+            trained.until(lambda: trained.n_examples() > 0, DEADLINE_S)
+            broker.process.kill()
+            broker.process.wait()
+            if outlasts_lease:  # it ends by design: another one may hold the lease by now
+                assert supervised.process.wait(DEADLINE_S) == 3
+                assert "the lease to write is lost" in trained.told(supervised.names[0])
+        with kafka(tmp_path / "kafka", port=port):
+            append(cluster, records[64:])
+            trained.until(
+                lambda: supervised.goes_on() and trained.n_examples() == 96 * N_ROWS, DEADLINE_S
+            )
+            supervised.process.terminate()
+            assert supervised.process.wait(DEADLINE_S) == 0, trained.told(supervised.names[-1])
+    assert saved(trained.data_dir) == (undisturbed(tmp_path / "local", records), 96 * N_ROWS)
 
 
 def _learn(directory: Path, is_ready: Connection) -> None:

@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -141,6 +141,10 @@ class OnKafka:
         finally:
             stop(process)
 
+    def supervised(self) -> "Supervised":
+        """A trainer that is started again as often as it ends for want of a broker or the lease."""
+        return Supervised(self)
+
     def told(self, name: str) -> str:
         """What a trainer has printed."""
         return (self.directory / f"{name}.out").read_text()
@@ -176,3 +180,29 @@ class OnKafka:
     def log(self) -> KafkaLog:
         """To be closed."""
         return KafkaLog(self.cluster)
+
+
+class Supervised(ExitStack):
+    """Starts a trainer again where it ends with exit code 3, as the deployments of `deploy/` do.
+
+    Args:
+        trained: Whose trainers.
+    """
+
+    def __init__(self, trained: OnKafka) -> None:
+        super().__init__()
+        self._trained = trained
+        self.names: list[str] = []
+        self._start()
+
+    def _start(self) -> None:
+        self.names.append(f"trainer-{len(self.names)}")
+        self.process = self.enter_context(self._trained.trainer(self.names[-1]))
+
+    def goes_on(self) -> bool:
+        """True; any other end of the trainer fails the test."""
+        code = self.process.poll()
+        if code is not None:
+            assert code == 3, self._trained.told(self.names[-1])
+            self._start()
+        return True
