@@ -38,7 +38,7 @@ from trainer.fingerprint import fingerprint
 from trainer.loop import Trainer
 from trainer.queue import Position
 
-DEADLINE_S = 120.0
+DEADLINE_S = 240.0
 
 
 def test_examples_on_kafka_are_learned_as_those_of_a_local_log(
@@ -113,6 +113,7 @@ def test_a_trainer_that_was_frozen_ends_and_changes_nothing(
     assert saved(trained.data_dir) == (undisturbed(tmp_path / "local", records), 64 * N_ROWS)
 
 
+@pytest.mark.timeout(600)  # two brokers, and two trainers with torch to load
 @pytest.mark.parametrize("outlasts_lease", [False, True])
 def test_a_broker_that_dies_and_comes_back_finds_a_trainer_that_learns_each_example_once(
     kafka_server: Server, tmp_path: Path, *, outlasts_lease: bool
