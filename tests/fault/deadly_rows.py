@@ -1,9 +1,10 @@
 """A trainer that dies of the rows of one item, as does the process that searches a batch for it.
 
     DEADLY_ITEM=666 python deadly_rows.py DIRECTORY
+    DEADLY_ITEM=666 python deadly_rows.py train
 
-It learns what is in the log of the directory. The process that searches is started as this file,
-too, and inherits the environment; who merely imports the file is safe.
+It learns what is in the log of the directory; or it is `freshrank train`. The process that searches
+is started as this file, too, and inherits the environment; who merely imports the file is safe.
 """
 
 import os
@@ -12,6 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from freshrank import cli
 from freshrank.clock import SystemClock
 from freshrank.examples import ExampleBatch
 from tests.unit.trainer.example_records import Bench, make_settings
@@ -42,4 +44,4 @@ def main(directory: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    cli.main() if sys.argv[1] == "train" else main(sys.argv[1])

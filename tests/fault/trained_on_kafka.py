@@ -6,7 +6,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,7 @@ from trainer.checkpoint_store import CheckpointStore
 from trainer.evaluation import Evaluation
 from trainer.fingerprint import fingerprint
 from trainer.learner import Learner
+from trainer.state import TrainerState
 
 FRESHRANK = str(Path(sys.executable).with_name("freshrank"))
 PLACE = TopicPartition(EXAMPLES, 0)
@@ -88,14 +89,19 @@ def undisturbed(directory: Path, records: list[NewRecord]) -> str:
 
 def saved(directory: Path) -> tuple[str, int]:
     """Fingerprint and rows learned of the newest checkpoint below a data directory."""
-    settings = make_settings(**PARTS)
+    learner, state = restored(directory, make_settings(**PARTS))
+    return fingerprint(learner), state.counts["rows_learned"]
+
+
+def restored(directory: Path, settings: Settings) -> tuple[Learner, TrainerState]:
+    """What the newest checkpoint below a data directory holds."""
     encoder = FeatureEncoder(settings)
     learner = Learner(settings, encoder)
     checkpoint = CheckpointStore(directory / "trainer", keep=2).load(learner.sparse.vacate())
     assert checkpoint is not None
     evaluation = Evaluation(["click"], learner.losses)
     state = restore(checkpoint, settings, encoder, learner, evaluation)
-    return fingerprint(learner), state.counts["rows_learned"]
+    return learner, state
 
 
 def published(directory: Path) -> FrameInfo | None:
@@ -111,26 +117,27 @@ class OnKafka:
     Args:
         cluster: Where the examples are.
         directory: Holds configuration, data and what the processes print.
+        parts: Of the configuration.
     """
 
-    def __init__(self, cluster: Cluster, directory: Path) -> None:
+    def __init__(self, cluster: Cluster, directory: Path, parts: Mapping[str, Any] = PARTS) -> None:
         self.cluster = cluster
         self.directory = directory
         self.data_dir = directory / "data"
         log = {"kind": "kafka", "brokers": list(cluster.brokers), "prefix": cluster.prefix}
-        document = make_document(**PARTS) | {"service": {"data_dir": str(self.data_dir)}}
+        document = make_document(**parts) | {"service": {"data_dir": str(self.data_dir)}}
         document["log"] = log | {"replication": 1}
         (directory / "freshrank.yaml").write_text(json.dumps(document))  # which is YAML as well
         self.settings = Settings.model_validate(document)
 
     @contextmanager
     def trainer(
-        self, name: str, *options: str, **environment: str
+        self, name: str, *options: str, program: Sequence[str] = (FRESHRANK,), **environment: str
     ) -> Iterator[subprocess.Popen[bytes]]:
-        """`freshrank train` until the context ends; see `told`."""
+        """`freshrank train`, or a program that is it, until the context ends; see `told`."""
         with (self.directory / f"{name}.out").open("w") as output:
             process = subprocess.Popen(
-                [FRESHRANK, "train", *options],
+                [*program, "train", *options],
                 cwd=self.directory,
                 env=os.environ | environment,
                 stdout=output,
