@@ -140,13 +140,26 @@ def forget(
     ] = False,
     wait: Annotated[float, typer.Option(min=0, help="Seconds for it to be forgotten.")] = 30.0,
     url: Url = DEFAULT_URL,
+    service: Annotated[
+        list[str] | None,
+        typer.Option(help="Another replica that must have forgotten it too; repeatable."),
+    ] = None,
     key: Key = None,
     as_json: Json = False,
 ) -> None:
     """Forget a user, an item or another id: its row, its state, and what old events say of it."""
     from freshrank.commands.forget import run
 
-    run(slot, name, url=url, key=key, is_dry=dry_run, wait_s=wait, as_json=as_json)
+    run(
+        slot,
+        name,
+        url=url,
+        services=service or (),
+        key=key,
+        is_dry=dry_run,
+        wait_s=wait,
+        as_json=as_json,
+    )
 
 
 @app.command()

@@ -1,12 +1,13 @@
 """A user is forgotten by the whole loop while it runs, and old records bring nothing back.
 
-Once in one process, and once with Kafka and Redis between processes of their own.
+Once in one process, and once with Kafka and Redis between processes of their own, where two
+services serve: what is proved is proved of both.
 """
 
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote
@@ -39,22 +40,30 @@ checkpoint: {{every: 500ms}}
 """
 ITEMS: Final = [f"i{n}" for n in range(5)]
 ANN: Final = "ann of the first floor"
+NOTHING: Final = {"row": False, "recent": 0, "features": 0}
 
 
 @dataclass
 class Deployment:
-    """One that runs, how to ask it, and how to start its trainer again."""
+    """One that runs, how to ask it, and how to start its trainer again.
+
+    `others` are the replicas beside the service at `port`, by their ports.
+    """
 
     api: Api
     port: int
     config: Path
     restart: Callable[[Callable[[], None]], None]
+    others: dict[int, Api] = field(default_factory=dict)
 
-    def known(self) -> dict[str, Any]:
-        """What the service knows of the user."""
+    def known(self) -> list[dict[str, Any]]:
+        """What each service knows of the user."""
         path = f"/v1/admin/keys/user_id/{quote(ANN)}?dry_run=true"
-        known: dict[str, Any] = self.api.delete(path).json()["known"]
-        return known
+        return [api.delete(path).json()["known"] for api in (self.api, *self.others.values())]
+
+    def is_known(self, *, recent: int) -> bool:
+        """Whether every service has a row of the user and so many items in her list."""
+        return all(known["row"] and known["recent"] == recent for known in self.known())
 
     def click(self, user: str, name: str) -> None:
         """Show all items to a user, who clicks one; return once that is served."""
@@ -124,6 +133,7 @@ def distributed(kafka_server: Server, redis_server: Server, tmp_path: Path) -> I
         trainer = stack.enter_context(role(*train, log=tmp_path / "train.log"))
         stack.enter_context(role("join", "-c", str(path), log=tmp_path / "join.log"))
         api, port, _ = serving(stack, path, tmp_path / "serve.log")
+        other, other_port, _ = serving(stack, path, tmp_path / "other.log")
 
         def restart(meanwhile: Callable[[], None]) -> None:
             nonlocal trainer
@@ -136,7 +146,7 @@ def distributed(kafka_server: Server, redis_server: Server, tmp_path: Path) -> I
                 timeout_s=START_TIMEOUT_S,
             )
 
-        running = Deployment(api, port, path, restart)
+        running = Deployment(api, port, path, restart, {other_port: other})
         yield running
 
 
@@ -144,30 +154,31 @@ def forget_and_prove(running: Deployment) -> None:
     for n in range(3):
         running.click(ANN, f"old-{n}")
         running.click(f"u{n}", f"other-{n}")
-    eventually(lambda: running.known()["row"] and running.known()["recent"] == 3)
+    eventually(lambda: running.is_known(recent=3))
     eventually(lambda: any(running.rows().values()))
     kept = as_json("snapshots", "keep", "before", "-c", str(running.config))["name"]
     assert running.rows()[kept]
 
-    url = f"http://127.0.0.1:{running.port}"
-    answer = as_json("forget", "user_id", ANN, "--url", url)
+    url, *others = [f"http://127.0.0.1:{port}" for port in (running.port, *running.others)]
+    replicas = [f"--service={other}" for other in others]
+    answer = as_json("forget", "user_id", ANN, "--url", url, *replicas)
 
-    assert (answer["known"]["row"], answer["known"]["recent"]) == (True, 3)
-    assert running.known() == {"row": False, "recent": 0, "features": 0}
+    known = {"row": True, "recent": 3, "features": 0}
+    assert (answer["known"], answer["services"]) == (known, dict.fromkeys([url, *others], known))
+    assert running.known() == [NOTHING] * (1 + len(others))  # the moment it returns
     eventually(lambda: not any(running.rows().values()) and len(running.rows()) >= 2)
     assert kept in running.rows()
 
     # A new trainer learns all that the topics have, from the start.
     running.restart(lambda: shutil.rmtree(running.checkpoints))
     running.click("u9", "later")
-    assert running.known() == {"row": False, "recent": 0, "features": 0}
+    assert running.known() == [NOTHING] * (1 + len(others))
 
     # The count begins at nothing: a row comes with the second request.
     running.click(ANN, "new-1")
-    assert running.known()["row"] is False
+    assert not any(known["row"] for known in running.known())
     running.click(ANN, "new-2")
-    eventually(lambda: running.known()["row"])
-    assert running.known()["recent"] == 2
+    eventually(lambda: running.is_known(recent=2))
 
 
 def test_a_forgotten_user_stays_out_of_the_loop_in_one_process(embedded: Deployment) -> None:
