@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
+from freshrank.transport.base import ACTIONS
 from service import middleware
 from service.gate import WAITING_PER_IN_FLIGHT
 from service.problems import SLUGS
@@ -263,10 +264,11 @@ def test_waiters_are_limited_too(make_world: MakeWorld, make_client: MakeClient)
             path = f"/v1/events/{receipt}"
             waiting = []
             for n_waiting in range(1, WAITING_PER_IN_FLIGHT + 1):
-                waiting.append(asyncio.create_task(asked.get(path, params={"wait": "300ms"})))
+                waiting.append(asyncio.create_task(asked.get(path, params={"wait": "20s"})))
                 while service_of(client).gate._n_waiting < n_waiting:
                     await asyncio.sleep(0.001)
-            refused = await asked.get(path, params={"wait": "300ms"})
+            refused = await asked.get(path, params={"wait": "20s"})
+            world.delta(offsets={f"{ACTIONS}:0": 1})  # which wakes them
             assert [(await one).status_code for one in waiting] == [200] * len(waiting)
             return refused
 
