@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -25,6 +26,8 @@ from tests.fault.trained_on_kafka import (
     PLACE,
     OnKafka,
     append,
+    assert_refused,
+    followed,
     recorded,
     saved,
     undisturbed,
@@ -89,28 +92,43 @@ def test_a_trainer_that_dies_or_is_stopped_is_replaced_by_one_that_waits(
     record("a trainer that waits takes over", **{k: f"{v:.1f} s" for k, v in takes_s.items()})
 
 
+@pytest.fixture(params=["directory", "redis"])
+def channel(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, Any]:
+    """Section `sync.channel`: where parameters go."""
+    if request.param == "directory":
+        return {"kind": "directory"}
+    address = request.getfixturevalue("redis_server").address
+    return {"kind": "redis", "url": f"redis://{address}/0", "prefix": tmp_path.name[-40:]}
+
+
 def test_a_trainer_that_was_frozen_ends_and_changes_nothing(
-    new_cluster: NewCluster, tmp_path: Path
+    new_cluster: NewCluster, tmp_path: Path, channel: dict[str, Any]
 ) -> None:
     records = recorded(64)
-    trained = OnKafka(new_cluster(1), tmp_path)
+    parts = {**PARTS, "sync": {**PARTS["sync"], "channel": channel}}
+    trained = OnKafka(new_cluster(1), tmp_path, parts)
     append(trained.cluster, records[:32])
     with ExitStack() as running:
+        replica = running.enter_context(trained.replica())
         frozen = running.enter_context(trained.trainer("frozen"))
-        trained.until(lambda: trained.n_examples() == 32 * N_ROWS)
+        trained.until(lambda: followed(replica)[1] == 32 * N_ROWS)
+        epoch = trained.epoch()
         second = running.enter_context(trained.trainer("second"))
         trained.until(lambda: trained.is_waiting("second"))
         frozen.send_signal(signal.SIGSTOP)
         append(trained.cluster, records[32:])
-        trained.until(lambda: trained.n_examples() == 64 * N_ROWS)
+        trained.until(lambda: followed(replica) == (epoch + 1, 64 * N_ROWS))
         frozen.send_signal(signal.SIGCONT)
         assert frozen.wait(20) == 3
         assert "the lease to write is lost" in trained.told("frozen")
-        assert trained.epoch() == 2
+        assert trained.epoch() == epoch + 1
+        assert_refused(trained, epoch)
         second.terminate()
         assert second.wait(10) == 0
-    assert trained.checkpoints()[-1].startswith("checkpoint-000002-")
+        assert followed(replica) == (epoch + 1, 64 * N_ROWS)
+    assert trained.checkpoints()[-1].startswith(f"checkpoint-{epoch + 1:06d}-")
     assert saved(trained.data_dir) == (undisturbed(tmp_path / "local", records), 64 * N_ROWS)
+    assert trained.is_saved(replica)
 
 
 @pytest.mark.timeout(600)  # two brokers, and two trainers with torch to load

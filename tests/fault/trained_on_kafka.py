@@ -12,18 +12,25 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
+from prometheus_client import CollectorRegistry
 
 from freshrank import examples, frames
+from freshrank.channels import open_channel
 from freshrank.clock import SystemClock
 from freshrank.dev.servers import stop
+from freshrank.errors import SyncError
 from freshrank.features import FeatureEncoder
 from freshrank.frames import FrameInfo
+from freshrank.metrics import Metrics
 from freshrank.settings import Settings
-from freshrank.transport.base import EXAMPLES, NewRecord, TopicPartition
+from freshrank.transport.base import EXAMPLES, NewRecord, ParameterChannel, TopicPartition
 from freshrank.transport.directory import DirectoryChannel
 from freshrank.transport.kafka import KafkaLog
 from freshrank.transport.kafka_cluster import Cluster
 from freshrank.transport.kafka_transactions import Transactions
+from service.replica import Replica
+from service.signal import Signal
 from tests.unit.trainer.example_records import (
     FEATURES,
     Bench,
@@ -105,10 +112,37 @@ def restored(directory: Path, settings: Settings) -> tuple[Learner, TrainerState
 
 
 def published(directory: Path) -> FrameInfo | None:
-    """What the newest base says of itself."""
+    """What the newest base in a directory says of itself."""
     with closing(DirectoryChannel(directory / "parameters", clock=SystemClock())) as channel:
-        base = channel.base()
-        return None if base is None else frames.decode_info(base[2])
+        return _newest(channel)
+
+
+def _newest(channel: ParameterChannel) -> FrameInfo | None:
+    base = channel.base()
+    return None if base is None else frames.decode_info(base[2])
+
+
+def followed(replica: Replica) -> tuple[int, int]:
+    """Epoch and examples of what it serves once it has taken all that there is."""
+    while replica.step(0.0):
+        pass
+    if replica.model is None:
+        return 0, 0
+    info = replica.model.current.info
+    return info.epoch, info.examples
+
+
+def assert_refused(trained: "OnKafka", epoch: int) -> None:
+    """What a trainer of this epoch had on its way is refused where it arrives."""
+    with closing(trained.channel()) as channel:
+        head = channel.head()
+        assert head is not None
+        for publish in (channel.publish_delta, channel.publish_base):
+            with pytest.raises(SyncError) as late:
+                publish(epoch, head.seq + 1, b"of the one that was frozen")
+            assert late.value.code == "fenced"
+        with pytest.raises(SyncError):
+            channel.beat(epoch)
 
 
 class OnKafka:
@@ -172,13 +206,39 @@ class OnKafka:
 
     def epoch(self) -> int:
         """Of what is published; 0 for nothing."""
-        info = published(self.data_dir)
+        info = self._published()
         return 0 if info is None else info.epoch
 
     def n_examples(self) -> int:
         """Examples in what is published."""
-        info = published(self.data_dir)
+        info = self._published()
         return 0 if info is None else info.examples
+
+    def _published(self) -> FrameInfo | None:
+        with closing(self.channel()) as channel:
+            return _newest(channel)
+
+    def channel(self) -> ParameterChannel:
+        """Through which parameters go; to be closed."""
+        return open_channel(self.settings, SystemClock())
+
+    @contextmanager
+    def replica(self) -> Iterator[Replica]:
+        """A service's copy of the parameters, for the test to step."""
+        with closing(self.channel()) as channel:
+            encoder, metrics = FeatureEncoder(self.settings), Metrics(CollectorRegistry())
+            yield Replica(self.settings, encoder, channel, SystemClock(), metrics, Signal())
+
+    def is_saved(self, replica: Replica) -> bool:
+        """Whether it serves the rows of the newest checkpoint, and no others."""
+        learner, _ = restored(self.data_dir, self.settings)
+        assert replica.model is not None
+        served = replica.model.tables
+        return all(
+            served[name].keys().tolist() == (keys := table.keys()).tolist()
+            and np.array_equal(served[name].lookup(keys)[0], table.lookup(keys))
+            for name, table in learner.sparse.tables.items()
+        )
 
     def checkpoints(self) -> list[str]:
         """Names of the checkpoints, oldest first."""
