@@ -15,7 +15,9 @@ import pytest
 from freshrank.dev.servers import free_ports
 from tests.integration.transport.log_checks import eventually
 from tests.programs import FRESHRANK, as_json
+from tests.proofs import record
 from tests.roles import Api, role
+from tests.unit.service.support import until
 
 CONFIG = """
 features:
@@ -28,24 +30,30 @@ sync: {{sparse_every: 100ms, dense_every: 100ms}}
 checkpoint: {{every: 500ms}}
 """
 ITEMS = [f"i{n}" for n in range(20)]
-N_THREADS, RATE_HZ = 4, 200
+N_THREADS, RATE_HZ = 16, 200
+AROUND_S = 2.0  # of load before the roll-back, and after it
 # Longer than a window and its lateness, whose end may bring negatives.
 STILL_S = 4.0
 
 
 @dataclass
 class Load:
-    """`RATE_HZ` rank requests a second, fewer only where the machine is full; answers by thread."""
+    """Rank requests, of which one is due every 1 / `RATE_HZ` seconds; answers by thread.
+
+    An open loop: what a full machine asks too late it asks all the same, at once.
+    """
 
     port: int
+    began_s: float = 0.0
     stop: threading.Event = field(default_factory=threading.Event)
     answers: list[list[tuple[int, str]]] = field(default_factory=list)
     threads: list[threading.Thread] = field(default_factory=list)
 
     def __enter__(self) -> "Load":
-        for _ in range(N_THREADS):
+        self.began_s = time.monotonic()
+        for number in range(N_THREADS):
             self.answers.append([])
-            self.threads.append(threading.Thread(target=self._ask, args=(self.answers[-1],)))
+            self.threads.append(threading.Thread(target=self._ask, args=(number,)))
             self.threads[-1].start()
         return self
 
@@ -54,15 +62,20 @@ class Load:
         for thread in self.threads:
             thread.join()
 
-    def _ask(self, answers: list[tuple[int, str]]) -> None:
+    def until_answered(self, seconds: float) -> None:
+        """Until all that is due in so many seconds from now is answered, and all before it."""
+        n_due = int(RATE_HZ * (time.monotonic() - self.began_s + seconds)) // N_THREADS + 1
+        until(lambda: min(map(len, self.answers)) >= n_due, timeout_s=120.0)
+
+    def _ask(self, number: int) -> None:
+        answers = self.answers[number]
         with closing(Api(self.port)) as api:
-            next_s = time.monotonic()
             while not self.stop.is_set():
+                due_s = self.began_s + (number + N_THREADS * len(answers)) / RATE_HZ
+                self.stop.wait(max(0.0, due_s - time.monotonic()))
                 answer = rank(api)
                 version = answer.json()["model"]["version"] if answer.is_success else ""
                 answers.append((answer.status_code, version))
-                next_s += N_THREADS / RATE_HZ
-                self.stop.wait(max(0.0, next_s - time.monotonic()))
 
 
 def rank(api: Api) -> Any:
@@ -130,6 +143,7 @@ def shop(tmp_path: Path) -> Iterator[Shop]:
         yield Shop(api, port, path)
 
 
+@pytest.mark.timeout(300)  # a full machine takes that long for what is due
 def test_rolled_back_under_load_every_request_is_answered(shop: Shop) -> None:
     teach(shop.api, "good", "i1")
     good = settled(shop.api)
@@ -149,19 +163,30 @@ def test_rolled_back_under_load_every_request_is_answered(shop: Shop) -> None:
     assert shop.api.ask("/v1/stats").json()["trainer"]["paused"] is False
 
     with Load(shop.port) as load:
-        eventually(lambda: min(map(len, load.answers)) > 50)
+        load.until_answered(AROUND_S)
         done = as_json(
             *("rollback", "--to", "kept-good", "--pause", "--reason", "poisoned"),
             *("--url", shop.url),
         )
-        n_now = [len(answers) for answers in load.answers]
-        eventually(lambda: all(len(a) > n + 50 for a, n in zip(load.answers, n_now, strict=True)))
+        # Every request that was due at that rate until then has been answered: none was left out.
+        due_s = time.monotonic() - load.began_s + AROUND_S
+        load.until_answered(AROUND_S)
 
+    took_s, n_answers = time.monotonic() - load.began_s, sum(map(len, load.answers))
+    assert n_answers >= RATE_HZ * due_s
     assert done["now"]["epoch"] == done["from"]["epoch"] + 1
     for answers in load.answers:
         assert {status for status, _ in answers} == {200}
         versions = [version for version, _ in groupby(version for _, version in answers)]
         assert versions == [done["from"]["version"], done["now"]["version"]]
+    record(
+        "roll-back under load: no request fails, the version flips once",
+        due_per_s=RATE_HZ,
+        answered=n_answers,
+        answered_per_s=round(n_answers / took_s, 1),
+        errors=0,
+        served_after_s=done["seconds"],
+    )
     assert settled(shop.api) == good
     assert shop.api.ask("/v1/stats").json()["trainer"]["paused"] is True
     metrics = shop.api.ask("/metrics").text
