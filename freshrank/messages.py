@@ -6,7 +6,7 @@ default; a reader skips fields it does not know and refuses a higher `v` with `D
 """
 
 from collections.abc import Iterable
-from typing import Final, Literal
+from typing import Final, Literal, Union
 
 import msgspec
 
@@ -19,7 +19,14 @@ Scalar = bool | int | float | str
 Value = bool | int | float | str | list[int | float | str] | None
 
 
-class Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", gc=False):
+class Event(
+    msgspec.Struct,
+    frozen=True,
+    kw_only=True,
+    tag_field="type",
+    gc=False,
+    forbid_unknown_fields=True,  # `decode` reads them all the same
+):
     """What every record carries.
 
     Attributes:
@@ -139,6 +146,24 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder: msgspec.msgpack.Decoder[Message] = msgspec.msgpack.Decoder(Message)
+_KINDS: Final[tuple[type[Message], ...]] = (Impression, Action, Entity, Control, Tick)
+_skipping_decoder: msgspec.msgpack.Decoder[Message] = msgspec.msgpack.Decoder(
+    Union[  # noqa: UP007 - of types made here
+        tuple(
+            msgspec.defstruct(
+                f"Later{kind.__name__}",
+                [],
+                bases=(kind,),
+                tag=kind.__struct_config__.tag,
+                frozen=True,
+                kw_only=True,
+                gc=False,
+                forbid_unknown_fields=False,
+            )
+            for kind in _KINDS
+        )
+    ]
+)
 
 
 class _Version(msgspec.Struct):
@@ -161,7 +186,7 @@ def decode(value: bytes) -> Message:
             (code `newer-version`). The text says which field.
     """
     try:
-        message = _decoder.decode(value)
+        message = _decode(value)
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
         _refuse_newer(value)
         raise DataError(f"not a freshrank message: {error}", code="malformed") from error
@@ -170,13 +195,31 @@ def decode(value: bytes) -> Message:
     return message
 
 
+def has_unknown_fields(value: bytes) -> bool:
+    """Whether a record that `decode` reads says more than that."""
+    try:
+        _decoder.decode(value)
+    except msgspec.ValidationError:
+        return True
+    return False
+
+
 def decode_all(values: Iterable[bytes]) -> list[Message] | None:
-    """Read many records back; None when `decode` refuses one of them."""
+    """Read many records back; None when one of them needs `decode`, which may refuse it."""
     try:
         found = list(map(_decoder.decode, values))
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
         return None
     return None if any([message.v > VERSION for message in found]) else found
+
+
+def _decode(value: bytes) -> Message:
+    try:
+        return _decoder.decode(value)
+    except msgspec.ValidationError:
+        later = _skipping_decoder.decode(value)
+    kind = next(one for one in _KINDS if isinstance(later, one))
+    return kind(**{name: getattr(later, name) for name in kind.__struct_fields__})
 
 
 def _refuse_newer(value: bytes) -> None:

@@ -93,6 +93,12 @@ CATALOGUE: Final[Mapping[str, Metric]] = {
         "gauge", _JOIN, "What waits for its window to close.", ("partition", "kind")
     ),
     "joiner_rounds": Metric("counter", _JOIN, "Rounds committed.", ("partition",)),
+    "joiner_unknown_fields": Metric(
+        "counter",
+        _JOIN,
+        "Records with fields that this program does not know, which it skips.",
+        ("partition", "topic"),
+    ),
     "joiner_cached_requests": Metric(
         "gauge", _JOIN, "Requests in memory; others are read from disk.", ("partition",)
     ),

@@ -105,6 +105,7 @@ STORE_AND_STREAM: Final = (
         {"time() - freshrank_joiner_watermark_timestamp_seconds": "{{partition}}"},
     ),
     Panel("Rounds", "ops", _rates("freshrank_joiner_rounds_total", "partition")),
+    Panel("Unknown fields", "ops", _rates("freshrank_joiner_unknown_fields_total", "topic")),
     Panel("Requests in memory", "short", {"freshrank_joiner_cached_requests": "{{partition}}"}),
     Panel(
         "Tried again, dead letters",

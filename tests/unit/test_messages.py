@@ -22,6 +22,7 @@ from freshrank.messages import (
     decode,
     encode,
     entity_key,
+    has_unknown_fields,
 )
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -253,7 +254,11 @@ def test_newer_version_that_this_one_cannot_read_is_told_from_garbage() -> None:
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_unknown_fields_are_skipped(name: str) -> None:
     later = fields_of(encode(EXAMPLES[name])) | {"added_later": {"deep": [1, 2]}}
-    assert decode(msgspec.msgpack.encode(later)) == EXAMPLES[name]
+    record = msgspec.msgpack.encode(later)
+    assert decode(record) == EXAMPLES[name]
+    assert type(decode(record)) is type(EXAMPLES[name])
+    assert has_unknown_fields(record)
+    assert not has_unknown_fields(encode(EXAMPLES[name]))
 
 
 def test_missing_field_is_named() -> None:

@@ -166,7 +166,8 @@ class Joiner:
 
     def readings(self) -> list[Reading]:
         """Metrics, of the last round; any thread may ask."""
-        return self._watch.readings(self._totals, self._here(), len(self._cache))
+        found = self._watch.readings(self._totals, self._here(), len(self._cache))
+        return found + self._judge.readings(self._partition)
 
     def positions(self) -> dict[TopicPartition, int]:
         """What is read next; as `readings`. Of what is read a tick may wait for long."""

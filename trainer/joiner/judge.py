@@ -12,6 +12,7 @@ from freshrank.errors import DataError
 from freshrank.features import FeatureEncoder
 from freshrank.live import LiveFeatures
 from freshrank.messages import Action, Control, Impression, Message, Tick, check_id
+from freshrank.metrics import Reading
 from freshrank.settings import Settings
 from freshrank.transport.base import ACTIONS, IMPRESSIONS, Record
 from trainer.joiner.arena import Arena
@@ -40,6 +41,7 @@ class Judge:
         self._arena = arena
         self._encoder = encoder
         self._salt = settings.salt
+        self._n_unknown = dict.fromkeys((IMPRESSIONS, ACTIONS), 0)
         self._has_quota = settings.join.user_requests_per_hour is not None
         # What feature state keeps must have an id: encoding tells of items that are a feature.
         self._encodes_items = any(slot.name == "item_id" for slot in encoder.slots)
@@ -53,6 +55,17 @@ class Judge:
         for start in range(0, len(records), _RECORDS_MAX):
             heads += self._judge_some(records[start : start + _RECORDS_MAX])
         return heads
+
+    def readings(self, partition: int) -> list[Reading]:
+        """Records that said more than this program knows, since the start; from any thread."""
+        return [
+            Reading(
+                "joiner_unknown_fields",
+                n_records,
+                {"partition": str(partition), "topic": topic.rpartition(".")[2]},
+            )
+            for topic, n_records in self._n_unknown.items()
+        ]
 
     def _judge_some(self, records: Sequence[Record]) -> list[Head]:
         heads = self._plain(records) or [self._judge(record) for record in records]
@@ -102,6 +115,7 @@ class Judge:
         time_ms = NO_TIME
         try:
             message = messages.decode(record.value)
+            self._n_unknown[record.topic] += messages.has_unknown_fields(record.value)
             time_ms = _event_time(message)
             self._check(record.topic, message)
         except DataError as error:

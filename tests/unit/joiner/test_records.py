@@ -1,5 +1,6 @@
 """What a record of examples says beside its rows, and how large it gets."""
 
+import msgspec
 import pytest
 
 from freshrank import messages
@@ -47,6 +48,26 @@ def test_progress_is_joined_once_the_examples_are_in_the_log(make_world: MakeWor
     assert world.progress.offset("joined", ACTIONS, 0) >= 1
     assert world.progress.offset("joined", IMPRESSIONS, 0) == 1
     assert world.progress.offset("trained", ACTIONS, 0) == 0
+
+
+def test_fields_that_nobody_knows_are_skipped_and_counted(make_world: MakeWorld) -> None:
+    world = make_world()
+    for topic, one in (
+        (IMPRESSIONS, impression("r", ["1"], 1_000)),
+        (ACTIONS, action("r", "1", 2)),
+    ):
+        fields = msgspec.msgpack.decode(messages.encode(one)) | {"added_later": 1}
+        world.log.append(topic, [NewRecord(b"", msgspec.msgpack.encode(fields))], partition=0)
+    world.feed(impression("s", ["1"], 1_100))
+    world.drain()
+
+    assert {row.request: row.labels for row in world.rows()} == {"r": (1.0,), "s": (0.0,)}
+    found = {
+        one.labels["topic"]: one.value
+        for one in world.joiner.readings()
+        if one.name == "joiner_unknown_fields"
+    }
+    assert found == {"impressions": 1, "actions": 1}
 
 
 def test_rows_of_one_round_are_cut_into_records_below_the_limit(make_world: MakeWorld) -> None:
