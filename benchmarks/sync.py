@@ -12,7 +12,7 @@ from typing import Final
 
 from benchmarks import parts, report
 from benchmarks.report import Row
-from benchmarks.sync_parts import applying, coming_back, publishing, ranking, soon, steady
+from benchmarks.sync_parts import applying, coming_back, publishing, ranking, soon, steady, troubles
 from benchmarks.sync_parts.sizes import FULL, QUICK, Sizes
 
 PARTS: Final[tuple[Callable[[Sizes], list[Row]], ...]] = (
@@ -24,6 +24,8 @@ PARTS: Final[tuple[Callable[[Sizes], list[Row]], ...]] = (
     publishing.rolling_back,
     coming_back.coming_back,
     ranking.ranking,
+    troubles.ill_redis,
+    troubles.taking_over,
 )
 
 
