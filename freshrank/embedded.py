@@ -222,6 +222,8 @@ class Embedded:
 
     def _close_learning(self, *, drain: bool) -> None:
         with contextlib.ExitStack() as stack:
+            if self.archiver is not None:
+                stack.callback(self.archiver.release)  # however it fared
             for name, part in (("trainer", self.trainer), ("archiver", self.archiver)):
                 worker = self._workers.get(name)
                 if part is not None and worker is not None and worker.failure is None:

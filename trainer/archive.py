@@ -11,13 +11,13 @@ order is that of the examples. Rows keep their own times. docs/archive.md says w
 
 import contextlib
 import logging
+import threading
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from datetime import datetime
-from pathlib import Path
+from functools import partial
 from typing import Final
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -29,8 +29,8 @@ from freshrank.settings import ArchiveSettings
 from freshrank.transport.base import EXAMPLES, EventLog, Record, TopicPartition
 from freshrank.transport.files import disk_errors, make_directory, sync_directory
 from trainer.archive_claims import Claims
-from trainer.archive_files import PLACE, PartInfo, PartName, hour_of, not_overtaken, part_names
-from trainer.archive_part import OpenPart
+from trainer.archive_files import PartInfo, PartName, hour_of, not_overtaken, part_names
+from trainer.archive_part import OpenPart, placed, suffixes
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +38,7 @@ logger = logging.getLogger(__name__)
 # files an hour are few.
 FLUSH_S: Final = 300.0
 _RECORDS_MAX, _BYTES_MAX = 1_000, 4 << 20
+_LAST_READS: Final = 10
 
 
 class Archiver:
@@ -50,7 +51,7 @@ class Archiver:
         settings: Where, and for how long.
         log: Whose examples.
         clock: When a file has waited long enough.
-        partitions: Those to follow; None for all.
+        wanted: The partitions to follow from the next step on; None for all, always.
 
     Raises:
         TransportError: the directory cannot be read or made.
@@ -62,7 +63,7 @@ class Archiver:
         log: EventLog,
         clock: Clock,
         *,
-        partitions: Iterable[int] | None = None,
+        wanted: Callable[[], Collection[int]] | None = None,
     ) -> None:
         self._directory = settings.dir
         self._keep_ms = None if settings.keep is None else settings.keep.total_seconds() * 1_000
@@ -75,17 +76,12 @@ class Archiver:
         self._done: dict[int, int] = {}
         self._hours: dict[int, str] = {}
         self._claims = Claims(self._directory, log.identity)
-        wanted = range(log.n_partitions(EXAMPLES)) if partitions is None else partitions
-        self._unclaimed = set(wanted)
-        try:
-            with disk_errors(f"open the archive in {self._directory}"):
-                make_directory(self._directory)
-                self._claim()
-        except BaseException:
-            self._claims.release()
-            raise
-        if self._unclaimed:
-            logger.info("archive=waiting partitions=%s", sorted(self._unclaimed))
+        self._wanted = wanted or partial(range, log.n_partitions(EXAMPLES))
+        self._waiting: set[int] = set()
+        self._never = threading.Event()
+        with disk_errors(f"open the archive in {self._directory}"):
+            make_directory(self._directory)
+        self._follow_wanted()
 
     def step(self, timeout_s: float) -> int:
         """Archive some records of every partition; wait if there are none.
@@ -98,12 +94,12 @@ class Archiver:
             TransportError: the log cannot be read, or the disk refused; calling again goes on from
                 the last whole file.
         """
-        if self._unclaimed:
-            with disk_errors(f"open the archive in {self._directory}"):
-                self._claim()
-        n_records = sum(self._follow(partition) for partition in self._next)
-        if not n_records:
+        self._follow_wanted()
+        n_records = sum(self._follow(partition) for partition in list(self._next))
+        if not n_records and self._next:
             self._log.wait(self.positions(), timeout_s=timeout_s)
+        elif not n_records:
+            self._never.wait(timeout_s)
         for partition, part in list(self._parts.items()):
             if self._clock.monotonic_s() - part.opened_s >= FLUSH_S:
                 self._finish(partition)
@@ -116,15 +112,19 @@ class Archiver:
             TransportError: as `step`; the next archiver goes on from the last whole file.
         """
         try:
-            # Not what comes meanwhile: another process may be waiting for these partitions.
+            self._follow_wanted()
             ends = {one: self._log.end_offset(EXAMPLES, one) for one in self._next}
-            for partition, end in ends.items():
+            for partition, end in ends.items():  # not what comes meanwhile
                 while self._next[partition] < end and self._follow(partition):
                     pass
             for partition in list(self._parts):
                 self._finish(partition)
         finally:
-            self._claims.release()
+            self.release()
+
+    def release(self) -> None:
+        """Leave the partitions to others, without what is in no whole file."""
+        self._claims.release_all()
 
     def accounting(self) -> dict[str, int]:
         """Totals since the start.
@@ -136,24 +136,52 @@ class Archiver:
 
     def positions(self) -> dict[TopicPartition, int]:
         """The next record to read of each partition; from any thread."""
-        return {TopicPartition(EXAMPLES, p): offset for p, offset in self._next.items()}
+        return {TopicPartition(EXAMPLES, p): offset for p, offset in self._next.copy().items()}
 
-    def _claim(self) -> None:
-        """Go on behind the files of the partitions that nobody else writes any more."""
-        log, claimed = self._log, [one for one in self._unclaimed if self._claims.take(one)]
-        names = part_names(self._directory) if claimed else []
-        for partition in claimed:
-            self._temporary(partition).unlink(missing_ok=True)  # of one that was killed
+    def _follow_wanted(self) -> None:
+        wanted = set(self._wanted())
+        for partition in list(self._next):
+            if partition not in self._claims:
+                del self._next[partition]
+            elif partition not in wanted:
+                self._leave(partition)
+        for partition in sorted(wanted - self._next.keys()):
+            with disk_errors(f"open the archive in {self._directory}"):
+                is_mine = self._claims.take(partition)
+            if is_mine:
+                self._waiting.discard(partition)
+                self._begin(partition)
+            elif partition not in self._waiting:
+                self._waiting.add(partition)
+                logger.info("archive=waiting partition=%d", partition)
+
+    def _begin(self, partition: int) -> None:
+        """Go on behind the last whole file of a partition that is written here now."""
+        log = self._log
+        try:
+            with disk_errors(f"open the archive in {self._directory}"):
+                names = part_names(self._directory)
             own = [one for one in names if (one.log, one.partition) == (log.identity, partition)]
             own = not_overtaken(self._directory, own, log.end_offset(EXAMPLES, partition))
             start = log.start_offset(EXAMPLES, partition)
-            self._done[partition] = max((name.last + 1 for name in own), default=start)
-            self._next[partition] = self._done[partition]
-            self._hours[partition] = own[-1].hour if own else ""
-        self._unclaimed.difference_update(claimed)
+        except BaseException:
+            self._claims.release(partition)
+            raise
+        self._hours[partition] = own[-1].hour if own else ""
+        self._done[partition] = max((name.last + 1 for name in own), default=start)
+        self._next[partition] = self._done[partition]
 
-    def _temporary(self, partition: int) -> Path:
-        return self._directory / f".{partition}-{self._log.identity}.tmp"
+    def _leave(self, partition: int) -> None:
+        """Finish its file with what is in the log, a few seconds' work of it."""
+        try:
+            end = self._log.end_offset(EXAMPLES, partition)
+            for _ in range(_LAST_READS):
+                if self._next[partition] >= end or not self._follow(partition):
+                    break
+            self._finish(partition)
+        finally:
+            self._next.pop(partition, None)
+            self._claims.release(partition)
 
     def _follow(self, partition: int) -> int:
         start = self._log.start_offset(EXAMPLES, partition)
@@ -187,7 +215,7 @@ class Archiver:
             logger.error("archive=unreadable offset=%d error=%s", record.offset, error)
             self._next[partition] = record.offset + 1
             return
-        rows = _placed(rows, record)
+        rows = placed(rows, record)
         hour = max(self._hours[partition], hour_of(info.watermark_ms))
         if part is not None and not part.fits(rows, info, hour):
             self._finish(partition)
@@ -202,7 +230,7 @@ class Archiver:
     def _open(self, record: Record, schema: pa.Schema, info: BatchInfo, hour: str) -> OpenPart:
         partition = record.partition
         self._hours[partition] = hour
-        path = self._temporary(partition)
+        path = self._claims.temporary(partition)
         part = self._parts[partition] = OpenPart(
             path=path,
             hour=hour,
@@ -219,13 +247,14 @@ class Archiver:
         if part is None:
             return
         with self._whole_files(partition):
+            self._claims.check(partition)  # whoever takes it from now on removes the file
             part.write_group()
             last = self._next[partition] - 1
             name = PartName(part.hour, partition, self._done[partition], last, self._log.identity)
             info = PartInfo(
                 schema_hash=part.schema_hash,
-                tasks=_suffixes(part.schema, "label."),
-                slots=_suffixes(part.schema, "slot."),
+                tasks=suffixes(part.schema, "label."),
+                slots=suffixes(part.schema, "slot."),
                 rows=part.n_rows,
                 offsets=part.offsets,
             )
@@ -269,22 +298,3 @@ class Archiver:
                     path.unlink(missing_ok=True)
                     with contextlib.suppress(OSError):  # the hour has more files
                         path.parent.rmdir()
-
-
-def _placed(rows: pa.RecordBatch, record: Record) -> pa.RecordBatch:
-    """The rows behind columns that say where they stood; without a column of no type."""
-    n = rows.num_rows
-    columns = [
-        pa.array(np.full(n, record.partition, np.int32)),
-        pa.array(np.full(n, record.offset, np.int64)),
-        pa.array(np.arange(n, dtype=np.int32)),
-    ]
-    kept = [i for i, one in enumerate(rows.schema) if not pa.types.is_null(one.type)]
-    return pa.RecordBatch.from_arrays(
-        [*columns, *(rows.column(i) for i in kept)],
-        schema=pa.schema([*PLACE, *(rows.schema.field(i) for i in kept)]),
-    )
-
-
-def _suffixes(schema: pa.Schema, prefix: str) -> list[str]:
-    return [name.removeprefix(prefix) for name in schema.names if name.startswith(prefix)]

@@ -5,9 +5,11 @@ its partition went to another still has the lock, so its half a file is nobody e
 """
 
 import os
+import secrets
 from pathlib import Path
 
-from freshrank.transport.files import try_lock
+from freshrank.errors import TransportError
+from freshrank.transport.files import holds_lock, try_lock
 
 
 class Claims:
@@ -21,7 +23,12 @@ class Claims:
     def __init__(self, directory: Path, log: str) -> None:
         self._directory = directory
         self._log = log
+        self._name = secrets.token_hex(4)
         self._locks: dict[int, int] = {}
+
+    def __contains__(self, partition: int) -> bool:
+        """Whether the partition is written here."""
+        return partition in self._locks
 
     def take(self, partition: int) -> bool:
         """Whether the partition is written here from now on; False while another process does.
@@ -33,10 +40,33 @@ class Claims:
         if lock is None:
             return False
         self._locks[partition] = lock
+        for leftover in self._directory.glob(f".{partition}-{self._log}*.tmp"):
+            leftover.unlink(missing_ok=True)  # of one that was killed
         return True
 
-    def release(self) -> None:
-        """Leave all of them to others."""
-        for lock in self._locks.values():
+    def check(self, partition: int) -> None:
+        """Refuse to go on with a partition whose lock another machine's disk has given away.
+
+        Raises:
+            TransportError: another process has it (code `archive-taken`).
+        """
+        if not holds_lock(self._locks[partition]):
+            self.release(partition)
+            raise TransportError(
+                f"another process archives partition {partition} by now, as this one was cut off",
+                code="archive-taken",
+            )
+
+    def temporary(self, partition: int) -> Path:
+        """The file in the making, which nobody else writes."""
+        return self._directory / f".{partition}-{self._log}-{self._name}.tmp"
+
+    def release(self, partition: int) -> None:
+        """Leave it to others."""
+        if (lock := self._locks.pop(partition, None)) is not None:
             os.close(lock)
-        self._locks.clear()
+
+    def release_all(self) -> None:
+        """Leave all of them to others."""
+        for partition in list(self._locks):
+            self.release(partition)

@@ -5,6 +5,7 @@ hour=2026-11-21T10/part-<partition>-<first offset>-<last offset>-<log>.parquet
 ```
 """
 
+import contextlib
 import json
 import logging
 import re
@@ -53,10 +54,14 @@ def part_names(directory: Path) -> list[PartName]:
 def _names(directory: Path) -> Iterator[PartName]:
     for folder in directory.iterdir():
         hour = _HOUR.fullmatch(folder.name)
-        for path in folder.iterdir() if hour else ():
-            if (match := _NAME.fullmatch(path.name)) and hour:
-                partition, first, last, log = match.groups()
-                yield PartName(hour[1], int(partition), int(first), int(last), log)
+        if hour is None:
+            continue
+        # Another process may remove it meanwhile, as too old.
+        with contextlib.suppress(FileNotFoundError):
+            for path in folder.iterdir():
+                if match := _NAME.fullmatch(path.name):
+                    partition, first, last, log = match.groups()
+                    yield PartName(hour[1], int(partition), int(first), int(last), log)
 
 
 def not_overtaken(directory: Path, names: list[PartName], end: int) -> list[PartName]:

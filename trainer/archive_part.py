@@ -4,10 +4,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from freshrank.examples import BatchInfo
+from freshrank.transport.base import Record
+from trainer.archive_files import PLACE
 
 # Rows wait for a row group: large ones compress and read well, and hold some 20 MB.
 GROUP_ROWS: Final = 65_536
@@ -55,3 +58,23 @@ class OpenPart:
             self.writer.write_table(table, row_group_size=table.num_rows)
         self.n_rows += self.n_waiting
         self.waiting, self.n_waiting, self.n_waiting_bytes = [], 0, 0
+
+
+def placed(rows: pa.RecordBatch, record: Record) -> pa.RecordBatch:
+    """The rows behind columns that say where they stood; without a column of no type."""
+    n = rows.num_rows
+    columns = [
+        pa.array(np.full(n, record.partition, np.int32)),
+        pa.array(np.full(n, record.offset, np.int64)),
+        pa.array(np.arange(n, dtype=np.int32)),
+    ]
+    kept = [i for i, one in enumerate(rows.schema) if not pa.types.is_null(one.type)]
+    return pa.RecordBatch.from_arrays(
+        [*columns, *(rows.column(i) for i in kept)],
+        schema=pa.schema([*PLACE, *(rows.schema.field(i) for i in kept)]),
+    )
+
+
+def suffixes(schema: pa.Schema, prefix: str) -> list[str]:
+    """What stands behind the prefix in the names of columns that have it."""
+    return [name.removeprefix(prefix) for name in schema.names if name.startswith(prefix)]

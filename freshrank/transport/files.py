@@ -159,4 +159,16 @@ def try_lock(path: Path) -> int | None:
     except BlockingIOError:
         os.close(descriptor)
         return None
+    except OSError:  # of a disk that has no locks
+        os.close(descriptor)
+        raise
     return descriptor
+
+
+def holds_lock(descriptor: int) -> bool:
+    """Whether what `try_lock` has returned still holds its lock; takes it again if nobody has."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

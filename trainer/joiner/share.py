@@ -5,7 +5,6 @@ import gc
 import logging
 import threading
 from collections.abc import Callable, Iterable
-from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from freshrank.clock import Clock
@@ -111,6 +110,7 @@ class Share:
         self._lock = threading.RLock()  # the group tells in a thread of its own
         self._seats: dict[int, Seat] = {}
         self._joiners: dict[int, Joiner] = {}
+        self._archived: frozenset[int] = frozenset()
         self._archivers: list[Archiver] = []  # one, while it is written here
         self._failures: list[Exception] = []
         self._progress = Progress()
@@ -157,18 +157,18 @@ class Share:
         with self._lock:
             for partition in partitions:
                 self._seats[partition] = Seat(f"joiner-{partition}", self._joiner_of(partition))
-            self._leave([_ARCHIVER])
             self._archive()
 
     def revoke(self, partitions: Iterable[int]) -> None:
         """End what is under way, and leave these to others."""
         with self._lock:
-            self._leave([_ARCHIVER, *partitions])
+            self._leave(partitions)
             self._archive()
 
     def close(self) -> None:
-        """End everything."""
-        self.revoke(self.partitions)
+        """End everything; what was joined here is archived to its end."""
+        with self._lock:
+            self._leave([*self.partitions, _ARCHIVER])
 
     def _leave(self, names: Iterable[int]) -> None:
         for name in names:
@@ -181,10 +181,10 @@ class Share:
                 self._failures.append(error)
 
     def _archive(self) -> None:
-        """Archive what is joined here, and nothing else any more."""
-        if self._settings.archive is not None and self.partitions:
-            make = partial(self._archiver, self.partitions)
-            self._seats[_ARCHIVER] = Seat("archiver", make)
+        """Tell the archiver what is joined here. It goes by that in its own time."""
+        self._archived = frozenset(self.partitions)
+        if self._settings.archive is not None and self._archived and _ARCHIVER not in self._seats:
+            self._seats[_ARCHIVER] = Seat("archiver", self._archiver)
 
     def _joiner_of(self, partition: int) -> Callable[[contextlib.ExitStack], Step]:
         database = self._settings.service.data_dir / "joiner" / f"cache-{partition}.sqlite"
@@ -218,11 +218,13 @@ class Share:
 
         return make
 
-    def _archiver(self, partitions: list[int], stack: contextlib.ExitStack) -> Step:
+    def _archiver(self, stack: contextlib.ExitStack) -> Step:
         from trainer.archive import Archiver  # pyarrow's writer, which most joiners do without
 
         assert self._settings.archive is not None  # noqa: S101 - else nobody asks
-        archiver = Archiver(self._settings.archive, self._log, self._clock, partitions=partitions)
+        archiver = Archiver(
+            self._settings.archive, self._log, self._clock, wanted=lambda: self._archived
+        )
         stack.callback(archiver.close)
         self._archivers.append(archiver)
         stack.callback(self._archivers.clear)

@@ -1,5 +1,6 @@
 """The archive holds every example of the log once, by hour, whatever happens to its writer."""
 
+import fcntl
 from dataclasses import replace
 from pathlib import Path
 
@@ -95,13 +96,22 @@ def test_every_partition_has_files_of_its_own(make_bench: MakeBench, tmp_path: P
     assert [(name.partition, name.first, name.last) for name in names] == [(0, 0, 0), (1, 0, 1)]
 
 
-def test_a_partition_is_written_by_one_at_a_time(make_bench: MakeBench, tmp_path: Path) -> None:
+def two_partitions(make_bench: MakeBench) -> Bench:
     bench = make_bench(trainer={"batching": "adaptive"}, log={"partitions": 2})
     rng = np.random.default_rng(0)
     for partition in (0, 1, 1):
         bench.append(random_batch(bench.encoder, rng, 2), partition=partition)
+    return bench
+
+
+def archived_here(directory: Path) -> list[tuple[int, int, int]]:
+    return [(name.partition, name.first, name.last) for name in part_names(directory)]
+
+
+def test_a_partition_is_written_by_one_at_a_time(make_bench: MakeBench, tmp_path: Path) -> None:
+    bench = two_partitions(make_bench)
     settings = ArchiveSettings(dir=tmp_path / "a")
-    frozen = Archiver(settings, bench.log, bench.clock, partitions=[0])
+    frozen = Archiver(settings, bench.log, bench.clock, wanted=lambda: [0])
     frozen.step(0.0)
     successor = Archiver(settings, bench.log, bench.clock)
     while successor.step(0.0):
@@ -112,8 +122,64 @@ def test_a_partition_is_written_by_one_at_a_time(make_bench: MakeBench, tmp_path
     assert successor.step(0.0) == 0  # it goes on behind what the other has finished
     assert successor.positions() == {(EXAMPLES, 0): 1, (EXAMPLES, 1): 2}
     successor.close()
-    names = part_names(tmp_path / "a")
-    assert [(name.partition, name.first, name.last) for name in names] == [(0, 0, 0), (1, 0, 1)]
+    assert archived_here(tmp_path / "a") == [(0, 0, 0), (1, 0, 1)]
+
+
+def test_partitions_come_and_go_without_the_others_noticing(
+    make_bench: MakeBench, tmp_path: Path
+) -> None:
+    bench = two_partitions(make_bench)
+    settings = ArchiveSettings(dir=tmp_path / "a")
+    of_first, of_second = {0, 1}, set[int]()
+    first = Archiver(settings, bench.log, bench.clock, wanted=lambda: of_first)
+    second = Archiver(settings, bench.log, bench.clock, wanted=lambda: of_second)
+    first.step(0.0)
+    of_first.remove(1)
+    of_second.add(1)
+    second.step(0.0)
+    assert second.positions() == {}
+    first.step(0.0)
+    assert archived_here(tmp_path / "a") == [(1, 0, 1)]  # that of 0 is still open
+    second.step(0.0)
+    assert second.positions() == {(EXAMPLES, 1): 2}
+    second.close()
+    first.close()
+    assert archived_here(tmp_path / "a") == [(0, 0, 0), (1, 0, 1)]
+
+
+def test_an_archiver_that_lost_its_lock_leaves_no_file(
+    make_bench: MakeBench, tmp_path: Path
+) -> None:
+    bench = two_partitions(make_bench)
+    cut_off, successor = (archiver(bench, tmp_path / "a") for _ in range(2))
+    cut_off.step(0.0)
+    for lock in cut_off._claims._locks.values():
+        fcntl.flock(lock, fcntl.LOCK_UN)  # as a server of files does that misses its machine
+    successor.step(0.0)
+    with pytest.raises(TransportError) as taken:
+        cut_off.close()
+    assert taken.value.code == "archive-taken"
+    assert archived_here(tmp_path / "a") == []
+    successor.close()
+    assert archived_here(tmp_path / "a") == [(0, 0, 0), (1, 0, 1)]
+    assert list((tmp_path / "a").glob("*.tmp")) == []
+
+
+def test_what_fails_behind_the_lock_is_tried_again(
+    make_bench: MakeBench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = two_partitions(make_bench)
+    one = archiver(bench, tmp_path / "a")
+    with monkeypatch.context() as patched:
+        patched.setattr(bench.log, "start_offset", fails)
+        with pytest.raises(TransportError):
+            one.step(0.0)
+    one.close()
+    assert archived_here(tmp_path / "a") == [(0, 0, 0), (1, 0, 1)]
+
+
+def fails(*_: object) -> int:
+    raise TransportError("the log is away")
 
 
 @pytest.mark.parametrize("n_before", range(0, 12, 3))
@@ -126,7 +192,7 @@ def test_an_archiver_that_died_goes_on_behind_its_last_whole_file(
     dead = archiver(bench, tmp_path / "a")
     for _ in range(n_before):
         dead.step(0.0)
-    dead._claims.release()  # as the kernel does
+    dead.release()  # as the kernel does
     archived(bench, tmp_path / "a")
     assert in_archive(bench, tmp_path / "a") == in_log(bench)
     assert [path for path in (tmp_path / "a").iterdir() if path.suffix == ".tmp"] == []
