@@ -32,7 +32,7 @@ class Cache:
 
     Attributes:
         next_number: Of the next new request.
-        seen: Key of an event id -> when it is forgotten, of those asked for that are known.
+        seen: Key of an event id or a user -> when it is forgotten, of those asked for.
     """
 
     def __init__(self, state: State, arena: Arena, tokens: Callable[[Sequence[str]], U64]) -> None:
@@ -99,9 +99,9 @@ class Cache:
         """Whether this canonical user has that id."""
         return user is not None and int(self._tokens([user])[0]) == token
 
-    def prefetch_seen(self, event_keys: Iterable[int]) -> None:
-        """Read which of these event ids are known."""
-        self.seen = self._state.seen(list(set(event_keys)))
+    def prefetch_seen(self, keys: Iterable[int]) -> None:
+        """Read which of these event ids and users are known."""
+        self.seen = self._state.seen(list(set(keys)))
 
     def get(self, request_id: str) -> Request | None:
         """The request as it is now, of those asked for in `prefetch`; None when it is unknown."""

@@ -31,7 +31,7 @@ class Changes(msgspec.Struct, array_like=True):
         changed: Requests that fall due when they did: times (4), flags, status, extra, number.
         rescheduled: As `changed`, with when they fall due before the number.
         parts: Impression records: place, when appended, bytes.
-        seen: Key of an event id -> when it is forgotten.
+        seen: Key of an event id, or of a user with a quota -> when it is forgotten.
         updates: Number and bytes of what feature state is told; None for nothing.
         features_saved: Number of the last such round that feature state keeps by itself.
     """

@@ -89,6 +89,7 @@ class Decider:
         self.ledger.forgotten.append(Forgotten(control.slot, control.id, control.ts_ms))
         if control.slot != "user_id":
             return
+        self._admission.forget(control.id, self.ledger.seen)
         for request in self._cache.load_of_user(control.id, watermark_ms):
             is_own = self._cache.is_of(request.user, control.id)
             gone = [
@@ -146,12 +147,12 @@ class Decider:
 
     def _action(self, head: Head, action: Action, watermark_ms: int) -> None:
         record, seen = head.record, self.ledger.seen
-        expires_at_ms = seen.get(head.event_key, self._cache.seen.get(head.event_key))
+        expires_at_ms = seen.get(head.key, self._cache.seen.get(head.key))
         if expires_at_ms is not None and expires_at_ms > watermark_ms:
             self.ledger.totals["duplicate"] += 1
             self.ledger.tell(ACTIONS, record.offset, "duplicate")
             return
-        seen[head.event_key] = head.time_ms + self._dedup_ms
+        seen[head.key] = head.time_ms + self._dedup_ms
         parked = Parked(
             record.offset,
             record.appended_at_ms,
@@ -214,7 +215,7 @@ class Decider:
         request = self._known(impression.request_id, watermark_ms)
         if not (request and request.purge_at_ms):
             seen = self._cache.seen, self.ledger.seen
-            if refusal := self._admission.refusal(head, watermark_ms, *seen):
+            if refusal := self._admission.admit(head, watermark_ms, *seen):
                 self._bury(head, refusal)
                 return
         request = request or self._cache.add(impression.request_id)

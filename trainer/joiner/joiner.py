@@ -99,9 +99,9 @@ class Joiner:
             arena = Arena(encoder, rules.tasks)
             self._watch = Watch(settings, partition, clock, arena, progress)
             live = LiveFeatures(settings, encoder)
-            self._judge = Judge(settings, encoder, live, arena)
             self._packer = Packer(encoder.schema_hash, arena, rules.tasks, rules.keep_rates)
             users = partial(StateLayout(settings).tokens, "user_id")
+            self._judge = Judge(settings, encoder, live, arena, users)
             self._cache = Cache(self._state, arena, users)
             self._decider = Decider(settings, live, rules, self._cache, partition)
             self._features = Features(live, arena, self._state, state)
@@ -264,7 +264,7 @@ class Joiner:
         request_ids = [m.request_id for h in heads if isinstance(m := h.message, (Shown, Action))]
         request_ids += [request_id for _, request_id in due]
         self._cache.prefetch(request_ids, self._newest_ms - self._out_of_order_ms)
-        self._cache.prefetch_seen([h.event_key for h in heads if h.event_key])
+        self._cache.prefetch_seen([h.key for h in heads if h.key])
         is_complete = len(due) < self.n_due_max
         self._decider.timers = Timers(due, is_complete=is_complete, until_ms=until_ms)
         return self._decider.timers

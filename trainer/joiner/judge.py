@@ -1,7 +1,7 @@
 """What a record must be to be joined; anything else goes to the dead letter."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import numpy as np
@@ -9,12 +9,14 @@ import numpy as np
 from embedding_store import hash_strings
 from freshrank import messages
 from freshrank.errors import DataError
+from freshrank.feature_types import U64
 from freshrank.features import FeatureEncoder
 from freshrank.live import LiveFeatures
 from freshrank.messages import Action, Control, Impression, Message, Tick, check_id
 from freshrank.metrics import Reading
 from freshrank.settings import Settings
 from freshrank.transport.base import ACTIONS, IMPRESSIONS, Record
+from trainer.joiner.admission import key_of_user
 from trainer.joiner.arena import Arena
 from trainer.joiner.merge import NO_TIME, Head, Shown
 from trainer.joiner.plain import AHEAD_MS_MAX, ID_LENGTH_MAX, PARTS_MAX, VALUE_MAX, PlainCheck
@@ -33,15 +35,22 @@ class Judge:
         encoder: Checks users, and items that are no feature.
         live: Says which actions feature state wants.
         arena: Where encoded rows go.
+        tokens: Ids of canonical users, `uint64[n]`.
     """
 
     def __init__(
-        self, settings: Settings, encoder: FeatureEncoder, live: LiveFeatures, arena: Arena
+        self,
+        settings: Settings,
+        encoder: FeatureEncoder,
+        live: LiveFeatures,
+        arena: Arena,
+        tokens: Callable[[Sequence[str]], U64],
     ) -> None:
         self._arena = arena
         self._encoder = encoder
         self._salt = settings.salt
         self._n_unknown = dict.fromkeys((IMPRESSIONS, ACTIONS), 0)
+        self._tokens = tokens
         self._has_quota = settings.join.user_requests_per_hour is not None
         # What feature state keeps must have an id: encoding tells of items that are a feature.
         self._encodes_items = any(slot.name == "item_id" for slot in encoder.slots)
@@ -70,11 +79,15 @@ class Judge:
     def _judge_some(self, records: Sequence[Record]) -> list[Head]:
         heads = self._plain(records) or [self._judge(record) for record in records]
         acted = [(one, one.message.event_id) for one in heads if isinstance(one.message, Action)]
-        _give_keys(acted, self._salt)
+        keys = hash_strings([event_id for _, event_id in acted], self._salt).view(np.int64)
+        for (head, _), key in zip(acted, keys.tolist(), strict=True):
+            head.key = key
         shown = [(one, one.message) for one in heads if isinstance(one.message, Impression)]
         if self._has_quota:
-            # No user is taken for an event, whatever its name.
-            _give_keys([(head, one.user) for head, one in shown if one.user], self._salt ^ 1)
+            asked = [(head, one.user) for head, one in shown if one.user is not None]
+            tokens = self._tokens([user for _, user in asked]).tolist()
+            for (head, _), token in zip(asked, tokens, strict=True):
+                head.key = key_of_user(token)
         with_features = [one for one in shown if self._has_features(one[1])]
         if with_features:
             self._encode(with_features)
@@ -86,10 +99,13 @@ class Judge:
     def _plain(self, records: Sequence[Record]) -> list[Head] | None:
         """Heads of records that are all in order; None when one may not be."""
         found = messages.decode_all([record.value for record in records])
-        if found is None or not self._is_plain(records[0].topic, found):
+        topic = records[0].topic
+        if found is None or not self._is_plain(topic, found[0]):
             return None
-        times_ms = [min(message.ts_ms, message.received_at_ms) for message in found]
-        return list(map(Head, records, times_ms, found))
+        news, n_unknown = found
+        self._n_unknown[topic] += n_unknown
+        times_ms = [min(message.ts_ms, message.received_at_ms) for message in news]
+        return list(map(Head, records, times_ms, news))
 
     def _has_features(self, impression: Impression) -> bool:
         return not (self._is_reported and impression.source == "client")
@@ -114,8 +130,8 @@ class Judge:
     def _judge(self, record: Record) -> Head:
         time_ms = NO_TIME
         try:
-            message = messages.decode(record.value)
-            self._n_unknown[record.topic] += messages.has_unknown_fields(record.value)
+            message, says_more = messages.decode_noting(record.value)
+            self._n_unknown[record.topic] += says_more
             time_ms = _event_time(message)
             self._check(record.topic, message)
         except DataError as error:
@@ -195,9 +211,3 @@ def _check_impression(impression: Impression) -> None:
             f"{PARTS_MAX}",
             code="bad-value",
         )
-
-
-def _give_keys(named: Sequence[tuple[Head, str]], salt: int) -> None:
-    keys = hash_strings([name for _, name in named], salt).view(np.int64)
-    for (head, _), key in zip(named, keys.tolist(), strict=True):
-        head.event_key = key

@@ -60,7 +60,7 @@ class Ledger:
         parts: New impression records: request number, part, when it was appended, bytes.
         changed: Requests to write, by number.
         gone: Numbers of requests to remove.
-        seen: Key of an event id -> when it is forgotten.
+        seen: Key of an event id, or of a user with a quota -> when it is forgotten.
         outbox: Topic, sequence and value of each record to append.
         meta: Offsets, sequences and totals after the round.
         watermark_ms: What it has passed can be swept.

@@ -55,7 +55,7 @@ class Head(msgspec.Struct, gc=False):
         message: What it says; None when `error` is given.
         error: Why it goes to the dead letter.
         first_row: An impression's first row in the arena, -1 when it has none.
-        event_key: Key of an action's event id; of an impression's user, where users have a quota.
+        key: Of an action's event id; of an impression's user, where users have a quota; else 0.
     """
 
     record: Record
@@ -63,7 +63,7 @@ class Head(msgspec.Struct, gc=False):
     message: Message | Shown | None
     error: DataError | None = None
     first_row: int = -1
-    event_key: int = 0
+    key: int = 0
 
     @property
     def is_tick(self) -> bool:

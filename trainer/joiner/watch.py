@@ -111,6 +111,7 @@ class Watch:
             Reading("joiner_cached_requests", n_cached, labels),
             Reading("joiner_pending", totals["pending"], {**labels, "kind": "action"}),
             Reading("joiner_pending", n_open, {**labels, "kind": "item"}),
+            Reading("gap_records", totals["gap_records"], {**labels, "stage": "join"}),
         ]
         if position.watermark_ms > 0:
             watermark_s = position.watermark_ms / 1_000

@@ -3,7 +3,8 @@
 from freshrank.messages import Impression
 from freshrank.transport.base import ACTIONS, IMPRESSIONS
 from tests.unit.joiner.conftest import MakeWorld
-from tests.unit.joiner.world import World, action, append_ticks, impression
+from tests.unit.joiner.test_forget import forget
+from tests.unit.joiner.world import World, action, impression
 
 HOUR_MS = 3_600_000
 
@@ -58,14 +59,39 @@ def test_a_restart_knows_what_was_used_and_time_decides_not_what_was_swept(
     world.feed(*requests("before", 2, 1_000))
     world.restart()
     world.feed(*requests("after", 1, 2_000))
-    # More rounds than there are slices of what is swept.
+    # More rounds than there are slices of what is swept, half an hour on: nothing is whole yet.
     for n in range(300):
-        append_ticks(world.log, HOUR_MS + 2_000 + n)
-        world.settle()
-    world.feed(*requests("whole", 3, HOUR_MS + 2_000))
+        world.feed(impression(f"other-{n}", ["1"], HOUR_MS // 2 + n, user=None))
+    world.feed(*requests("half", 2, HOUR_MS // 2 + 2_000))
+    for n in range(300, 600):
+        world.feed(impression(f"other-{n}", ["1"], 2 * HOUR_MS + n, user=None))
+    world.feed(*requests("whole", 3, 2 * HOUR_MS + 2_000))
     world.drain()
 
-    assert learned(world) == {"before-0", "before-1", "whole-0", "whole-1"}
+    of_bot = {one for one in learned(world) if not one.startswith("other")}
+    assert of_bot == {"before-0", "before-1", "half-0", "whole-0", "whole-1"}
+
+
+def test_what_comes_late_counts_as_if_it_came_in_time(make_world: MakeWorld) -> None:
+    world = make_world(user_requests_per_hour=3, allowed_lateness="2h", window="10s")
+    world.feed(impression("now", ["1"], 2 * HOUR_MS, user="u"))
+    world.feed(*requests("offline", 5, HOUR_MS // 2))
+    world.feed(*requests("online", 1, 2 * HOUR_MS + 1))
+    # One of now does not use up what another did long before.
+    world.feed(impression("uploaded", ["1"], HOUR_MS, user="u"))
+    world.drain()
+
+    assert learned(world) == {"now", "offline-0", "offline-1", "offline-2", "uploaded"}
+
+
+def test_a_user_who_is_forgotten_begins_anew(make_world: MakeWorld) -> None:
+    world = make_world(user_requests_per_hour=1)
+    world.feed(*requests("before", 2, 1_000))
+    forget(world, "bot", 1_100)
+    world.feed(*requests("after", 2, 1_200))
+    world.drain()
+
+    assert learned(world) == {"after-0"}
 
 
 def test_parts_and_repeated_impressions_of_a_request_count_once(make_world: MakeWorld) -> None:
