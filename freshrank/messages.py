@@ -5,7 +5,7 @@ default; a reader skips fields it does not know and refuses a higher `v` with `D
 (code `newer-version`), which sends the record to the dead letter. Golden bytes: `tests/golden/`.
 """
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Final, Literal, Union
 
 import msgspec
@@ -147,23 +147,24 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
 _encoder = msgspec.msgpack.Encoder()
 _decoder: msgspec.msgpack.Decoder[Message] = msgspec.msgpack.Decoder(Message)
 _KINDS: Final[tuple[type[Message], ...]] = (Impression, Action, Entity, Control, Tick)
+# The same, of programs that say more.
+_KIND_OF: Final[dict[type[msgspec.Struct], type[Message]]] = {
+    msgspec.defstruct(
+        f"Later{kind.__name__}",
+        [],
+        bases=(kind,),
+        tag=kind.__struct_config__.tag,
+        frozen=True,
+        kw_only=True,
+        gc=False,
+        forbid_unknown_fields=False,
+    ): kind
+    for kind in _KINDS
+}
 _skipping_decoder: msgspec.msgpack.Decoder[Message] = msgspec.msgpack.Decoder(
-    Union[  # noqa: UP007 - of types made here
-        tuple(
-            msgspec.defstruct(
-                f"Later{kind.__name__}",
-                [],
-                bases=(kind,),
-                tag=kind.__struct_config__.tag,
-                frozen=True,
-                kw_only=True,
-                gc=False,
-                forbid_unknown_fields=False,
-            )
-            for kind in _KINDS
-        )
-    ]
+    Union[tuple(_KIND_OF)]  # noqa: UP007 - of types made here
 )
+_UNREADABLE: Final = (msgspec.DecodeError, RecursionError, UnicodeDecodeError)
 
 
 class _Version(msgspec.Struct):
@@ -179,53 +180,55 @@ def encode(message: Message | DeadLetter) -> bytes:
 
 
 def decode(value: bytes) -> Message:
-    """Read a record back.
+    """Read a record back; what it says beyond what is known is skipped.
 
     Raises:
         DataError: not a message (code `malformed`), or written by a newer version
             (code `newer-version`). The text says which field.
     """
+    return decode_noting(value)[0]
+
+
+def decode_noting(value: bytes) -> tuple[Message, bool]:
+    """As `decode`, and whether the record says more than is known."""
     try:
-        message = _decode(value)
-    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+        message, says_more = _decode(value)
+    except _UNREADABLE as error:
         _refuse_newer(value)
         raise DataError(f"not a freshrank message: {error}", code="malformed") from error
     if message.v > VERSION:
         _refuse_newer(value)
-    return message
+    return message, says_more
 
 
-def has_unknown_fields(value: bytes) -> bool:
-    """Whether a record that `decode` reads says more than that."""
-    try:
-        _decoder.decode(value)
-    except msgspec.ValidationError:
-        return True
-    return False
-
-
-def decode_all(values: Iterable[bytes]) -> list[Message] | None:
-    """Read many records back; None when one of them needs `decode`, which may refuse it."""
+def decode_all(values: Sequence[bytes]) -> tuple[list[Message], int] | None:
+    """Read many records back, and count those that say more; None when one is refused."""
+    n_more = 0
     try:
         found = list(map(_decoder.decode, values))
-    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
-        return None
-    return None if any([message.v > VERSION for message in found]) else found
+    except _UNREADABLE:
+        try:
+            noted = list(map(_decode, values))
+        except _UNREADABLE:
+            return None
+        found = [message for message, _ in noted]
+        n_more = sum(says_more for _, says_more in noted)
+    return None if any([message.v > VERSION for message in found]) else (found, n_more)
 
 
-def _decode(value: bytes) -> Message:
+def _decode(value: bytes) -> tuple[Message, bool]:
     try:
-        return _decoder.decode(value)
+        return _decoder.decode(value), False
     except msgspec.ValidationError:
         later = _skipping_decoder.decode(value)
-    kind = next(one for one in _KINDS if isinstance(later, one))
-    return kind(**{name: getattr(later, name) for name in kind.__struct_fields__})
+    kind = _KIND_OF[type(later)]
+    return kind(**{name: getattr(later, name) for name in kind.__struct_fields__}), True
 
 
 def _refuse_newer(value: bytes) -> None:
     try:
         version = _version_decoder.decode(value).v
-    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+    except _UNREADABLE:
         return
     if version > VERSION:
         raise DataError(

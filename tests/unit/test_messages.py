@@ -20,9 +20,10 @@ from freshrank.messages import (
     Message,
     Tick,
     decode,
+    decode_all,
+    decode_noting,
     encode,
     entity_key,
-    has_unknown_fields,
 )
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -257,8 +258,10 @@ def test_unknown_fields_are_skipped(name: str) -> None:
     record = msgspec.msgpack.encode(later)
     assert decode(record) == EXAMPLES[name]
     assert type(decode(record)) is type(EXAMPLES[name])
-    assert has_unknown_fields(record)
-    assert not has_unknown_fields(encode(EXAMPLES[name]))
+    known = encode(EXAMPLES[name])
+    assert decode_noting(record) == (EXAMPLES[name], True)
+    assert decode_noting(known) == (EXAMPLES[name], False)
+    assert decode_all([known, record, known]) == ([EXAMPLES[name]] * 3, 1)
 
 
 def test_missing_field_is_named() -> None:
