@@ -37,12 +37,12 @@ ALERTS: Final = (
     ),
     Alert(
         "CheckpointsFail",
-        'sum(increase(freshrank_checkpoints_total{result="failed"}[15m])) > 0'
+        'sum(increase(freshrank_checkpoints_total{result=~"failed|damaged"}[15m])) > 0'
         " or time() - max(freshrank_checkpoint_last_success_timestamp_seconds) > 900s"
         " and on() sum(rate(freshrank_trainer_examples_total[15m])) > 0",
         "5m",
         "ticket",
-        "What was learned is not saved.",
+        "What was learned is not saved, or was damaged where it lay.",
     ),
     # From the stream to the parameters.
     Alert(

@@ -124,6 +124,12 @@ CATALOGUE: Final[Mapping[str, Metric]] = {
         "Records, or of a trainer examples, that cannot be used, since the log began.",
         ("topic", "partition"),
     ),
+    "gap_records": Metric(
+        "counter",
+        ("join", "train"),
+        "Records that retention removed before they were read, passed over with `--allow-gaps`.",
+        ("stage", "partition"),
+    ),
     "worker_retries": Metric(
         "counter",
         ("join", "train"),
@@ -157,7 +163,7 @@ CATALOGUE: Final[Mapping[str, Metric]] = {
     "sync_refused": Metric(
         "counter", _TRAIN, "Times that the trainer held a version back.", ("reason",)
     ),
-    "checkpoints": Metric("counter", _TRAIN, "Checkpoints written.", ("result",)),
+    "checkpoints": Metric("counter", _TRAIN, "Checkpoints by what became of them.", ("result",)),
     "checkpoint_last_success_timestamp_seconds": Metric(
         "gauge", _TRAIN, "When the newest checkpoint was written."
     ),
@@ -198,7 +204,8 @@ LABELS: Final[Mapping[str, str]] = {
     ),
     "result": (
         "of frames in a service `applied`, or why not (`gap`, `checksum`, `schema`, `overflow`, "
-        "`logloss`, …); of a trainer's `published`, `failed`; of checkpoints `saved`, `failed`"
+        "`logloss`, …); of a trainer's `published`, `failed`; of checkpoints `saved`, `failed`, "
+        "and `damaged` (a start passed over it)"
     ),
     "route": "template of the path, `/ui` or `unmatched`",
     "side": "`training` or `serving`",

@@ -105,7 +105,12 @@ STORE_AND_STREAM: Final = (
         {"time() - freshrank_joiner_watermark_timestamp_seconds": "{{partition}}"},
     ),
     Panel("Rounds", "ops", _rates("freshrank_joiner_rounds_total", "partition")),
-    Panel("Unknown fields", "ops", _rates("freshrank_joiner_unknown_fields_total", "topic")),
+    Panel(
+        "Unknown fields, gaps",
+        "ops",
+        _rates("freshrank_joiner_unknown_fields_total", "topic")
+        | _rates("freshrank_gap_records_total", "stage"),
+    ),
     Panel("Requests in memory", "short", {"freshrank_joiner_cached_requests": "{{partition}}"}),
     Panel(
         "Tried again, dead letters",

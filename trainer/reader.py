@@ -1,6 +1,7 @@
 """Reads the log: examples -> decoded, judged records in the queue; commands -> the state."""
 
 import logging
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
@@ -34,6 +35,7 @@ class ExampleReader:
         log: Where the examples stand.
         positions: Where each partition starts.
         history: What comes before the log.
+        counts: `example_gap_records` of it grows by what is passed over.
         allow_gaps: Pass over what retention removed.
 
     Attributes:
@@ -48,6 +50,7 @@ class ExampleReader:
         positions: Mapping[int, Position],
         history: Iterable[ReadRecord] = (),
         *,
+        counts: Counter[str],
         allow_gaps: bool = False,
     ) -> None:
         self._tasks = [task.name for task in settings.tasks]
@@ -57,6 +60,7 @@ class ExampleReader:
         self._schema_hash = encoder.schema_hash
         self._log = log
         self._next = {p: position.offset for p, position in positions.items() if p >= 0}
+        self._counts = counts
         self._allow_gaps = allow_gaps
         self._history = iter(history)
         self._damage: DataError | None = None
@@ -103,6 +107,7 @@ class ExampleReader:
                 told = f"{error}; to learn on without what is gone: --allow-gaps"
                 raise TransportError(told, code=error.code) from error
         start = self._log.start_offset(EXAMPLES, partition)
+        self._counts["example_gap_records"] += start - offset
         logger.error("partition=%d gap=%d..%d: not learned", partition, offset, start - 1)
         return read(start)
 

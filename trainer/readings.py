@@ -29,6 +29,7 @@ _TOTALS: Final = {
     ("trainer_rollbacks", "", ""): "rollbacks",
     ("checkpoints", "result", "saved"): "checkpoints",
     ("checkpoints", "result", "failed"): "checkpoint_failures",
+    ("checkpoints", "result", "damaged"): "checkpoints_refused",
     **{("sync_refused", "reason", one): f"publications_refused:{one}" for one in REASONS},
 }
 _TABLE: Final = {
@@ -85,6 +86,8 @@ class TrainerReadings:
             )
             for topic in ("examples", "control")
         ]
+        n_skipped = totals.get("example_gap_records", 0)
+        found.append(Reading("gap_records", n_skipped, {"stage": "train", "partition": ""}))
         return found + self._quality(gauges) + self._occupancy(gauges)
 
     def _checkpoint(self) -> list[Reading]:

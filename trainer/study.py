@@ -65,7 +65,10 @@ class Study:
         self.dead_letters = DeadLetterBox(log, [t.name for t in settings.tasks], state.counts)
         self.control = ControlReader(log, state, self.dead_letters)
         self._new_reader = partial(
-            ExampleReader, settings, encoder, log, state.positions, allow_gaps=allow_gaps
+            ExampleReader,
+            *(settings, encoder, log, state.positions),
+            counts=state.counts,
+            allow_gaps=allow_gaps,
         )
         self._new_queue = partial(
             BatchQueue,

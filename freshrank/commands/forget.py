@@ -91,7 +91,7 @@ def _left(place: str, before: Known, path: str, key: str | None) -> str:
         known = _ask(place, path, key)["known"]
     except Error as error:  # it may restart meanwhile
         return str(error)
-    lost = [what for what in known if known[what] is None and before[what] is not None]
+    lost = [what for what in known if known[what] is None and before.get(what) is not None]
     return _listed(known) or (f"cannot tell: {', '.join(lost)}" if lost else "")
 
 

@@ -223,6 +223,7 @@ def test_what_kafka_no_longer_has_is_refused_unless_gaps_are_allowed(bench: Benc
     again = bench.trainer(allow_gaps=True)
     assert step_all(again) + again.drain() == (20 - 10) * N_ROWS
     assert again.accounting()["rows_learned"] == n_learned + (20 - 10) * N_ROWS
+    assert again.accounting()["example_gap_records"] > 0
 
 
 def test_retention_of_an_idle_topic_costs_nothing(bench: Bench) -> None:

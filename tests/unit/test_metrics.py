@@ -192,7 +192,7 @@ def test_a_trainer_tells_how_far_and_how_good_it_is(loop: Embedded, clock: Manua
     assert found["trainer_publications"] == {("published",): 2, ("failed",): 0}
     assert found["trainer_sync_seq"] == {(): 1}
     assert found["trainer_rollbacks"] == {(): 0}
-    assert found["checkpoints"] == {("saved",): 1, ("failed",): 0}
+    assert found["checkpoints"] == {("saved",): 1, ("failed",): 0, ("damaged",): 0}
     age_s = time.time() - found["checkpoint_last_success_timestamp_seconds"][()]
     assert 0 <= age_s < 600
     # Nothing was served: the trainer's own predictions are judged.

@@ -202,6 +202,7 @@ CASES: Final = [
         {'freshrank_worker_retries_total{job="freshrank-train",worker="trainer"}': rises(10)},
     ),
     Case({"CheckpointsFail": 1}, 10, {'freshrank_checkpoints_total{result="failed"}': rises(1)}),
+    Case({"CheckpointsFail": 1}, 10, {'freshrank_checkpoints_total{result="damaged"}': rises(1)}),
     Case(
         {"CheckpointsFail": 1}, 25, {"freshrank_checkpoint_last_success_timestamp_seconds": still}
     ),
