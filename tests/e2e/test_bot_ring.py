@@ -62,8 +62,9 @@ class Replicas:
             for one, user in requests
         ]
         taken = self.apis[0].ask("/v1/events", {"events": clicks}).json()
-        answer = self.apis[0].ask(f"/v1/events/{taken['receipt']}?wait=30s").json()
-        assert answer["state"] == "servable", answer
+        path = f"/v1/events/{taken['receipt']}?wait=5s"
+        # Longer than a version that is only in doubt is held back.
+        until(lambda: self.apis[0].ask(path).json()["state"] == "servable", timeout_s=2 * WAIT_S)
 
     def scores(self) -> list[dict[str, float]]:
         """What each says of the items to someone who has clicked none."""
@@ -118,7 +119,7 @@ def replicas(redis_server: Server, tmp_path: Path) -> Iterator[Replicas]:
         yield Replicas(apis, f"http://127.0.0.1:{ports[0]}", paths[0])
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_an_item_that_a_ring_of_bots_pushes_is_taken_back_everywhere_by_one_command(
     replicas: Replicas,
 ) -> None:

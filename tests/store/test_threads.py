@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable
 
 import numpy as np
+import pytest
 
 from embedding_store import ServingTable
 from tests.store.helpers import admit, make
@@ -119,5 +120,9 @@ os._exit(0)
 """
 
 
-def test_a_fork_is_told_and_never_waits() -> None:
-    subprocess.run([sys.executable, "-c", FORKED], check=True, timeout=60)
+@pytest.mark.parametrize(
+    "first", ["", "import torch\ntorch.ones(256, 256) @ torch.ones(256, 256)\n"]
+)
+def test_a_fork_is_told_and_never_waits(first: str) -> None:
+    """Beside torch's threads as well."""
+    subprocess.run([sys.executable, "-c", first + FORKED], check=True, timeout=60)

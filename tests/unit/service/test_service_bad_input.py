@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import math
 import tracemalloc
 from typing import Any
 
@@ -166,6 +167,36 @@ def test_numbers_beyond_all_bounds_are_422(client: TestClient) -> None:
             assert post(client, "/v1/feedback", body)[0] in (400, 422)
 
 
+@pytest.mark.parametrize("number", [5e-324, 2e-308, 1e-40, -0.0])
+def test_the_smallest_numbers_are_taken(client: TestClient, number: float) -> None:
+    body = {"user": "u", "candidates": [{"item": "a", "features": {"price": number}}]}
+    answer = client.post("/v1/rank", json=body)
+    assert answer.status_code == 200, answer.text
+    assert math.isfinite(answer.json()["items"][0]["score"])
+
+
+def test_ids_of_any_characters_are_items_of_their_own(client: TestClient, world: World) -> None:
+    ids = [
+        "a",
+        "a\0",
+        "\0a",
+        "a\u202e",
+        "\u2066a\u2069",
+        "a\u200b",
+        "\x1b[2Ja",
+        "a\u2028",
+        "\uff41",
+    ]
+    body = {"request_id": "any", "user": "u\0", "candidates": [{"item": one} for one in ids]}
+    answer = client.post("/v1/rank", json=body)
+    assert answer.status_code == 200, answer.text
+    assert sorted(one["item"] for one in answer.json()["items"]) == sorted(ids)
+    impression = world.records(IMPRESSIONS)[-1]
+    assert isinstance(impression, Impression)
+    assert (impression.user, sorted(impression.items)) == ("u\0", sorted(ids))
+    assert len(set(world.ids("item_id", ids))) == len(ids)
+
+
 def test_all_mistakes_are_told_up_to_twenty(client: TestClient) -> None:
     wrong = [{"item": f"i{i}", "features": {"nope": 1}} for i in range(30)]
     answer = client.post("/v1/rank", json={"user": "u", "candidates": wrong})
@@ -267,9 +298,12 @@ def test_every_uint64_is_an_item_of_its_own(
     assert sorted(entities) == sorted(map(str, UINT64S))
 
 
-@pytest.mark.parametrize("identity", [-1, 1 << 64, "-1", "18446744073709551616", "007", "x", ""])
+NO_UINT64S = (-1, 1 << 64, 1e30, 1.5, "-1", "18446744073709551616", "1e30", "007", "x", "")
+
+
+@pytest.mark.parametrize("identity", NO_UINT64S)
 def test_what_is_no_uint64_is_422(
-    make_world: MakeWorld, make_client: MakeClient, identity: int | str
+    make_world: MakeWorld, make_client: MakeClient, identity: float | str
 ) -> None:
     world = make_world(settings=make_settings(item_key="uint64"))
     world.base()

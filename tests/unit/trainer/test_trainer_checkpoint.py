@@ -4,6 +4,7 @@ import json
 import logging
 import shutil
 import threading
+from hashlib import blake2b
 from pathlib import Path
 
 import numpy as np
@@ -195,6 +196,21 @@ def test_damaged_checkpoint_is_refused_and_the_one_before_is_used(
     names = [p.name[-2:] for p in _paths(bench)]
     assert paths[1].name[-2:] not in names  # the damaged one does not count among those kept
     assert len(names) == 2
+
+
+@pytest.mark.parametrize("how", ["whole", "flipped"])
+def test_checkpoints_of_before_are_checked_by_the_digest_they_have(
+    make_bench: MakeBench, how: str
+) -> None:
+    bench = make_bench(**QUIET)
+    (_, newest), _ = _two_checkpoints(bench)
+    manifest = json.loads((newest / "MANIFEST.json").read_bytes())
+    for name, entry in manifest["files"].items():
+        del entry["sha256"]
+        entry["blake2b"] = blake2b((newest / name).read_bytes(), digest_size=16).hexdigest()
+    (newest / "MANIFEST.json").write_text(json.dumps(manifest))
+    _damage(newest / "windows.safetensors", how)
+    assert bench.trainer().accounting().get("checkpoints_refused", 0) == (how == "flipped")
 
 
 def test_trainer_never_starts_afresh_beside_damaged_checkpoints(make_bench: MakeBench) -> None:
