@@ -191,6 +191,7 @@ def test_rolled_back_under_load_every_request_is_answered(shop: Shop) -> None:
     assert shop.api.ask("/v1/stats").json()["trainer"]["paused"] is True
     metrics = shop.api.ask("/metrics").text
     assert "\nfreshrank_trainer_rollbacks_total 1.0\n" in metrics
+    assert f"\nfreshrank_serving_sync_epoch {float(done['now']['epoch'])}\n" in metrics
     names = [one["name"] for one in as_json(*snapshots)]
     assert names[0] == "kept-good"
 
