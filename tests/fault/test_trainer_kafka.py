@@ -120,7 +120,8 @@ def test_a_trainer_that_was_frozen_ends_and_changes_nothing(
         trained.until(lambda: followed(replica) == (epoch + 1, 64 * N_ROWS))
         frozen.send_signal(signal.SIGCONT)
         assert frozen.wait(20) == 3
-        assert "the lease to write is lost" in trained.told("frozen")
+        told = trained.told("frozen")  # by its lease, or by the channel that it was about to tell
+        assert "the lease to write is lost" in told or "another trainer took over" in told
         assert trained.epoch() == epoch + 1
         assert_refused(trained, epoch)
         second.terminate()
