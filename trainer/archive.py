@@ -11,7 +11,6 @@ order is that of the examples. Rows keep their own times. docs/archive.md says w
 
 import contextlib
 import logging
-import threading
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator
 from datetime import datetime
@@ -78,10 +77,13 @@ class Archiver:
         self._claims = Claims(self._directory, log.identity)
         self._wanted = wanted or partial(range, log.n_partitions(EXAMPLES))
         self._waiting: set[int] = set()
-        self._never = threading.Event()
         with disk_errors(f"open the archive in {self._directory}"):
             make_directory(self._directory)
-        self._follow_wanted()
+        try:
+            self._follow_wanted()
+        except BaseException:
+            self.release()
+            raise
 
     def step(self, timeout_s: float) -> int:
         """Archive some records of every partition; wait if there are none.
@@ -96,10 +98,8 @@ class Archiver:
         """
         self._follow_wanted()
         n_records = sum(self._follow(partition) for partition in list(self._next))
-        if not n_records and self._next:
+        if not n_records:
             self._log.wait(self.positions(), timeout_s=timeout_s)
-        elif not n_records:
-            self._never.wait(timeout_s)
         for partition, part in list(self._parts.items()):
             if self._clock.monotonic_s() - part.opened_s >= FLUSH_S:
                 self._finish(partition)
