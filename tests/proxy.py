@@ -62,6 +62,10 @@ class Proxy:
                     time.sleep(n_bytes / self.bytes_per_s)
             target.shutdown(socket.SHUT_RDWR)
 
+    def recover(self) -> None:
+        """Pass on all that comes, at once."""
+        self.delay_s, self.bytes_per_s, self.is_silent = 0.0, math.inf, False
+
     def close(self) -> None:
         """Cut every connection."""
         for one in self._sockets:
@@ -77,3 +81,18 @@ def proxy(server: str) -> Iterator[Proxy]:
     """A proxy while the context lasts."""
     with contextlib.closing(Proxy(server)) as running:
         yield running
+
+
+def slow(net: Proxy) -> None:
+    """Half a second late."""
+    net.delay_s = 0.5
+
+
+def thin(net: Proxy) -> None:
+    """1 kB/s."""
+    net.bytes_per_s = 1_000.0
+
+
+def half_open(net: Proxy) -> None:
+    """Nothing passes, and connections stay."""
+    net.is_silent = True

@@ -19,7 +19,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -38,6 +38,11 @@ from freshrank.transport.files import sync_directory
 FORMAT_VERSION: Final = 1
 # Processors have instructions for it, so that it takes a third of BLAKE2b's time.
 _DIGEST: Final = "sha256"
+# Checkpoints of before have the other one.
+_DIGESTS: Final[Mapping[str, Callable[[], Any]]] = {
+    _DIGEST: hashlib.sha256,
+    "blake2b": partial(hashlib.blake2b, digest_size=16),
+}
 MANIFEST: Final = "MANIFEST.json"
 NO_BUDGETS: Final[Mapping[str, Budget]] = {}
 
@@ -194,12 +199,10 @@ def _needed_bytes(snapshot: Path) -> int:
 
 def _verify(path: Path, entry: dict[str, Any]) -> None:
     with path.open("rb") as file:
-        expected = entry.get(_DIGEST)
-        # Checkpoints of before have another digest.
-        kind = _DIGEST if expected else partial(hashlib.blake2b, digest_size=16)
-        digest = hashlib.file_digest(file, kind).hexdigest()
+        name = _DIGEST if _DIGEST in entry else "blake2b"
+        digest = hashlib.file_digest(file, _DIGESTS[name]).hexdigest()
         n_bytes = file.tell()
-    if n_bytes != entry["bytes"] or digest != (expected or entry["blake2b"]):
+    if n_bytes != entry["bytes"] or digest != entry[name]:
         raise DamagedCheckpoint(
             f"{path} is not what was written: {n_bytes} bytes, digest {digest}, expected {entry}"
         )

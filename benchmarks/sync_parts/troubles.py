@@ -12,27 +12,15 @@ from benchmarks.sync_parts.ranking import TABLE, Served, rows_of, served
 from benchmarks.sync_parts.sizes import Sizes
 from freshrank import frames
 from freshrank.frames import Frame
-from tests.proxy import Proxy, proxy
+from tests.proxy import Proxy, half_open, proxy, slow, thin
 
 N_CHANGED: Final = 5_000  # rows of the version that is published while Redis is ill
 
 
-def _slow(net: Proxy) -> None:
-    net.delay_s = 0.5
-
-
-def _thin(net: Proxy) -> None:
-    net.bytes_per_s = 1_000.0
-
-
-def _half_open(net: Proxy) -> None:
-    net.is_silent = True
-
-
 ILLNESSES: Final[dict[str, Callable[[Proxy], None]]] = {
-    "slow": _slow,
-    "thin": _thin,
-    "half_open": _half_open,
+    "slow": slow,
+    "thin": thin,
+    "half_open": half_open,
 }
 
 
@@ -57,7 +45,7 @@ def ill_redis(sizes: Sizes) -> list[Row]:
                     falls_ill(net)
                     seq = _publish(one, url, seq)
                     ill[name].append(one.p99_ms(sizes.phase_s))
-                    net.delay_s, net.bytes_per_s, net.is_silent = 0.0, float("inf"), False
+                    net.recover()
                     one.until(seq)
     well_ms = statistics.median(well)
     times = {name: statistics.median(some) / well_ms for name, some in ill.items()}

@@ -22,7 +22,7 @@ from service.app import create_app
 from service.replica import Replica
 from service.signal import Signal
 from tests.loops import Loop
-from tests.proxy import Proxy, proxy
+from tests.proxy import Proxy, half_open, proxy, slow, thin
 from tests.unit.service.support import (
     DIM,
     TestClient,
@@ -80,18 +80,6 @@ def version(client: TestClient) -> str:
     return text
 
 
-def slow(net: Proxy) -> None:
-    net.delay_s = 0.5
-
-
-def thin(net: Proxy) -> None:
-    net.bytes_per_s = 1_000.0
-
-
-def half_open(net: Proxy) -> None:
-    net.is_silent = True
-
-
 @pytest.mark.parametrize("trouble", [slow, thin, half_open])
 def test_an_ill_network_delays_parameters_and_no_request(
     trouble: Callable[[Proxy], None],
@@ -116,7 +104,7 @@ def test_an_ill_network_delays_parameters_and_no_request(
             assert version(client) == "d0-s0"
         if trouble is half_open:
             until(lambda: service_of(client).replica.refusals != {}, timeout_s=WAIT_S)
-        net.delay_s, net.bytes_per_s, net.is_silent = 0.0, float("inf"), False
+        net.recover()
         until(lambda: version(client) == "d0-s1", timeout_s=WAIT_S)
 
 
