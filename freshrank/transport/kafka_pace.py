@@ -18,7 +18,7 @@ class FetchPace:
         """Until the next fetch should come, after one that found so many."""
         now_s = time.monotonic()
         # It may be called before the rest that it told is over.
-        left_s = min(self._found_s, now_s) + GATHER_S - now_s
+        left_s = GATHER_S - max(now_s - self._found_s, 0.0)
         is_stream = 0 < n_records < BACKLOG_FROM and left_s > 0
         if n_records:
             self._found_s = now_s + (left_s if is_stream else 0.0)
