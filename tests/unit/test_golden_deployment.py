@@ -1,14 +1,14 @@
 """What a released version wrote opens in this one, with the same content.
 
-`tests/golden/deployment_v1.tar.xz` was written once and is never written again: a format that
-changes gets a file of its own beside it, written by `pytest --update-golden` where there is none.
+Files of `PACKED` were written once and are never written again: a format that changes gets a file
+of its own beside them, written by `pytest --update-golden` where there is none.
 """
 
 import shutil
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import pytest
 
@@ -30,26 +30,33 @@ from tests.unit.golden_deployment import (
 )
 from trainer.checkpoint import read
 
-PACKED = GOLDEN / "deployment_v1.tar.xz"
+# The first has checkpoints that are checked by BLAKE2b, the second by SHA-256.
+PACKED: Final = ("deployment_v1", "deployment_v1_sha256")
+
+
+@pytest.fixture(params=PACKED)
+def name(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
 
 
 @pytest.fixture
-def data(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
-    """The golden deployment, restored."""
-    if request.config.getoption("--update-golden") and not PACKED.exists():
-        make(tmp_path, PACKED)
+def data(name: str, tmp_path: Path, request: pytest.FixtureRequest) -> Path:
+    """A golden deployment, restored."""
+    packed = GOLDEN / f"{name}.tar.xz"
+    if request.config.getoption("--update-golden") and not packed.exists():
+        make(tmp_path, packed)
         shutil.rmtree(tmp_path / "data")
         shutil.rmtree(tmp_path / "backup")
         shutil.rmtree(tmp_path / "archive")
-    backup, _ = unpack(PACKED, tmp_path)
+    backup, _ = unpack(packed, tmp_path)
     restore(settings_of(tmp_path / "data"), backup, is_forced=False)
     return tmp_path / "data"
 
 
-def test_it_goes_on_with_what_it_had(data: Path, golden: Golden) -> None:
+def test_it_goes_on_with_what_it_had(name: str, data: Path, golden: Golden) -> None:
     with closing(opened(data)) as loop:
         found = described(loop)
-        golden("deployment_v1.json", found)
+        golden(f"{name}.json", found)
     assert found["totals"]["examples_learned"] == found["totals"]["examples_written"] > 20
     assert found["totals"]["duplicate"] == 8
     assert found["totals"]["dead_letter"] == 2
@@ -57,14 +64,14 @@ def test_it_goes_on_with_what_it_had(data: Path, golden: Golden) -> None:
     assert [name for name, known in found["feature_state"].items() if not known[0]] == []
 
 
-def test_its_kept_snapshot_holds_what_it_held(data: Path, golden: Golden) -> None:
+def test_its_kept_snapshot_holds_what_it_held(name: str, data: Path, golden: Golden) -> None:
     kept = read(data / "trainer" / "kept-good")
     assert kept.guard
     tables = {
-        name: [sorted(table.keys().tolist()), table.statistics()["rows"]]
-        for name, table in kept.tables.items()
+        slot: [sorted(table.keys().tolist()), table.statistics()["rows"]]
+        for slot, table in kept.tables.items()
     }
-    golden("deployment_v1_kept.json", {"state": kept.state, "tables": tables})
+    golden(f"{name}_kept.json", {"state": kept.state, "tables": tables})
 
 
 def test_its_frames_lead_to_the_rows_of_its_checkpoint(data: Path) -> None:
