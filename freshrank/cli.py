@@ -112,6 +112,10 @@ def rollback(
     ] = False,
     wait: Annotated[float, typer.Option(min=0, help="Seconds for it to be served.")] = 30.0,
     url: Url = DEFAULT_URL,
+    service: Annotated[
+        list[str] | None,
+        typer.Option(help="Another replica that must serve them too; repeatable."),
+    ] = None,
     key: Key = None,
     as_json: Json = False,
 ) -> None:
@@ -121,6 +125,7 @@ def rollback(
     run(
         to,
         url=url,
+        services=service or (),
         key=key,
         reason=reason,
         relearn=relearn,

@@ -2,18 +2,23 @@
 
 import json
 import time
+from collections.abc import Sequence
 from typing import Any, Final
 
 from freshrank.client import call
-from freshrank.errors import TransportError
+from freshrank.errors import DataError, Error, TransportError
 
 _LOOK_S: Final = 0.05
+
+# What stands in `GET /v1/models`; None while a service has no parameters.
+Served = dict[str, Any] | None
 
 
 def run(
     to: str,
     *,
     url: str,
+    services: Sequence[str],
     key: str | None,
     reason: str,
     relearn: bool,
@@ -22,7 +27,7 @@ def run(
     wait_s: float,
     as_json: bool,
 ) -> None:
-    """Give the command, and wait until another epoch is served; see `freshrank.cli`.
+    """Give the command, and wait until every service serves another epoch; see `freshrank.cli`.
 
     Raises:
         DataError: the service refused.
@@ -33,21 +38,23 @@ def run(
         undone = call(url, "/v1/admin/rollback", body, key=key)
         print(json.dumps(undone) if as_json else told(to, undone))
         return
+    # The others first: a wrong address is told before anything is done.
+    others = {place: _served(place, key) for place in services if place != url}
     if pause:  # first, else what spoiled the model would be learned again
         call(url, "/v1/admin/trainer/pause", {"reason": reason}, key=key)
     began_s = time.monotonic()
-    given = call(url, "/v1/admin/rollback", body, key=key)
-    before = given["from"]
-    after = _until_another(before, url=url, key=key, deadline_s=began_s + wait_s)
+    before = {url: call(url, "/v1/admin/rollback", body, key=key)["from"], **others}
+    after = _until_another(before, key, deadline_s=began_s + wait_s)
     seconds = time.monotonic() - began_s
     if as_json:
-        print(json.dumps({"to": to, "from": before, "now": after, "seconds": round(seconds, 3)}))
+        found = {"to": to, "from": before[url], "now": after[url], "services": after}
+        print(json.dumps({**found, "seconds": round(seconds, 3)}))
         return
-    was = "nothing" if before is None else f"{before['version']} of epoch {before['epoch']}"
-    print(
-        f"serving {after['version']} of epoch {after['epoch']}, the parameters of {to}, "
-        f"instead of {was}: {seconds:.1f} s"
-    )
+    for place, was in before.items():
+        who = f"{place}: serving" if others else "serving"
+        now = _named(after[place])
+        print(f"{who} {now}, the parameters of {to}, instead of {_named(was)}")
+    print(f"rolled back in {seconds:.1f} s")
 
 
 def told(to: str, undone: dict[str, Any]) -> str:
@@ -64,18 +71,52 @@ def told(to: str, undone: dict[str, Any]) -> str:
 
 
 def _until_another(
-    before: dict[str, Any] | None, *, url: str, key: str | None, deadline_s: float
-) -> dict[str, Any]:
-    """The model that is served once its epoch is another one."""
+    before: dict[str, Served], key: str | None, *, deadline_s: float
+) -> dict[str, Served]:
+    """What each service serves, once all of them serve an epoch above all that were served.
+
+    Args:
+        before: What each served.
+        key: API key of all of them.
+        deadline_s: On the monotonic clock.
+
+    Raises:
+        TransportError: that time is over.
+    """
+    newest = max((one["epoch"] for one in before.values() if one is not None), default=-1)
+    after: dict[str, Served] = {}
     while True:
-        models = call(url, "/v1/models", key=key)["models"]
-        if models and (before is None or models[0]["epoch"] != before["epoch"]):
-            model: dict[str, Any] = models[0]
-            return model
+        left: dict[str, str] = {}
+        for place in before.keys() - after.keys():
+            try:
+                served = _served(place, key)
+            except Error as error:  # it may restart meanwhile
+                left[place] = str(error)
+                continue
+            if served is None or served["epoch"] <= newest:
+                left[place] = _named(served)
+            else:
+                after[place] = served
+        if not left:
+            return after
         if time.monotonic() > deadline_s:
+            places = "; ".join(f"{place} ({why})" for place, why in sorted(left.items()))
             raise TransportError(
-                "the command is given, and the old epoch is still served: the trainer is away or "
-                "has refused it (`freshrank dlq list --topic control` says why)",
+                f"the command is given, and the old epoch is still served: {places}. The trainer "
+                "is away or has refused it (`freshrank dlq list --topic control` says why), or a "
+                "service is cut off from the channel",
                 code="not-obeyed",
             )
         time.sleep(_LOOK_S)
+
+
+def _served(place: str, key: str | None) -> Served:
+    try:
+        models = call(place, "/v1/models", key=key)["models"]
+    except DataError as error:
+        raise DataError(f"{place}: {error}") from error
+    return models[0] if models else None
+
+
+def _named(served: Served) -> str:
+    return "nothing" if served is None else f"{served['version']} of epoch {served['epoch']}"

@@ -1,10 +1,18 @@
-"""What `freshrank rollback --dry-run` says."""
+"""What `freshrank rollback` says and waits for."""
 
+import json
 from typing import Any
 
 import pytest
 
+from freshrank.commands import rollback
 from freshrank.commands.rollback import told
+from freshrank.errors import DataError, TransportError
+
+A, B = "http://a:8000", "http://b:8000"
+OLD, NEW = ({"version": f"{epoch}-{seq}", "epoch": epoch} for epoch, seq in ((4, 9), (5, 0)))
+OLDER = {"version": "3-7", "epoch": 3}
+AWAY = TransportError(f"no answer from {B}: it restarts")
 
 DAMAGED: dict[str, Any] = {"name": "kept-good"}
 SOUND = DAMAGED | {"rows_learned": 50}
@@ -22,3 +30,97 @@ def test_a_dry_run_says_what_it_knows(snapshot: Any, rows: int | None, text: str
     said = told("kept-good", {"snapshot": snapshot, "rows_taken_back": rows})
     assert said.startswith("nothing is done; ")
     assert text in said
+
+
+class Replicas:
+    """What each serves, one answer after another; the last one again and again."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.given: list[tuple[str, str]] = []
+        self._served: dict[str, list[Any]] = {}
+        monkeypatch.setattr(rollback, "call", self._call)
+
+    def serve(self, place: str, *served: Any) -> None:
+        self._served[place] = list(served)
+
+    def _call(self, base: str, path: str, body: Any = None, **_: Any) -> dict[str, Any]:
+        if body is not None:
+            self.given.append((base, path))
+            return {"from": self._next(base)}
+        served = self._next(base)
+        return {"models": [] if served is None else [served]}
+
+    def _next(self, base: str) -> Any:
+        served = self._served[base]
+        one = served.pop(0) if len(served) > 1 else served[0]
+        if isinstance(one, Exception):
+            raise one
+        return one
+
+
+@pytest.fixture
+def replicas(monkeypatch: pytest.MonkeyPatch) -> Replicas:
+    return Replicas(monkeypatch)
+
+
+def run(*services: str, wait_s: float = 60.0, as_json: bool = True) -> None:
+    rollback.run(
+        "kept-good",
+        url=A,
+        services=services,
+        key=None,
+        reason="",
+        relearn=False,
+        pause=True,
+        is_dry=False,
+        wait_s=wait_s,
+        as_json=as_json,
+    )
+
+
+@pytest.mark.parametrize("before", [OLD, OLDER, None])
+def test_it_waits_for_the_replica_that_goes_back_last(
+    replicas: Replicas, capsys: pytest.CaptureFixture[str], before: Any
+) -> None:
+    replicas.serve(A, OLD, OLD, NEW)
+    replicas.serve(B, before, OLD, AWAY, None, NEW)  # one that was behind has caught up first
+    run(B, A)
+    told = json.loads(capsys.readouterr().out)
+    assert (told["from"], told["now"]) == (OLD, NEW)
+    assert told["services"] == {A: NEW, B: NEW}
+    assert replicas.given == [(A, "/v1/admin/trainer/pause"), (A, "/v1/admin/rollback")]
+
+
+@pytest.mark.parametrize(
+    ("last", "why"), [(OLD, "4-9 of epoch 4"), (None, "nothing"), (AWAY, "restarts")]
+)
+def test_it_names_who_has_not_gone_back(replicas: Replicas, last: Any, why: str) -> None:
+    replicas.serve(A, OLD, OLD, NEW)
+    replicas.serve(B, OLD, last)
+    with pytest.raises(TransportError, match="the command is given") as late:
+        run(B, wait_s=0.0)
+    assert late.value.code == "not-obeyed"
+    assert f"{B} ({'no answer' if last is AWAY else why}" in str(late.value)
+    assert why in str(late.value)
+    assert A not in str(late.value)
+
+
+@pytest.mark.parametrize("refusal", [AWAY, DataError("401 unauthorized")])
+def test_nothing_is_given_while_a_replica_cannot_be_asked(
+    replicas: Replicas, refusal: Exception
+) -> None:
+    replicas.serve(A, OLD)
+    replicas.serve(B, refusal)
+    with pytest.raises(type(refusal), match=B):
+        run(B)
+    assert replicas.given == []
+
+
+def test_it_says_what_each_serves(replicas: Replicas, capsys: pytest.CaptureFixture[str]) -> None:
+    replicas.serve(A, OLD, OLD, NEW)
+    replicas.serve(B, None, NEW)
+    run(B, as_json=False)
+    first, second, last = capsys.readouterr().out.splitlines()
+    text = "serving 5-0 of epoch 5, the parameters of kept-good, instead of"
+    assert (first, second) == (f"{A}: {text} 4-9 of epoch 4", f"{B}: {text} nothing")
+    assert last.startswith("rolled back in ")
