@@ -20,7 +20,7 @@ from service.history import History
 from service.ingest import Ingest
 from service.known import KnownFeatures
 from service.live_state import LiveState
-from service.patience import LOOK_S, LOOKS_MAX, Patience
+from service.patience import GLANCE_S, LOOK_S, LOOKS_MAX, Patience
 from service.ranker import Ranker
 from service.receipts import Receipt, Receipts
 from service.replica import Replica
@@ -72,7 +72,7 @@ class Service:
         self.gate = Gate(settings.limits.in_flight)
         self.metrics = Metrics(parts.registry)
         self._changed = Signal()
-        self.looks = Patience("looks", n_max=LOOKS_MAX, wait_s=LOOK_S)
+        self.looks = Patience("looks", n_max=LOOKS_MAX, wait_s=LOOK_S, ill_wait_s=GLANCE_S)
         self.entities = EntityView(encoder, log, clock, self._changed)
         self.replica = Replica(settings, encoder, parts.channel, clock, self.metrics, self._changed)
         self.receipts = Receipts(

@@ -13,6 +13,8 @@ T = TypeVar("T")
 SLOW: Final = "log-slow"
 # A broker answers in milliseconds; so long a request waits for one that is about to hang.
 LOOK_S: Final = 0.5
+# So long where the last one hung: one that is well again is found out all the same.
+GLANCE_S: Final = 0.05
 # Questions under way: a service asks a few a second.
 LOOKS_MAX: Final = 4
 
@@ -27,16 +29,25 @@ class Patience:
         name: Of the threads.
         n_max: Places.
         wait_s: How long to wait for what has one.
+        ill_wait_s: The same from when something was not done in time until something is.
     """
 
-    def __init__(self, name: str, *, n_max: int, wait_s: float) -> None:
+    def __init__(
+        self, name: str, *, n_max: int, wait_s: float, ill_wait_s: float | None = None
+    ) -> None:
         self._pool = ThreadPoolExecutor(n_max, thread_name_prefix=name)
         self._places = threading.Semaphore(n_max)
         self._began_s: dict[Future[Any], float] = {}  # of calls under way
         self._wait_s = wait_s
+        self._ill_wait_s = wait_s if ill_wait_s is None else ill_wait_s
+        self._is_ill = False
 
-    def ask(self, work: Callable[[], T]) -> T:
+    def ask(self, work: Callable[[], T], *, is_ill: bool = False) -> T:
         """What `work` returns or raises.
+
+        Args:
+            work: What may block.
+            is_ill: Something else has said already that it will not be done in time.
 
         Raises:
             TransportError: code `log-slow`, it is not done in time, or earlier ones are not.
@@ -46,10 +57,12 @@ class Patience:
         future = self._pool.submit(work)
         self._began_s[future] = time.monotonic()
         future.add_done_callback(self._leave)
+        wait_s = self._ill_wait_s if is_ill or self._is_ill else self._wait_s
         try:
-            return future.result(self._wait_s)
+            return future.result(wait_s)
         except TimeoutError:
-            text = f"the event log did not answer within {self._wait_s:g} s"
+            self._is_ill = True
+            text = f"the event log did not answer within {wait_s:g} s"
             raise TransportError(text, code=SLOW) from None
 
     def _take_place(self) -> bool:
@@ -60,5 +73,7 @@ class Patience:
         return self._places.acquire(timeout=0 if oldest_s >= LOOK_S else LOOK_S)
 
     def _leave(self, future: Future[Any]) -> None:
+        if future.exception() is None:
+            self._is_ill = False
         del self._began_s[future]
         self._places.release()

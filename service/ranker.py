@@ -27,7 +27,7 @@ from service.bodies import (
 from service.health import Health
 from service.impressions import records_of
 from service.model import Current, Model
-from service.patience import Patience
+from service.patience import GLANCE_S, Patience
 from service.problems import FieldError, ProblemError, validation
 from service.receipts import Receipt, Receipts
 from service.replica import Replica
@@ -77,7 +77,10 @@ class Ranker:
         self._clock = clock
         self._scorer = Scorer(settings, encoder)
         self._patience = Patience(
-            "impressions", n_max=settings.limits.in_flight, wait_s=IMPRESSION_WAIT_S
+            "impressions",
+            n_max=settings.limits.in_flight,
+            wait_s=IMPRESSION_WAIT_S,
+            ill_wait_s=GLANCE_S,
         )
         self._tasks = [task.name for task in settings.tasks]
         self._first_seen: dict[str, dict[str, None]] = {"user": {}, "item": {}}
@@ -115,7 +118,8 @@ class Ranker:
             degraded.append("deadline")
         if scores and request.log_impression:
             impression = self._impression(request_id, now_ms, values, scores, order)
-            if not self._append(impression) and "broker" not in degraded:
+            is_ill = "broker" in degraded
+            if not self._append(impression, is_ill=is_ill) and not is_ill:
                 degraded.append("broker")
             logger.debug("request=ranked request_id=%s degraded=%s", request_id, degraded)
         response = RankResponse(
@@ -228,14 +232,14 @@ class Ranker:
             version=scores.current.info.version,
         )
 
-    def _append(self, impression: Impression) -> bool:
+    def _append(self, impression: Impression, *, is_ill: bool) -> bool:
         """False when the log cannot take it, or not soon: the answer goes out all the same."""
         try:
             records = records_of(impression)
         except DataError as error:
             raise validation([FieldError("#/candidates", str(error))]) from error
         try:
-            self._patience.ask(lambda: self._log.append(IMPRESSIONS, records))
+            self._patience.ask(lambda: self._log.append(IMPRESSIONS, records), is_ill=is_ill)
         except TransportError:
             return False
         return True

@@ -160,7 +160,12 @@ class Cluster:
         }
         return self.made(Consumer, options)
 
-    def made(self, make: Callable[..., _Client], options: Mapping[str, Any]) -> _Client:
+    def made(
+        self,
+        make: Callable[..., _Client],
+        options: Mapping[str, Any],
+        net_client: type[KafkaNetClient] = KafkaNetClient,
+    ) -> _Client:
         """A client of kafka-python; one that cannot reach the cluster leaves nothing behind.
 
         Its constructors start a thread before they connect, and forget it when they fail.
@@ -169,7 +174,7 @@ class Cluster:
         last = _LastWarning()
 
         def net(**configs: Any) -> KafkaNetClient:
-            nets.append(KafkaNetClient(**configs))
+            nets.append(net_client(**configs))
             return nets[-1]
 
         _manager_log.addHandler(last)

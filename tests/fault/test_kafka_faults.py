@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from kafka import KafkaConsumer
+from kafka.producer.sender import Sender
 
 from freshrank.dev.kafka import kafka
 from freshrank.dev.servers import Server, free_ports
@@ -179,6 +180,31 @@ def test_a_member_whose_group_meets_slowly_is_a_member_again_and_hears_of_it(
         coordinator._assignment_snapshot = {}
         eventually(polled(0.0, lambda: coordinator.group_metadata().generation_id != earlier))
         eventually(polled(0.1, coordinator.stable))
+
+
+def test_a_writer_whose_broker_stands_still_does_not_spin(
+    kafka_server: Server, new_cluster: NewCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    n_passes, inner = 0, Sender.run_once
+
+    def counting(sender: Sender) -> None:
+        nonlocal n_passes
+        n_passes += 1
+        inner(sender)
+
+    monkeypatch.setattr(Sender, "run_once", counting)
+    record = NewRecord(b"key", b"value")
+    with closing(KafkaLog(replace(new_cluster(1), timeout_ms=4_000))) as log:
+        log.append(ACTIONS, [record])
+        kafka_server.process.send_signal(signal.SIGSTOP)
+        try:
+            began_s, n_passes = time.monotonic(), 0
+            # It asks again after half the time, by a connection that is made and stays silent.
+            with pytest.raises(TransportError):
+                log.append(ACTIONS, [record])
+            assert n_passes <= 100 * (time.monotonic() - began_s)  # tens of thousands
+        finally:
+            kafka_server.process.send_signal(signal.SIGCONT)
 
 
 def test_a_member_whose_broker_stands_still_does_not_spin(

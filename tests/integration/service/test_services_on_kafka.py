@@ -205,7 +205,7 @@ def test_while_the_broker_stands_still_it_ranks_and_refuses_events_and_stays_sma
     refused = [one for one in answers.values() if one.status_code != 202]
     assert {(one.status_code, one.headers["Retry-After"]) for one in refused} == {(503, "1")}
     # Kafka's client would give up after 10 s; a ranking goes on without it after half a second.
-    assert slowest_s < cluster.timeout_ms / 2_000
+    assert slowest_s < cluster.timeout_ms / 4_000
     assert grown_bytes < IN_FLIGHT + (64 << 20)
     lost = taken() - set(accepted_ids(cluster))
     assert lost == set()

@@ -60,3 +60,28 @@ def test_what_hangs_holds_one_caller_for_the_time_and_the_next_not_at_all(n_max:
         except TransportError:
             assert time.monotonic() < deadline_s
     assert done == [True]
+
+
+def test_where_something_hung_the_next_is_glanced_at_until_one_is_done() -> None:
+    patience = Patience("test", n_max=1, wait_s=30.0, ill_wait_s=0.2)
+
+    def hang(*, is_ill: bool) -> None:
+        release, has_ended = threading.Event(), threading.Event()
+
+        def work() -> None:
+            release.wait(30)
+            has_ended.set()
+            raise TransportError("gone", code="broker-timeout")
+
+        start_s = time.monotonic()
+        with pytest.raises(TransportError) as slow:
+            patience.ask(work, is_ill=is_ill)
+        assert slow.value.code == "log-slow"
+        assert time.monotonic() - start_s < 15
+        release.set()
+        has_ended.wait(30)
+
+    hang(is_ill=True)  # as something else has said
+    hang(is_ill=False)
+    assert patience.ask(lambda: "well") == "well"
+    assert patience.ask(lambda: time.sleep(0.4) or "slow") == "slow"
