@@ -34,7 +34,8 @@ class _Net(KafkaNetClient):  # type: ignore[misc]  # kafka-python has no types
 
     def connection_delay(self, node_id: Any) -> float:
         """Milliseconds until the node is worth another look."""
-        return max(super().connection_delay(node_id) * 1_000, _CONNECTING_MS)
+        delay_s: float = super().connection_delay(node_id)
+        return max(delay_s * 1_000, _CONNECTING_MS)
 
 
 class Producer(KafkaProducer):  # type: ignore[misc]  # kafka-python has no types
