@@ -1,0 +1,59 @@
+"""What our clients ask of a broker, as the broker has it: the promises of the log rest on that."""
+
+from collections.abc import Callable
+from contextlib import ExitStack, closing
+
+from freshrank.transport.base import ACTIONS, NewRecord, TopicPartition
+from freshrank.transport.kafka import KafkaLog
+from freshrank.transport.kafka_members import Membership
+from tests.integration.transport.log_checks import eventually
+from tests.servers import NewCluster
+
+PLACE = TopicPartition(ACTIONS, 0)
+RECORD = NewRecord(b"key", b"value")
+
+
+def test_an_append_is_idempotent_and_so_acknowledged_by_all_replicas(
+    new_cluster: NewCluster,
+) -> None:
+    cluster = new_cluster(1)
+    with closing(KafkaLog(cluster)) as log, closing(cluster.admin()) as admin:
+        log.append(ACTIONS, [RECORD] * 3)
+        [told] = admin.describe_producers([cluster.place(PLACE)]).values()
+        # Whoever writes without an id and a sequence is not among them, and who asks fewer
+        # replicas than all may have none: kafka-python refuses to be set up so.
+        assert [one.last_sequence for one in told.active_producers] == [2]
+
+
+def test_joiners_share_partitions_without_stopping_each_other(new_cluster: NewCluster) -> None:
+    cluster = new_cluster(2)
+    with ExitStack() as stack:
+        admin = stack.enter_context(closing(cluster.admin()))
+        kept: list[int] = []
+        lost: list[int] = []
+        first = Membership(
+            cluster, "group", ACTIONS, on_assigned=kept.extend, on_revoked=lost.extend
+        )
+        stack.enter_context(closing(first))
+
+        members = [first]
+
+        def has(partitions: list[int], n: int) -> Callable[[], bool]:
+            def look() -> bool:
+                for member in members:
+                    member.poll(0.1)
+                return len(partitions) == n
+
+            return look
+
+        eventually(has(kept, 2))
+        gained: list[int] = []
+        second = Membership(
+            cluster, "group", ACTIONS, on_assigned=gained.extend, on_revoked=lambda _: None
+        )
+        members.append(stack.enter_context(closing(second)))
+        eventually(has(gained, 1))
+        # One that keeps its partition is not told that it lost it, and got it back.
+        assert (len(kept), lost) == (2, gained)
+        told = admin.describe_groups([cluster.name("group")])[cluster.name("group")]
+        assert told["protocol_data"] == "cooperative-sticky"
