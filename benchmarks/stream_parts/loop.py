@@ -30,7 +30,6 @@ from freshrank.transport.directory import DirectoryChannel
 from freshrank.transport.kafka import KafkaLog
 from freshrank.transport.kafka_cluster import Cluster
 from tests.roles import Api, role
-from trainer.joiner.transacted import GROUP
 
 RATE, RANKS_PER_SECOND, SECONDS = 5_000, 100, 300
 RATE_MIN: Final = 500.0
@@ -40,7 +39,6 @@ TRIAL_S, QUICK_S = 30, 20
 WARM_S = 60
 # A backlog of less at the end is none: publications are a second apart.
 BEHIND_MAX_S: Final = 3.0
-_DRAIN_MAX_S: Final = 120.0
 # More than the cycles of one load.
 _CYCLES_MAX: Final = 1_000
 _INPUTS: Final = [TopicPartition(topic, 0) for topic in (IMPRESSIONS, ACTIONS)]
@@ -53,7 +51,6 @@ class Sample:
 
     at_s: float
     n_appended: int
-    n_joined: int
     n_served: int
     cpu_s: dict[str, float]
 
@@ -97,25 +94,15 @@ def loop(*, is_quick: bool = False) -> list[Row]:
 
     Records are those of the joiner's benchmark, appended as they fall due by a producer, and what
     the service logs of 100 rank requests a second. They count once parameters are published that
-    have learned them. Where the backlog grows, the load is lowered, until one is held for five
-    minutes; a short one for 20 s.
+    have learned them. Where the backlog grows, a new loop is put under a lower load, until one is
+    held for five minutes; a short one for 20 s.
     """
     seconds, rate = QUICK_S if is_quick else SECONDS, float(RATE)
-    with ExitStack() as stack:
-        running = _Loop(stack)
-        while True:
-            trial = running.under(rate, TRIAL_S)
-            print(f"{rate:,.0f} records/s: {_told(trial)}", file=sys.stderr)
-            if trial.is_sustained:
-                trial = running.under(rate, seconds)
-                print(f"{rate:,.0f} records/s for {seconds} s: {_told(trial)}", file=sys.stderr)
-                if trial.is_sustained:
-                    break
-            if rate == RATE_MIN:
-                raise SystemExit(f"no load is held: {_told(trial)}\n{running.told()}")
-            lower = min(0.9 * trial.served_per_second, 0.8 * rate)
-            rate = max(RATE_MIN, lower // 100 * 100)
-            running.drain(rate)
+    while not (trial := _tried(rate, seconds)).is_sustained:
+        if rate == RATE_MIN:
+            raise SystemExit("no load is held")
+        lower = min(0.9 * trial.served_per_second, 0.8 * rate)
+        rate = max(RATE_MIN, lower // 100 * 100)
     p50_ms, p99_ms = np.percentile(trial.rank_ms, [50, 99])
     return [
         row("loop_events_per_second", trial.served_per_second, "records/s", goal=RATE),
@@ -125,6 +112,22 @@ def loop(*, is_quick: bool = False) -> list[Row]:
         row("loop_rank_p99", p99_ms, "ms", goal=25, is_maximum=True),
         *(row(f"loop_cpu_{name}", n, "cores") for name, n in _cores(trial).items()),
     ]
+
+
+def _tried(rate: float, seconds: float) -> Trial:
+    """A loop of its own under so many records a second: a short stretch, and if it is held a long.
+
+    Of its own, as a stream that has stood still begins with positives alone: the guard holds back
+    what is learned of them, and nothing is served until negatives follow.
+    """
+    with ExitStack() as stack:
+        running = _Loop(stack)
+        for lasts_s in (TRIAL_S, seconds):
+            trial = running.under(rate, lasts_s)
+            print(f"{rate:,.0f} records/s for {lasts_s} s: {_told(trial)}", file=sys.stderr)
+            if not trial.is_sustained:
+                break
+    return trial
 
 
 def _told(trial: Trial) -> str:
@@ -200,18 +203,6 @@ class _Loop:
         last = self.sample()
         return Trial(rate, (first, last), asked.result(), produced.result())
 
-    def drain(self, rate: float) -> None:
-        """Wait until no more is to be joined than a loop under such a load may leave.
-
-        Not until it is served: of negatives alone, which come after the last impression, the guard
-        holds versions back.
-        """
-        deadline_s = time.monotonic() + _DRAIN_MAX_S
-        while (now := self.sample()).n_joined < now.n_appended - rate * BEHIND_MAX_S:
-            if time.monotonic() > deadline_s:
-                raise SystemExit(f"still behind after {_DRAIN_MAX_S:.0f} s: {now}\n{self.told()}")
-            time.sleep(0.5)
-
     def told(self) -> str:
         """What the roles have printed last."""
         return "\n".join((self.folder / f"{name}.log").read_text()[-1_000:] for name in self.roles)
@@ -221,7 +212,6 @@ class _Loop:
         for name, process in self.roles.items():
             if process.poll() is not None:
                 raise SystemExit(f"{name} has ended: {process.returncode}\n{self.told()}")
-        joined = self._log.committed(GROUP)
         head = self._channel.head()
         served: dict[str, int] = {}
         if head is not None:
@@ -232,7 +222,6 @@ class _Loop:
         return Sample(
             time.monotonic(),
             sum(self._log.end_offset(*place) for place in _INPUTS),
-            sum(joined.get(place, 0) for place in _INPUTS),
             sum(served.get(f"{place.topic}:{place.partition}", 0) for place in _INPUTS),
             {name: _cpu_s(pid) for name, pid in self.pids.items()},
         )
