@@ -18,6 +18,7 @@ def call(
     *,
     key: str | None = None,
     method: str | None = None,
+    timeout_s: float = TIMEOUT_S,
 ) -> Any:
     """GET, or POST when there is a body, or another method; returns the decoded JSON.
 
@@ -27,6 +28,7 @@ def call(
         body: What to post.
         key: API key, sent as a bearer token.
         method: Instead of GET or POST.
+        timeout_s: How long to wait for an answer.
 
     Raises:
         TransportError: nobody answers there.
@@ -42,7 +44,7 @@ def call(
     url = base.rstrip("/") + path
     request = urllib.request.Request(url, data=data, headers=headers, method=method)  # noqa: S310
     try:
-        with urllib.request.urlopen(request, timeout=TIMEOUT_S) as response:  # noqa: S310
+        with urllib.request.urlopen(request, timeout=timeout_s) as response:  # noqa: S310
             return json.load(response)
     except urllib.error.HTTPError as error:
         raise DataError(_problem(error)) from error

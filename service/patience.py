@@ -52,12 +52,12 @@ class Patience:
         Raises:
             TransportError: code `log-slow`, it is not done in time, or earlier ones are not.
         """
-        if not self._take_place():
+        wait_s = self._ill_wait_s if is_ill or self._is_ill else self._wait_s
+        if not self._take_place(min(wait_s, LOOK_S)):
             raise TransportError("earlier calls of the event log have not ended yet", code=SLOW)
         future = self._pool.submit(work)
         self._began_s[future] = time.monotonic()
         future.add_done_callback(self._leave)
-        wait_s = self._ill_wait_s if is_ill or self._is_ill else self._wait_s
         try:
             return future.result(wait_s)
         except TimeoutError:
@@ -65,12 +65,12 @@ class Patience:
             text = f"the event log did not answer within {wait_s:g} s"
             raise TransportError(text, code=SLOW) from None
 
-    def _take_place(self) -> bool:
+    def _take_place(self, wait_s: float) -> bool:
         now_s = time.monotonic()
         oldest_s = now_s - min(list(self._began_s.values()), default=now_s)
         if oldest_s >= self._wait_s:
             return False
-        return self._places.acquire(timeout=0 if oldest_s >= LOOK_S else LOOK_S)
+        return self._places.acquire(timeout=0 if oldest_s >= LOOK_S else wait_s)
 
     def _leave(self, future: Future[Any]) -> None:
         if future.exception() is None:

@@ -28,8 +28,8 @@ from freshrank.settings import ArchiveSettings
 from freshrank.transport.base import EXAMPLES, EventLog, Record, TopicPartition
 from freshrank.transport.files import disk_errors, make_directory, sync_directory
 from trainer.archive_claims import Claims
-from trainer.archive_files import PartInfo, PartName, hour_of, not_overtaken, part_names
-from trainer.archive_part import OpenPart, placed, suffixes
+from trainer.archive_files import PartName, hour_of, names_of, not_overtaken, part_names
+from trainer.archive_part import OpenPart, placed
 
 logger = logging.getLogger(__name__)
 
@@ -159,9 +159,7 @@ class Archiver:
         """Go on behind the last whole file of a partition that is written here now."""
         log = self._log
         try:
-            with disk_errors(f"open the archive in {self._directory}"):
-                names = part_names(self._directory)
-            own = [one for one in names if (one.log, one.partition) == (log.identity, partition)]
+            own = names_of(self._directory, log.identity, partition)
             own = not_overtaken(self._directory, own, log.end_offset(EXAMPLES, partition))
             start = log.start_offset(EXAMPLES, partition)
         except BaseException:
@@ -174,11 +172,12 @@ class Archiver:
     def _leave(self, partition: int) -> None:
         """Finish its file with what is in the log, a few seconds' work of it."""
         try:
-            end = self._log.end_offset(EXAMPLES, partition)
-            for _ in range(_LAST_READS):
-                if self._next[partition] >= end or not self._follow(partition):
-                    break
-            self._finish(partition)
+            with self._whole_files(partition):
+                end = self._log.end_offset(EXAMPLES, partition)
+                for _ in range(_LAST_READS):
+                    if self._next[partition] >= end or not self._follow(partition):
+                        break
+                self._finish(partition)
         finally:
             self._next.pop(partition, None)
             self._claims.release(partition)
@@ -248,17 +247,13 @@ class Archiver:
             return
         with self._whole_files(partition):
             self._claims.check(partition)  # whoever takes it from now on removes the file
+            own = names_of(self._directory, self._log.identity, partition)
+            if own and own[-1].last >= self._done[partition]:
+                raise self._claims.lost(partition)  # who took it has given it back
             part.write_group()
             last = self._next[partition] - 1
             name = PartName(part.hour, partition, self._done[partition], last, self._log.identity)
-            info = PartInfo(
-                schema_hash=part.schema_hash,
-                tasks=suffixes(part.schema, "label."),
-                slots=suffixes(part.schema, "slot."),
-                rows=part.n_rows,
-                offsets=part.offsets,
-            )
-            part.writer.add_key_value_metadata(info.encode())
+            part.writer.add_key_value_metadata(part.info.encode())
             part.writer.close()
             sync_directory(part.path)  # syncs a file as well
             target = self._directory / name.path

@@ -39,9 +39,13 @@ class Claims:
         lock = try_lock(self._directory / f".{partition}-{self._log}.lock")
         if lock is None:
             return False
+        try:
+            for leftover in self._directory.glob(f".{partition}-{self._log}*.tmp"):
+                leftover.unlink(missing_ok=True)  # of one that was killed
+        except BaseException:
+            os.close(lock)  # else this process would wait for itself
+            raise
         self._locks[partition] = lock
-        for leftover in self._directory.glob(f".{partition}-{self._log}*.tmp"):
-            leftover.unlink(missing_ok=True)  # of one that was killed
         return True
 
     def check(self, partition: int) -> None:
@@ -51,11 +55,15 @@ class Claims:
             TransportError: another process has it (code `archive-taken`).
         """
         if not holds_lock(self._locks[partition]):
-            self.release(partition)
-            raise TransportError(
-                f"another process archives partition {partition} by now, as this one was cut off",
-                code="archive-taken",
-            )
+            raise self.lost(partition)
+
+    def lost(self, partition: int) -> TransportError:
+        """Leave it to the one who has it: what to raise."""
+        self.release(partition)
+        return TransportError(
+            f"another process archives partition {partition} by now, as this one was cut off",
+            code="archive-taken",
+        )
 
     def temporary(self, partition: int) -> Path:
         """The file in the making, which nobody else writes."""

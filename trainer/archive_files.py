@@ -51,6 +51,16 @@ def part_names(directory: Path) -> list[PartName]:
     return sorted(_names(directory))
 
 
+def names_of(directory: Path, log: str, partition: int) -> list[PartName]:
+    """Those of one partition of one log, by offset.
+
+    Raises:
+        TransportError: the disk refused.
+    """
+    with disk_errors(f"list the files in {directory}"):
+        return [n for n in part_names(directory) if (n.log, n.partition) == (log, partition)]
+
+
 def _names(directory: Path) -> Iterator[PartName]:
     for folder in directory.iterdir():
         hour = _HOUR.fullmatch(folder.name)

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 
 from freshrank.examples import BatchInfo
 from freshrank.transport.base import Record
-from trainer.archive_files import PLACE
+from trainer.archive_files import PLACE, PartInfo
 
 # Rows wait for a row group: large ones compress and read well, and hold some 20 MB.
 GROUP_ROWS: Final = 65_536
@@ -59,6 +59,17 @@ class OpenPart:
         self.n_rows += self.n_waiting
         self.waiting, self.n_waiting, self.n_waiting_bytes = [], 0, 0
 
+    @property
+    def info(self) -> PartInfo:
+        """What is to stand in its metadata."""
+        return PartInfo(
+            schema_hash=self.schema_hash,
+            tasks=_suffixes(self.schema, "label."),
+            slots=_suffixes(self.schema, "slot."),
+            rows=self.n_rows,
+            offsets=self.offsets,
+        )
+
 
 def placed(rows: pa.RecordBatch, record: Record) -> pa.RecordBatch:
     """The rows behind columns that say where they stood; without a column of no type."""
@@ -75,6 +86,6 @@ def placed(rows: pa.RecordBatch, record: Record) -> pa.RecordBatch:
     )
 
 
-def suffixes(schema: pa.Schema, prefix: str) -> list[str]:
+def _suffixes(schema: pa.Schema, prefix: str) -> list[str]:
     """What stands behind the prefix in the names of columns that have it."""
     return [name.removeprefix(prefix) for name in schema.names if name.startswith(prefix)]

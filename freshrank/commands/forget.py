@@ -3,13 +3,12 @@
 import json
 import time
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any
 from urllib.parse import quote
 
-from freshrank.client import call
-from freshrank.errors import DataError, Error, TransportError
-
-_LOOK_S: Final = 0.05
+from freshrank.client import TIMEOUT_S, call
+from freshrank.commands.replicas import listed, named, until_all
+from freshrank.errors import DataError, TransportError
 
 Known = dict[str, Any]
 
@@ -38,7 +37,7 @@ def run(
     before: dict[str, Known] = {url: given["known"], **others}
     began_s = time.monotonic()
     if not is_dry:
-        _until_gone(before, path, key, deadline_s=began_s + wait_s)
+        _until_gone(before, slot, path, key, wait_s)
     seconds = time.monotonic() - began_s
     if as_json:
         print(json.dumps({**given, "services": before, "seconds": round(seconds, 3)}))
@@ -50,49 +49,50 @@ def run(
     print("nothing is done" if is_dry else f"forgotten{everywhere} in {seconds:.1f} s")
 
 
-def _ask(place: str, path: str, key: str | None, *, is_dry: bool = True) -> dict[str, Any]:
+def _ask(
+    place: str, path: str, key: str | None, *, is_dry: bool = True, timeout_s: float = TIMEOUT_S
+) -> dict[str, Any]:
+    query = "?dry_run=true" if is_dry else ""
     try:
-        query = "?dry_run=true" if is_dry else ""
-        answer: dict[str, Any] = call(place, path + query, key=key, method="DELETE")
+        answer: dict[str, Any] = call(
+            place, path + query, key=key, method="DELETE", timeout_s=timeout_s
+        )
     except DataError as error:
-        raise DataError(f"{place}: {error}") from error
+        raise named(error, place) from error
     return answer
 
 
-def _until_gone(before: dict[str, Known], path: str, key: str | None, *, deadline_s: float) -> None:
+def _until_gone(
+    before: dict[str, Known], slot: str, path: str, key: str | None, wait_s: float
+) -> None:
     """Return once every service says that it knows nothing.
 
     Args:
         before: What each knew.
+        slot: Of the id.
         path: Of the id.
         key: API key of all of them.
-        deadline_s: On the monotonic clock.
+        wait_s: For how long.
 
     Raises:
         TransportError: that time is over.
     """
-    while left := {
-        place: why for place in before if (why := _left(place, before[place], path, key))
-    }:
-        if time.monotonic() > deadline_s:
-            places = "; ".join(f"{place} ({why})" for place, why in left.items())
-            raise TransportError(
-                f"the command is given, and something of the id is still known: {places}. Joiner "
-                "or trainer are away, or the trainer has refused it (`freshrank dlq list --topic "
-                "control` says why), or the id came back with new events",
-                code="not-obeyed",
-            )
-        time.sleep(_LOOK_S)
 
+    def look(place: str, timeout_s: float) -> str:
+        known = _ask(place, path, key, timeout_s=timeout_s)["known"]
+        needed = {what for what, value in before[place].items() if value is not None}
+        if slot == "user_id":  # of whom alone there are some: who cannot tell is cut off from them
+            needed.add("recent")
+        lost = [what for what, value in known.items() if value is None and what in needed]
+        return _listed(known) or (f"cannot tell: {', '.join(lost)}" if lost else "")
 
-def _left(place: str, before: Known, path: str, key: str | None) -> str:
-    """What speaks against a service having forgotten the id; nothing where it has."""
-    try:
-        known = _ask(place, path, key)["known"]
-    except Error as error:  # it may restart meanwhile
-        return str(error)
-    lost = [what for what in known if known[what] is None and before.get(what) is not None]
-    return _listed(known) or (f"cannot tell: {', '.join(lost)}" if lost else "")
+    if left := until_all(before, look, wait_s=wait_s):
+        raise TransportError(
+            f"the command is given, and something of the id is still known: {listed(left)}. Joiner "
+            "or trainer are away, or the trainer has refused it (`freshrank dlq list --topic "
+            "control` says why), or the id came back with new events",
+            code="not-obeyed",
+        )
 
 
 def _listed(known: Known) -> str:

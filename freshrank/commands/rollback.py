@@ -3,12 +3,11 @@
 import json
 import time
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any
 
-from freshrank.client import call
+from freshrank.client import TIMEOUT_S, call
+from freshrank.commands.replicas import listed, named, until_all
 from freshrank.errors import DataError, Error, TransportError
-
-_LOOK_S: Final = 0.05
 
 # What stands in `GET /v1/models`; None while a service has no parameters.
 Served = dict[str, Any] | None
@@ -34,17 +33,21 @@ def run(
         TransportError: nobody answers, or no other epoch came (code `not-obeyed`).
     """
     body = {"to": to, "reason": reason, "relearn": relearn, "dry_run": is_dry}
+    # The others first: a wrong address is told before anything is done.
+    others = {place: _served(place, key) for place in services if place != url}
     if is_dry:
         undone = call(url, "/v1/admin/rollback", body, key=key)
         print(json.dumps(undone) if as_json else told(to, undone))
         return
-    # The others first: a wrong address is told before anything is done.
-    others = {place: _served(place, key) for place in services if place != url}
     if pause:  # first, else what spoiled the model would be learned again
         call(url, "/v1/admin/trainer/pause", {"reason": reason}, key=key)
     began_s = time.monotonic()
-    before = {url: call(url, "/v1/admin/rollback", body, key=key)["from"], **others}
-    after = _until_another(before, key, deadline_s=began_s + wait_s)
+    try:
+        before = {url: call(url, "/v1/admin/rollback", body, key=key)["from"], **others}
+    except Error as error:
+        paused = "; learning stays paused until `POST /v1/admin/trainer/resume`" if pause else ""
+        raise type(error)(f"{error}{paused}", code=error.code) from error
+    after = _until_another(before, key, wait_s)
     seconds = time.monotonic() - began_s
     if as_json:
         found = {"to": to, "from": before[url], "now": after[url], "services": after}
@@ -70,51 +73,39 @@ def told(to: str, undone: dict[str, Any]) -> str:
     return f"nothing is done; {to} would take back {n_rows:,} learned rows"
 
 
-def _until_another(
-    before: dict[str, Served], key: str | None, *, deadline_s: float
-) -> dict[str, Served]:
+def _until_another(before: dict[str, Served], key: str | None, wait_s: float) -> dict[str, Served]:
     """What each service serves, once all of them serve an epoch above all that were served.
 
     Args:
         before: What each served.
         key: API key of all of them.
-        deadline_s: On the monotonic clock.
+        wait_s: For how long.
 
     Raises:
         TransportError: that time is over.
     """
     newest = max((one["epoch"] for one in before.values() if one is not None), default=-1)
     after: dict[str, Served] = {}
-    while True:
-        left: dict[str, str] = {}
-        for place in before.keys() - after.keys():
-            try:
-                served = _served(place, key)
-            except Error as error:  # it may restart meanwhile
-                left[place] = str(error)
-                continue
-            if served is None or served["epoch"] <= newest:
-                left[place] = _named(served)
-            else:
-                after[place] = served
-        if not left:
-            return after
-        if time.monotonic() > deadline_s:
-            places = "; ".join(f"{place} ({why})" for place, why in sorted(left.items()))
-            raise TransportError(
-                f"the command is given, and the old epoch is still served: {places}. The trainer "
-                "is away or has refused it (`freshrank dlq list --topic control` says why), or a "
-                "service is cut off from the channel",
-                code="not-obeyed",
-            )
-        time.sleep(_LOOK_S)
+
+    def look(place: str, timeout_s: float) -> str:
+        after[place] = served = _served(place, key, timeout_s)
+        return _named(served) if served is None or served["epoch"] <= newest else ""
+
+    if left := until_all(before, look, wait_s=wait_s):
+        raise TransportError(
+            f"the command is given, and the old epoch is still served: {listed(left)}. The trainer "
+            "is away or has refused it (`freshrank dlq list --topic control` says why), or a "
+            "service is cut off from the channel",
+            code="not-obeyed",
+        )
+    return after
 
 
-def _served(place: str, key: str | None) -> Served:
+def _served(place: str, key: str | None, timeout_s: float = TIMEOUT_S) -> Served:
     try:
-        models = call(place, "/v1/models", key=key)["models"]
+        models = call(place, "/v1/models", key=key, timeout_s=timeout_s)["models"]
     except DataError as error:
-        raise DataError(f"{place}: {error}") from error
+        raise named(error, place) from error
     return models[0] if models else None
 
 

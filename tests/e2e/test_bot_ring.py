@@ -145,6 +145,6 @@ def test_an_item_that_a_ring_of_bots_pushes_is_taken_back_everywhere_by_one_comm
 
     rollback = ("rollback", "--to", kept, "--pause", "--reason", "a ring of bots")
     learning, ranking = replicas.urls
-    done = as_json(*rollback, "--url", learning, "--service", ranking)
+    done = as_json(*rollback, "--wait", str(WAIT_S), "--url", learning, "--service", ranking)
     assert set(replicas.versions()) == {one["version"] for one in done["services"].values()}
     assert replicas.scores() == good

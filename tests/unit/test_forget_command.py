@@ -81,6 +81,14 @@ def test_it_names_who_has_not_forgotten_and_what_is_left(
     assert A not in str(late.value)
 
 
+def test_a_user_is_not_forgotten_where_nobody_can_look(replicas: Replicas) -> None:
+    replicas.say(A, KNOWN, GONE)
+    replicas.say(B, GONE | {"recent": None})  # neither before nor after
+    with pytest.raises(TransportError, match="cannot tell: recent") as late:
+        run(B, wait_s=0.0)
+    assert late.value.code == "not-obeyed"
+
+
 @pytest.mark.parametrize("refusal", [AWAY, DataError("401 unauthorized")])
 def test_nothing_is_given_while_a_replica_cannot_be_asked(
     replicas: Replicas, refusal: Exception

@@ -37,6 +37,7 @@ class Replicas:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.given: list[tuple[str, str]] = []
+        self.refused = ""
         self._served: dict[str, list[Any]] = {}
         monkeypatch.setattr(rollback, "call", self._call)
 
@@ -46,6 +47,8 @@ class Replicas:
     def _call(self, base: str, path: str, body: Any = None, **_: Any) -> dict[str, Any]:
         if body is not None:
             self.given.append((base, path))
+            if path == self.refused:
+                raise TransportError("the log is away", code="unreachable")
             return {"from": self._next(base)}
         served = self._next(base)
         return {"models": [] if served is None else [served]}
@@ -63,7 +66,7 @@ def replicas(monkeypatch: pytest.MonkeyPatch) -> Replicas:
     return Replicas(monkeypatch)
 
 
-def run(*services: str, wait_s: float = 60.0, as_json: bool = True) -> None:
+def run(*services: str, wait_s: float = 60.0, as_json: bool = True, is_dry: bool = False) -> None:
     rollback.run(
         "kept-good",
         url=A,
@@ -72,7 +75,7 @@ def run(*services: str, wait_s: float = 60.0, as_json: bool = True) -> None:
         reason="",
         relearn=False,
         pause=True,
-        is_dry=False,
+        is_dry=is_dry,
         wait_s=wait_s,
         as_json=as_json,
     )
@@ -111,9 +114,19 @@ def test_nothing_is_given_while_a_replica_cannot_be_asked(
 ) -> None:
     replicas.serve(A, OLD)
     replicas.serve(B, refusal)
-    with pytest.raises(type(refusal), match=B):
-        run(B)
+    for is_dry in (True, False):
+        with pytest.raises(type(refusal), match=B):
+            run(B, is_dry=is_dry)
     assert replicas.given == []
+
+
+def test_a_refusal_says_that_learning_was_paused_before_it(replicas: Replicas) -> None:
+    replicas.serve(A, OLD)
+    replicas.refused = "/v1/admin/rollback"
+    with pytest.raises(TransportError, match="is away; learning stays paused until") as refused:
+        run()
+    assert refused.value.code == "unreachable"
+    assert replicas.given == [(A, "/v1/admin/trainer/pause"), (A, "/v1/admin/rollback")]
 
 
 def test_it_says_what_each_serves(replicas: Replicas, capsys: pytest.CaptureFixture[str]) -> None:

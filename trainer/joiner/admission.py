@@ -5,7 +5,7 @@ from typing import Final
 
 from freshrank.errors import DataError
 from freshrank.settings import Settings
-from trainer.joiner.merge import Head
+from trainer.joiner.merge import Head, Shown
 from trainer.joiner.times import milliseconds
 
 _HOUR_MS: Final = 3_600_000
@@ -48,6 +48,9 @@ class Admission:
             return DataError(text, code="late")
         if self._share_ms is None or not head.key:
             return None
+        if isinstance(head.message, Shown) and head.message.part:
+            text = "an earlier part of the impression was beyond join.user_requests_per_hour"
+            return DataError(text, code="flood")
         whole_at_ms = max(seen.get(head.key, known.get(head.key, 0)), watermark_ms)
         whole_at_ms += self._share_ms
         if whole_at_ms - watermark_ms > _HOUR_MS:

@@ -107,3 +107,17 @@ def test_parts_and_repeated_impressions_of_a_request_count_once(make_world: Make
     assert [row.item for row in world.rows()] == ["1", "2"]
     assert world.joiner.accounting()["impressions_duplicate"] == 1
     assert world.joiner.accounting()["impressions_dead_letter"] == 0
+
+
+def test_an_impression_is_refused_with_all_its_parts(make_world: MakeWorld) -> None:
+    world = make_world(user_requests_per_hour=60)
+    world.feed(*requests("bot", 61, 1_000))
+    world.feed(impression("split", ["1"], 2_000, user="bot", part=0, parts=2))
+    world.feed(impression("other", ["1"], 1_000 + HOUR_MS // 30, user=None))  # one more is whole
+    world.feed(impression("split", ["2"], 2_000, user="bot", part=1, parts=2))
+    world.feed(impression("next", ["1"], 1_000 + HOUR_MS // 30, user="bot"))
+    world.drain()
+
+    assert "split" not in learned(world)
+    assert "next" in learned(world)
+    assert world.joiner.accounting()["impressions_dead_letter"] == 3

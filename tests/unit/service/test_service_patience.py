@@ -7,6 +7,7 @@ import pytest
 
 from freshrank.errors import TransportError
 from service.patience import LOOK_S, Patience
+from tests.unit.service.support import until
 
 
 def test_what_is_done_in_time_is_answered() -> None:
@@ -63,25 +64,43 @@ def test_what_hangs_holds_one_caller_for_the_time_and_the_next_not_at_all(n_max:
 
 
 def test_where_something_hung_the_next_is_glanced_at_until_one_is_done() -> None:
-    patience = Patience("test", n_max=1, wait_s=30.0, ill_wait_s=0.2)
+    patience = Patience("test", n_max=2, wait_s=30.0, ill_wait_s=0.2)
+    release, ended = threading.Event(), threading.Semaphore(0)
 
-    def hang(*, is_ill: bool) -> None:
-        release, has_ended = threading.Event(), threading.Event()
+    def hang() -> None:
+        release.wait(60)
+        ended.release()
+        raise TransportError("gone", code="broker-timeout")
 
-        def work() -> None:
-            release.wait(30)
-            has_ended.set()
-            raise TransportError("gone", code="broker-timeout")
-
+    def refused(*, is_ill: bool = False) -> float:
         start_s = time.monotonic()
         with pytest.raises(TransportError) as slow:
-            patience.ask(work, is_ill=is_ill)
+            patience.ask(hang, is_ill=is_ill)
         assert slow.value.code == "log-slow"
-        assert time.monotonic() - start_s < 15
-        release.set()
-        has_ended.wait(30)
+        return time.monotonic() - start_s
 
-    hang(is_ill=True)  # as something else has said
-    hang(is_ill=False)
-    assert patience.ask(lambda: "well") == "well"
+    # As something else has said; as the first has shown; without a place, which has no longer wait.
+    assert [refused(is_ill=True) < 15, refused() < 15, refused() < LOOK_S + 15] == [True] * 3
+    release.set()
+    assert all(ended.acquire(timeout=30) for _ in range(2))
+
+    def is_well() -> bool:
+        try:
+            return patience.ask(lambda: True)
+        except TransportError:
+            return False
+
+    until(is_well)
     assert patience.ask(lambda: threading.Event().wait(0.4)) is False  # longer than a glance
+
+
+def test_where_something_hung_a_place_is_waited_for_no_longer_than_an_answer() -> None:
+    patience, release = Patience("test", n_max=1, wait_s=30.0, ill_wait_s=0.001), threading.Event()
+    waits_s: list[float] = []
+    for _ in range(40):  # the place is taken by the first
+        start_s = time.monotonic()
+        with pytest.raises(TransportError):
+            patience.ask(lambda: release.wait(60), is_ill=True)
+        waits_s.append(time.monotonic() - start_s)
+    release.set()
+    assert sorted(waits_s)[20] < LOOK_S / 2

@@ -161,6 +161,69 @@ def test_an_archiver_that_lost_its_lock_leaves_no_file(
     assert list((tmp_path / "a").glob("*.tmp")) == []
 
 
+def test_an_archiver_that_gets_a_lost_lock_back_does_not_write_what_another_has(
+    make_bench: MakeBench, tmp_path: Path
+) -> None:
+    bench = two_partitions(make_bench)
+    cut_off = archiver(bench, tmp_path / "a")
+    for lock in cut_off._claims._locks.values():
+        fcntl.flock(lock, fcntl.LOCK_UN)
+    archived(bench, tmp_path / "a")  # by another, which has ended
+    assert archived_here(tmp_path / "a") == [(0, 0, 0), (1, 0, 1)]
+    cut_off.step(0.0)
+    bench.manual.advance(ms=300_000)
+    with pytest.raises(TransportError, match="another process archives") as taken:
+        cut_off.step(0.0)
+    assert taken.value.code == "archive-taken"
+    with pytest.raises(TransportError, match="another process archives"):
+        cut_off.close()
+    assert archived_here(tmp_path / "a") == [(0, 0, 0), (1, 0, 1)]
+    assert archiver(bench, tmp_path / "a").positions() == {(EXAMPLES, 0): 1, (EXAMPLES, 1): 2}
+
+
+def test_a_partition_that_is_left_while_the_log_is_away_leaves_no_half_a_file(
+    make_bench: MakeBench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = two_partitions(make_bench)
+    settings, wanted = ArchiveSettings(dir=tmp_path / "a"), {0, 1}
+    one = Archiver(settings, bench.log, bench.clock, wanted=lambda: wanted)
+    one.step(0.0)
+    wanted.remove(1)
+    with monkeypatch.context() as patched:
+        patched.setattr(bench.log, "end_offset", fails)
+        with pytest.raises(TransportError, match="the log is away"):
+            one.step(0.0)
+    bench.manual.advance(ms=300_000)
+    one.step(0.0)
+    assert archived_here(tmp_path / "a") == [(0, 0, 0)]
+    wanted.add(1)  # it comes back
+    one.step(0.0)
+    one.close()
+    assert archived_here(tmp_path / "a") == [(0, 0, 0), (1, 0, 1)]
+
+
+def test_what_another_left_that_cannot_be_removed_is_tried_again(
+    make_bench: MakeBench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = two_partitions(make_bench)
+    settings, wanted = ArchiveSettings(dir=tmp_path / "a"), set[int]()
+    one = Archiver(settings, bench.log, bench.clock, wanted=lambda: wanted)
+    wanted.add(0)
+    (tmp_path / "a" / f".0-{bench.log.identity}-dead.tmp").touch()
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "unlink", refuses)
+        with pytest.raises(TransportError) as refused:
+            one.step(0.0)
+    assert refused.value.code == "disk-error"
+    one.step(0.0)  # nobody has the lock
+    assert one.positions() == {(EXAMPLES, 0): 1}
+    one.close()
+
+
+def refuses(*_: object, **__: object) -> None:
+    raise PermissionError(13, "not yours")
+
+
 def test_what_fails_behind_the_lock_is_tried_again(
     make_bench: MakeBench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
