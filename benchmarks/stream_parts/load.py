@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from benchmarks.joiner import CONTEXT, GRADES, KINDS, N_ITEMS, N_USERS, events, number_of
 from freshrank import messages
-from freshrank.messages import Action, Impression
+from freshrank.messages import Action, Impression, Value
 from freshrank.transport.base import ACTIONS, IMPRESSIONS, NewRecord
 from freshrank.transport.kafka import KafkaLog
 from freshrank.transport.kafka_cluster import Cluster
@@ -29,6 +29,7 @@ _CONNECTIONS: Final = 8
 # From one playing to the next; ids so far apart are of one kind, and of one grade (`appeal`).
 _NEXT_USERS: Final = KINDS * 1_009
 _NEXT_ITEMS: Final = KINDS * len(GRADES) * 37
+_NEXT_CONTEXT: Final = 7  # all values of each come by turns
 N_CANDIDATES, TOP_K, N_BODIES = 200, 5, 400
 
 F64 = npt.NDArray[np.float64]
@@ -39,8 +40,9 @@ def produce(cluster: Cluster, per_second: float, seconds: float, first_cycle: in
     """Append impressions and as many actions, `per_second` of both together.
 
     An impression is of five items, an action comes 6 s after it on average; before the first ones
-    come there are fewer records. They are played again and again, each time with other users and
-    items of the same tastes: what came again word for word would be learned by heart.
+    come there are fewer records. They are played again and again, each time with other users, items
+    and contexts of the same tastes: what came again word for word would be learned by heart, and
+    the guard would hold that model back, which foresees other rows worse than their share does.
 
     Args:
         cluster: Where to.
@@ -99,7 +101,7 @@ def _record(began_s: float, due_s: float, one: Impression | Action, cycle: int) 
         received_at_ms=ts_ms,
         user=f"user-{user}",
         **(
-            {"items": [_item(item, cycle) for item in one.items]}
+            {"items": [_item(item, cycle) for item in one.items], "shared": _shared(one, cycle)}
             if isinstance(one, Impression)
             else {"item": _item(one.item, cycle)}
         ),
@@ -109,6 +111,16 @@ def _record(began_s: float, due_s: float, one: Impression | Action, cycle: int) 
 
 def _item(item: str, cycle: int) -> str:
     return str((int(item) + cycle * _NEXT_ITEMS) % N_ITEMS)
+
+
+def _shared(one: Impression, cycle: int) -> dict[str, Value]:
+    def moved(name: str, value: Value) -> Value:
+        if isinstance(value, list):
+            return [_item(str(item), cycle) for item in value]
+        number = int(str(value).removeprefix(f"{name}-"))
+        return f"{name}-{(number + cycle * _NEXT_CONTEXT) % CONTEXT[name]}"
+
+    return {name: moved(name, value) for name, value in one.shared.items()}
 
 
 def ask(port: int, per_second: float, warm_s: float, seconds: float) -> F64:

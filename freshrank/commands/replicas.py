@@ -50,4 +50,4 @@ def listed(left: dict[str, str]) -> str:
 
 def named(error: DataError, place: str) -> DataError:
     """What a service refused, with the address of that service."""
-    return DataError(f"{place}: {error}", code=error.code)
+    return DataError(f"{place}: {error}")

@@ -41,6 +41,7 @@ FROM_ELSEWHERE: Final[Mapping[tuple[str, str], tuple[tuple[str, str], ...]]] = {
     ),
     # The code that another one was made with.
     ("freshrank/commands/join.py", "failure.code"): (),
+    ("freshrank/commands/rollback.py", "error.code"): (),
     ("trainer/reader.py", "error.code"): (),
 }  # fmt: skip
 
