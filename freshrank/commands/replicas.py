@@ -4,7 +4,6 @@ import time
 from collections.abc import Callable, Collection
 from typing import Final
 
-from freshrank.client import TIMEOUT_S
 from freshrank.errors import DataError, Error
 
 _LOOK_S: Final = 0.05
@@ -33,7 +32,7 @@ def until_all(places: Collection[str], look: Look, *, wait_s: float) -> dict[str
         for place in places:
             left_s = deadline_s - time.monotonic()
             try:
-                why = look(place, min(max(left_s, _LAST_LOOK_S), _HANG_S, TIMEOUT_S))
+                why = look(place, min(max(left_s, _LAST_LOOK_S), _HANG_S))
             except Error as error:
                 why = str(error)
             if why:

@@ -27,9 +27,9 @@ _CONNECTING_MS: Final = 50.0
 class _Net(KafkaNetClient):  # type: ignore[misc]  # kafka-python has no types
     """The client's connections, for its sender, which asks how long to rest until one is there.
 
-    kafka-python's own answer is 0 while it connects, and the sender spins on a broker that takes
-    the connection and says nothing (its issue 1907): half of each second under the GIL, for which
-    requests of the same process waited five seconds. And it is in seconds, taken as milliseconds.
+    kafka-python's own answer is 0 while it connects, so the sender spins on a broker that takes the
+    connection and says nothing (its issue 1907), and keeps the GIL from all that the process does
+    for its clients: a request waited five seconds. And it is in seconds, taken as milliseconds.
     """
 
     def connection_delay(self, node_id: Any) -> float:
