@@ -10,7 +10,7 @@ import errno
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -26,6 +26,7 @@ from freshrank.cli_groups import (
 from freshrank.cli_options import DEFAULT_CONFIG, DEFAULT_URL, ConfigPath, Json, Key, Url
 from freshrank.cli_roles import demo, join, serve, train
 from freshrank.errors import ConfigError, Error, TransportError
+from freshrank.printable import printable
 from freshrank.transport.files import disk_failed, has_failed
 
 app = typer.Typer(
@@ -276,17 +277,20 @@ def main() -> None:
     try:
         app(prog_name="freshrank")
     except Error as error:
-        typer.echo(str(error), err=True)
-        sys.exit(exit_code(error))
+        _end(str(error), exit_code(error))
     except OSError as error:
         if has_failed(error):
             failed = disk_failed("end", error)
-            typer.echo(str(failed), err=True)
-            sys.exit(exit_code(failed))
+            _end(str(failed), exit_code(failed))
         if error.errno != errno.ENOSPC:
             raise
-        typer.echo(f"no space left: {error.filename or 'the output is incomplete'}", err=True)
-        sys.exit(1)
+        _end(f"no space left: {error.filename or 'the output is incomplete'}", 1)
+
+
+def _end(text: str, code: int) -> NoReturn:
+    # What clients sent may stand in it; an error of several lines keeps them.
+    typer.echo("\n".join(map(printable, text.split("\n"))), err=True)
+    sys.exit(code)
 
 
 def exit_code(error: Error) -> int:

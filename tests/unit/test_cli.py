@@ -12,7 +12,7 @@ import pytest
 import typer.main
 
 from freshrank import __version__
-from freshrank.cli import app, exit_code
+from freshrank.cli import app, exit_code, main
 from freshrank.config import demo_text
 from freshrank.errors import ConfigError, DataError, Error, SchemaError, TransportError
 
@@ -88,6 +88,20 @@ def test_version(tmp_path: Path) -> None:
 )
 def test_exit_codes_tell_the_kind_of_error(error: Error, code: int) -> None:
     assert exit_code(error) == code
+
+
+def test_an_error_keeps_its_lines_and_commands_no_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fails(**_: object) -> None:
+        raise DataError("unknown item 'a\x1b[2J\x9b2J\u2028':\n  see there")
+
+    monkeypatch.setattr("freshrank.cli.app", fails)
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 1
+    said = "unknown item 'a\\u001b[2J\\u009b2J\\u2028':\n  see there\n"
+    assert capsys.readouterr().err == said
 
 
 def test_a_wrong_option_is_exit_code_2(tmp_path: Path) -> None:
