@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 from urllib.parse import quote
 
-from freshrank.client import TIMEOUT_S, call
-from freshrank.commands.replicas import listed, named, until_all
-from freshrank.errors import DataError, TransportError
+from freshrank.client import TIMEOUT_S
+from freshrank.commands.replicas import ask, listed, until_all
+from freshrank.errors import TransportError
 
 Known = dict[str, Any]
 
@@ -53,12 +53,7 @@ def _ask(
     place: str, path: str, key: str | None, *, is_dry: bool = True, timeout_s: float = TIMEOUT_S
 ) -> dict[str, Any]:
     query = "?dry_run=true" if is_dry else ""
-    try:
-        answer: dict[str, Any] = call(
-            place, path + query, key=key, method="DELETE", timeout_s=timeout_s
-        )
-    except DataError as error:
-        raise named(error, place) from error
+    answer: dict[str, Any] = ask(place, path + query, key=key, method="DELETE", timeout_s=timeout_s)
     return answer
 
 

@@ -2,8 +2,9 @@
 
 import time
 from collections.abc import Callable, Collection
-from typing import Final
+from typing import Any, Final
 
+from freshrank.client import TIMEOUT_S, call
 from freshrank.errors import DataError, Error
 
 _LOOK_S: Final = 0.05
@@ -47,6 +48,16 @@ def listed(left: dict[str, str]) -> str:
     return "; ".join(f"{place} ({why})" for place, why in left.items())
 
 
-def named(error: DataError, place: str) -> DataError:
-    """What a service refused, with the address of that service."""
-    return DataError(f"{place}: {error}")
+def ask(
+    place: str,
+    path: str,
+    *,
+    key: str | None,
+    method: str | None = None,
+    timeout_s: float = TIMEOUT_S,
+) -> Any:
+    """What one of them answers; see `freshrank.client.call`. A refusal names whose it is."""
+    try:
+        return call(place, path, key=key, method=method, timeout_s=timeout_s)
+    except DataError as error:
+        raise DataError(f"{place}: {error}") from error

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from freshrank.client import TIMEOUT_S, call
-from freshrank.commands.replicas import listed, named, until_all
-from freshrank.errors import DataError, Error, TransportError
+from freshrank.commands.replicas import ask, listed, until_all
+from freshrank.errors import Error, TransportError
 
 # What stands in `GET /v1/models`; None while a service has no parameters.
 Served = dict[str, Any] | None
@@ -102,10 +102,7 @@ def _until_another(before: dict[str, Served], key: str | None, wait_s: float) ->
 
 
 def _served(place: str, key: str | None, timeout_s: float = TIMEOUT_S) -> Served:
-    try:
-        models = call(place, "/v1/models", key=key, timeout_s=timeout_s)["models"]
-    except DataError as error:
-        raise named(error, place) from error
+    models = ask(place, "/v1/models", key=key, timeout_s=timeout_s)["models"]
     return models[0] if models else None
 
 

@@ -6,7 +6,9 @@ from typing import Any
 import pytest
 
 from freshrank.commands import forget
+from freshrank.commands import replicas as commands_replicas
 from freshrank.errors import DataError, TransportError
+from tests.unit.answers import Answers
 
 A, B = "http://a:8000", "http://b:8000"
 KNOWN: dict[str, Any] = {"row": True, "recent": 3, "features": 1}
@@ -15,24 +17,17 @@ BLIND: dict[str, Any] = {"row": None, "recent": 0, "features": 0}
 AWAY = TransportError(f"no answer from {B}: it restarts")
 
 
-class Replicas:
-    """What each says of the id, one answer after another; the last one again and again."""
+class Replicas(Answers):
+    """What each says of the id."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        super().__init__()
         self.asked: list[tuple[str, bool]] = []
-        self._answers: dict[str, list[Any]] = {}
-        monkeypatch.setattr(forget, "call", self._call)
-
-    def say(self, place: str, *answers: Any) -> None:
-        self._answers[place] = list(answers)
+        monkeypatch.setattr(commands_replicas, "call", self._call)
 
     def _call(self, base: str, path: str, **_: Any) -> dict[str, Any]:
         self.asked.append((base, path.endswith("?dry_run=true")))
-        answers = self._answers[base]
-        answer = answers.pop(0) if len(answers) > 1 else answers[0]
-        if isinstance(answer, Exception):
-            raise answer
-        return {"slot": "user_id", "known": answer, "remains": ["log"]}
+        return {"slot": "user_id", "known": self.next(base), "remains": ["log"]}
 
 
 @pytest.fixture

@@ -5,9 +5,11 @@ from typing import Any
 
 import pytest
 
+from freshrank.commands import replicas as commands_replicas
 from freshrank.commands import rollback
 from freshrank.commands.rollback import told
 from freshrank.errors import DataError, TransportError
+from tests.unit.answers import Answers
 
 A, B = "http://a:8000", "http://b:8000"
 OLD, NEW = ({"version": f"{epoch}-{seq}", "epoch": epoch} for epoch, seq in ((4, 9), (5, 0)))
@@ -32,33 +34,24 @@ def test_a_dry_run_says_what_it_knows(snapshot: Any, rows: int | None, text: str
     assert text in said
 
 
-class Replicas:
-    """What each serves, one answer after another; the last one again and again."""
+class Replicas(Answers):
+    """What each serves."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        super().__init__()
         self.given: list[tuple[str, str]] = []
         self.refused = ""
-        self._served: dict[str, list[Any]] = {}
-        monkeypatch.setattr(rollback, "call", self._call)
-
-    def serve(self, place: str, *served: Any) -> None:
-        self._served[place] = list(served)
+        for module in (rollback, commands_replicas):
+            monkeypatch.setattr(module, "call", self._call)
 
     def _call(self, base: str, path: str, body: Any = None, **_: Any) -> dict[str, Any]:
         if body is not None:
             self.given.append((base, path))
             if path == self.refused:
                 raise TransportError("the log is away", code="unreachable")
-            return {"from": self._next(base)}
-        served = self._next(base)
+            return {"from": self.next(base)}
+        served = self.next(base)
         return {"models": [] if served is None else [served]}
-
-    def _next(self, base: str) -> Any:
-        served = self._served[base]
-        one = served.pop(0) if len(served) > 1 else served[0]
-        if isinstance(one, Exception):
-            raise one
-        return one
 
 
 @pytest.fixture
@@ -85,8 +78,8 @@ def run(*services: str, wait_s: float = 60.0, as_json: bool = True, is_dry: bool
 def test_it_waits_for_the_replica_that_goes_back_last(
     replicas: Replicas, capsys: pytest.CaptureFixture[str], before: Any
 ) -> None:
-    replicas.serve(A, OLD, OLD, NEW)
-    replicas.serve(B, before, OLD, AWAY, None, NEW)  # one that was behind has caught up first
+    replicas.say(A, OLD, OLD, NEW)
+    replicas.say(B, before, OLD, AWAY, None, NEW)  # one that was behind has caught up first
     run(B, A)
     told = json.loads(capsys.readouterr().out)
     assert (told["from"], told["now"]) == (OLD, NEW)
@@ -98,8 +91,8 @@ def test_it_waits_for_the_replica_that_goes_back_last(
     ("last", "why"), [(OLD, "4-9 of epoch 4"), (None, "nothing"), (AWAY, "restarts")]
 )
 def test_it_names_who_has_not_gone_back(replicas: Replicas, last: Any, why: str) -> None:
-    replicas.serve(A, OLD, OLD, NEW)
-    replicas.serve(B, OLD, last)
+    replicas.say(A, OLD, OLD, NEW)
+    replicas.say(B, OLD, last)
     with pytest.raises(TransportError, match="the command is given") as late:
         run(B, wait_s=0.0)
     assert late.value.code == "not-obeyed"
@@ -112,8 +105,8 @@ def test_it_names_who_has_not_gone_back(replicas: Replicas, last: Any, why: str)
 def test_nothing_is_given_while_a_replica_cannot_be_asked(
     replicas: Replicas, refusal: Exception
 ) -> None:
-    replicas.serve(A, OLD)
-    replicas.serve(B, refusal)
+    replicas.say(A, OLD)
+    replicas.say(B, refusal)
     for is_dry in (True, False):
         with pytest.raises(type(refusal), match=B):
             run(B, is_dry=is_dry)
@@ -121,7 +114,7 @@ def test_nothing_is_given_while_a_replica_cannot_be_asked(
 
 
 def test_a_refusal_says_that_learning_was_paused_before_it(replicas: Replicas) -> None:
-    replicas.serve(A, OLD)
+    replicas.say(A, OLD)
     replicas.refused = "/v1/admin/rollback"
     with pytest.raises(TransportError, match="is away; learning stays paused until") as refused:
         run()
@@ -130,8 +123,8 @@ def test_a_refusal_says_that_learning_was_paused_before_it(replicas: Replicas) -
 
 
 def test_it_says_what_each_serves(replicas: Replicas, capsys: pytest.CaptureFixture[str]) -> None:
-    replicas.serve(A, OLD, OLD, NEW)
-    replicas.serve(B, None, NEW)
+    replicas.say(A, OLD, OLD, NEW)
+    replicas.say(B, None, NEW)
     run(B, as_json=False)
     first, second, last = capsys.readouterr().out.splitlines()
     text = "serving 5-0 of epoch 5, the parameters of kept-good, instead of"

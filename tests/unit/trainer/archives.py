@@ -1,5 +1,6 @@
 """Builds archives for tests."""
 
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from pathlib import Path
 
@@ -29,11 +30,16 @@ def record_hours(bench: Bench, *, n_records: int = 12, n_rows: int = 10, seed: i
         bench.append(at(batch, time_ms))
 
 
-def archiver(bench: Bench, directory: Path, **settings: object) -> Archiver:
+def archiver(
+    bench: Bench,
+    directory: Path,
+    *,
+    wanted: Callable[[], Collection[int]] | None = None,
+    **settings: object,
+) -> Archiver:
     """An archiver of the bench's log."""
-    return Archiver(
-        ArchiveSettings.model_validate({"dir": directory, **settings}), bench.log, bench.clock
-    )
+    parsed = ArchiveSettings.model_validate({"dir": directory, **settings})
+    return Archiver(parsed, bench.log, bench.clock, wanted=wanted)
 
 
 def archived(bench: Bench, directory: Path) -> Path:

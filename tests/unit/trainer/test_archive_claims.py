@@ -7,12 +7,10 @@ import numpy as np
 import pytest
 
 from freshrank.errors import TransportError
-from freshrank.settings import ArchiveSettings
 from freshrank.transport.base import EXAMPLES
 from tests.unit.trainer.archives import archived, archiver
 from tests.unit.trainer.conftest import MakeBench
 from tests.unit.trainer.example_records import Bench, random_batch
-from trainer.archive import Archiver
 from trainer.archive_files import part_names
 
 
@@ -35,10 +33,9 @@ def test_every_partition_has_files_of_its_own(make_bench: MakeBench, tmp_path: P
 
 def test_a_partition_is_written_by_one_at_a_time(make_bench: MakeBench, tmp_path: Path) -> None:
     bench = two_partitions(make_bench)
-    settings = ArchiveSettings(dir=tmp_path / "a")
-    frozen = Archiver(settings, bench.log, bench.clock, wanted=lambda: [0])
+    frozen = archiver(bench, tmp_path / "a", wanted=lambda: [0])
     frozen.step(0.0)
-    successor = Archiver(settings, bench.log, bench.clock)
+    successor = archiver(bench, tmp_path / "a")
     while successor.step(0.0):
         pass
     assert successor.positions() == {(EXAMPLES, 1): 2}
@@ -54,10 +51,9 @@ def test_partitions_come_and_go_without_the_others_noticing(
     make_bench: MakeBench, tmp_path: Path
 ) -> None:
     bench = two_partitions(make_bench)
-    settings = ArchiveSettings(dir=tmp_path / "a")
     of_first, of_second = {0, 1}, set[int]()
-    first = Archiver(settings, bench.log, bench.clock, wanted=lambda: of_first)
-    second = Archiver(settings, bench.log, bench.clock, wanted=lambda: of_second)
+    first = archiver(bench, tmp_path / "a", wanted=lambda: of_first)
+    second = archiver(bench, tmp_path / "a", wanted=lambda: of_second)
     first.step(0.0)
     of_first.remove(1)
     of_second.add(1)
@@ -114,8 +110,8 @@ def test_a_partition_that_is_left_while_the_log_is_away_leaves_no_half_a_file(
     make_bench: MakeBench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bench = two_partitions(make_bench)
-    settings, wanted = ArchiveSettings(dir=tmp_path / "a"), {0, 1}
-    one = Archiver(settings, bench.log, bench.clock, wanted=lambda: wanted)
+    wanted = {0, 1}
+    one = archiver(bench, tmp_path / "a", wanted=lambda: wanted)
     one.step(0.0)
     wanted.remove(1)
     with monkeypatch.context() as patched:
@@ -135,8 +131,8 @@ def test_what_another_left_that_cannot_be_removed_is_tried_again(
     make_bench: MakeBench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bench = two_partitions(make_bench)
-    settings, wanted = ArchiveSettings(dir=tmp_path / "a"), set[int]()
-    one = Archiver(settings, bench.log, bench.clock, wanted=lambda: wanted)
+    wanted = set[int]()
+    one = archiver(bench, tmp_path / "a", wanted=lambda: wanted)
     wanted.add(0)
     (tmp_path / "a" / f".0-{bench.log.identity}-dead.tmp").touch()
     with monkeypatch.context() as patched:
@@ -157,8 +153,8 @@ def test_what_fails_behind_the_lock_is_tried_again(
     make_bench: MakeBench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bench = two_partitions(make_bench)
-    settings, wanted = ArchiveSettings(dir=tmp_path / "a"), set[int]()
-    one = Archiver(settings, bench.log, bench.clock, wanted=lambda: wanted)
+    wanted = set[int]()
+    one = archiver(bench, tmp_path / "a", wanted=lambda: wanted)
     wanted |= {0, 1}
     with monkeypatch.context() as patched:
         patched.setattr(bench.log, "start_offset", fails)
