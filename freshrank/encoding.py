@@ -125,11 +125,7 @@ def text_ids(values: Plain, salt: int) -> U64:
     """`uint64[n]` of n string keys: the keyed hash of their NFC UTF-8 bytes."""
     values = _as_list(values)
     texts = [value for value in values if isinstance(value, str)]
-    is_plain = (
-        len(texts) == len(values)
-        and all(map(str.isascii, texts))
-        and max(map(len, texts), default=0) <= TEXT_CHARACTERS_MAX
-    )
+    is_plain = len(texts) == len(values) and are_plain_texts(texts)
     return hash_strings(texts if is_plain else [parse_text(value) for value in values], salt)
 
 
@@ -146,9 +142,8 @@ def uint64_ids(values: Plain) -> U64:
             return values.astype(np.uint64)
         values = values.tolist()
     values = _as_list(values)
-    texts = [value for value in values if isinstance(value, str)]
-    integers = _decimals(texts) if len(texts) == len(values) else _integers(values)
-    if integers is None or not 0 <= min(integers, default=0) <= max(integers, default=0) < 1 << 64:
+    integers = plain_integers(values)
+    if integers is None:
         integers = [parse_uint64(value) for value in values]
     return np.array(integers, np.uint64)
 
@@ -198,6 +193,9 @@ def list_bags(values: Sequence[Value], max_len: int, ids_of: IdsOf) -> SlotIds:
 
 def repeat_bags(bags: SlotIds, counts: I64) -> SlotIds:
     """Row i of `bags`, `counts[i]` times, for every i."""
+    if len(counts) == 1:
+        n_rows, n_ids = int(counts[0]), len(bags.ids)
+        return SlotIds(np.tile(bags.ids, n_rows), np.arange(n_rows + 1, dtype=np.int64) * n_ids)
     rows = np.repeat(np.arange(len(counts)), counts)
     lengths = np.diff(bags.offsets)
     if (lengths == 1).all():
@@ -223,6 +221,20 @@ def cross_bags(left: SlotIds, right: SlotIds, seed: int) -> SlotIds:
 
 def _as_list(values: Plain) -> Sequence[Value]:
     return values.tolist() if isinstance(values, np.ndarray) else values
+
+
+def are_plain_texts(texts: Sequence[str]) -> bool:
+    """Whether `parse_text` takes all of them and leaves them as they are."""
+    return all(map(str.isascii, texts)) and max(map(len, texts), default=0) <= TEXT_CHARACTERS_MAX
+
+
+def plain_integers(values: Sequence[Value]) -> list[int] | None:
+    """What `parse_uint64` makes of values that are all integers, or all texts; else None."""
+    texts = [value for value in values if isinstance(value, str)]
+    integers = _decimals(texts) if len(texts) == len(values) else _integers(values)
+    if integers is None or not 0 <= min(integers, default=0) <= max(integers, default=0) < 1 << 64:
+        return None
+    return integers
 
 
 def _integers(values: Sequence[Value]) -> list[int] | None:

@@ -20,8 +20,6 @@ from freshrank.encoding import (
     F64,
     cross_bags,
     optional_numbers,
-    parse_text,
-    parse_uint64,
     repeat_bags,
     shown,
 )
@@ -38,11 +36,11 @@ from freshrank.feature_plan import (
 )
 from freshrank.feature_types import I64, Encoded, Problem, RequestValues, Slot, SlotIds, TableSpec
 from freshrank.hints import did_you_mean
+from freshrank.identities import Identities
 from freshrank.messages import Value
 from freshrank.settings import (
     CrossFeature,
     DenseFeature,
-    IdFeature,
     LiveFeature,
     RecentFeature,
     Settings,
@@ -101,6 +99,8 @@ class FeatureEncoder:
             raise ConfigError(f"{references.path_text(mistake.location)}: {mistake.text}")
         self._features = {feature.name: feature for feature in settings.features}
         self._salt = settings.salt
+        self._users = Identities("user_id", self._features.get("user_id"))
+        self._items = Identities("item_id", self._features.get("item_id"))
         self._shared = frozenset(
             name for name, feature in self._features.items() if is_shared(feature, self._features)
         )
@@ -222,22 +222,15 @@ class FeatureEncoder:
             DataError: not legal for the key type (code `bad-id`): -1, 2^64, `007`, an integer for a
                 string key, a string longer than 256 characters.
         """
-        return self._canonical("item_id", item)
+        return self._items.canonical(item)
+
+    def plain_items(self, items: Sequence[str | int]) -> list[str] | None:
+        """The canonical texts of many items, fast; None where one needs `canonical_item`."""
+        return self._items.plain(items)
 
     def canonical_user(self, user: str | int) -> str:
         """The same for `user_id`."""
-        return self._canonical("user_id", user)
-
-    def _canonical(self, name: str, identity: object) -> str:
-        feature = self._features.get(name)
-        try:
-            if isinstance(feature, IdFeature) and feature.key == "uint64":
-                return str(parse_uint64(identity))
-            if text := parse_text(identity):
-                return text
-        except DataError as error:
-            raise DataError(f"{name}: {error}", code="bad-id") from None
-        raise DataError(f"{name}: expected a non-empty string", code="bad-id")
+        return self._users.canonical(user)
 
     def _bags(self, names: Iterable[str], bags_of: Callable[[str], SlotIds]) -> dict[str, SlotIds]:
         bags = {}

@@ -95,7 +95,7 @@ class Service:
             parts.loop,
             is_warm=lambda: self.warmup.is_over,
         )
-        known = KnownFeatures(settings, encoder, self.entities.features, self.state)
+        known = KnownFeatures(settings, encoder, self.entities.features_of, self.state)
         self.ranker = Ranker(
             settings,
             encoder,

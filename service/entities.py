@@ -2,7 +2,7 @@
 
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import islice
 from typing import Final
 
@@ -56,8 +56,13 @@ class EntityView(Follower):
 
     def features(self, scope: str, identity: str) -> Mapping[str, Value]:
         """Features of an item or user; none when nobody sent any."""
+        return self.features_of(scope, [identity])[0]
+
+    def features_of(self, scope: str, identities: Sequence[str]) -> list[Mapping[str, Value]]:
+        """The same of many, in order."""
         with self._lock:
-            return self._features[scope].get(identity, _NONE)
+            known = self._features[scope]
+            return [known.get(one, _NONE) for one in identities]
 
     def sample(self, scope: str, n: int) -> list[tuple[str, Mapping[str, Value]]]:
         """The first n entities of a scope."""

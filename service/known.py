@@ -19,6 +19,11 @@ SentTogether = dict[tuple[str, str], Mapping[str, Value]]
 _FILLED_IN: Final = ("user_id", "item_id")
 
 
+def nobody_sent(_scope: str, identities: Sequence[str]) -> list[Mapping[str, Value]]:
+    """Features of items or users where none were ever sent."""
+    return [{} for _ in identities]
+
+
 @dataclass(frozen=True, slots=True)
 class Names:
     """Features that take a value: `shared` once per request, `columns` once per item."""
@@ -44,7 +49,7 @@ class KnownFeatures:
     Args:
         settings: The configuration.
         encoder: Its encoder.
-        sent: Features by scope and canonical id, as `EntityView.features` has them.
+        sent: Features by scope and canonical ids, as `EntityView.features_of` has them.
         state: Feature state.
     """
 
@@ -52,7 +57,7 @@ class KnownFeatures:
         self,
         settings: Settings,
         encoder: FeatureEncoder,
-        sent: Callable[[str, str], Mapping[str, Value]],
+        sent: Callable[[str, Sequence[str]], Sequence[Mapping[str, Value]]],
         state: StateReader,
     ) -> None:
         self.names = Names.of(settings)
@@ -83,7 +88,7 @@ class KnownFeatures:
         Raises:
             DataError: a value cannot be encoded.
         """
-        known = {} if user is None else self._features("user", user, sent)
+        known = {} if user is None else self._features("user", [user], sent)[0]
         values = RequestValues(
             items, user, {**known, **shared}, self._columns(items, columns, sent)
         )
@@ -96,15 +101,17 @@ class KnownFeatures:
         sent: SentTogether | None,
     ) -> dict[str, list[Value]]:
         """Item and candidate features, one entry per item."""
-        rows: list[Mapping[str, Value]] = []
-        for item, own in zip(items, explicit, strict=True):
-            known = self._features("item", item, sent)
-            rows.append({**known, **own} if known and own else known or own)
+        rows = [
+            {**known, **own} if known and own else known or own
+            for known, own in zip(self._features("item", items, sent), explicit, strict=True)
+        ]
         columns = {name: [row.get(name) for row in rows] for name in self.names.columns}
         return {n: c for n, c in columns.items() if any(value is not None for value in c)}
 
     def _features(
-        self, scope: str, identity: str, sent: SentTogether | None
-    ) -> Mapping[str, Value]:
-        together = sent.get((scope, identity)) if sent else None
-        return self._sent(scope, identity) if together is None else together
+        self, scope: str, identities: Sequence[str], sent: SentTogether | None
+    ) -> Sequence[Mapping[str, Value]]:
+        known = self._sent(scope, identities)
+        if not sent:
+            return known
+        return [sent.get((scope, one), own) for one, own in zip(identities, known, strict=True)]

@@ -182,8 +182,8 @@ class Ranker:
         first = scores.predictions[:, 0]
         # What has no score stands last; ties go by item id: equal requests get equal answers.
         ranked = np.where(np.isfinite(first), -first, np.inf).tolist()
-        order = sorted(range(len(ranked)), key=lambda i: (ranked[i], values.items[i]))
-        return scores, order[: request.top_k]
+        best_first = sorted(zip(ranked, values.items, range(len(ranked)), strict=True))
+        return scores, [row for _, _, row in best_first[: request.top_k]]
 
     def _items(
         self, values: RequestValues, scores: Scores | None, order: list[int]

@@ -49,9 +49,10 @@ class RequestReader:
             self._identity("item", item, ["exclude", i], errors)
             for i, item in enumerate(request.exclude)
         }
-        items = [
-            self._identity("item", candidate.item, ["candidates", i, "item"], errors)
-            for i, candidate in enumerate(request.candidates)
+        sent = [candidate.item for candidate in request.candidates]
+        items = self._encoder.plain_items(sent) or [
+            self._identity("item", item, ["candidates", i, "item"], errors)
+            for i, item in enumerate(sent)
         ]
         self._check(request, items, errors)
         if errors:
@@ -88,6 +89,8 @@ class RequestReader:
         check = self._encoder.check
         errors += _located("#/user_features", check(request.user_features, ["user"]))
         errors += _located("#/context", check(request.context, ["context"]))
+        if len(set(items)) == len(items) and not any(one.features for one in request.candidates):
+            return
         first_of: dict[str, int] = {}
         for i, (item, candidate) in enumerate(zip(items, request.candidates, strict=True)):
             if len(errors) >= ERRORS_MAX:

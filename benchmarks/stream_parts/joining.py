@@ -1,6 +1,5 @@
 """Impressions and actions joined from Kafka to Kafka, by our joiner and by Quix Streams."""
 
-import gc
 import statistics
 import subprocess
 import sys
@@ -19,6 +18,7 @@ from freshrank import messages
 from freshrank.clock import ManualClock
 from freshrank.feature_state import LocalFeatureState
 from freshrank.features import FeatureEncoder
+from freshrank.garbage import spare_program
 from freshrank.progress import Progress
 from freshrank.settings import Settings
 from freshrank.transport.base import ACTIONS, IMPRESSIONS, NewRecord
@@ -87,8 +87,7 @@ def _join(cluster: Cluster, *, now_ms: int) -> tuple[float, float]:
                 )
             )
         )
-        gc.collect()
-        gc.freeze()  # as `freshrank join` does
+        spare_program()  # as `freshrank join` does
         began_s, began_cpu_s = time.perf_counter(), time.process_time()
         joiner.drain()
         wall_s, cpu_s = time.perf_counter() - began_s, time.process_time() - began_cpu_s

@@ -17,7 +17,7 @@ from freshrank.replay.event_file import EventFile
 from freshrank.replay.rejects import Rejects
 from freshrank.settings import Settings
 from service.event_checks import Checked, EventChecker
-from service.known import KnownFeatures
+from service.known import KnownFeatures, nobody_sent
 
 
 def check(file: Path, path: Path, *, environ: Mapping[str, str], as_json: bool) -> None:
@@ -29,7 +29,7 @@ def check(file: Path, path: Path, *, environ: Mapping[str, str], as_json: bool) 
     """
     settings = config.load(path, environ=environ)
     encoder = FeatureEncoder(settings)
-    known = KnownFeatures(settings, encoder, lambda *_: {}, LocalFeatureState(settings))
+    known = KnownFeatures(settings, encoder, nobody_sent, LocalFeatureState(settings))
     checker, clock = EventChecker(settings, encoder, known), SystemClock()
     with (
         EventFile(file, line_bytes_max=settings.limits.body) as events,

@@ -15,6 +15,7 @@ from prometheus_client import CollectorRegistry
 
 from freshrank import __version__
 from freshrank.errors import ConfigError, TransportError
+from freshrank.garbage import spare_program
 from freshrank.metrics import Reading, ReadingCollector, register_process
 from freshrank.metrics_port import MetricsPort
 from freshrank.settings import Settings
@@ -86,6 +87,7 @@ def served(app: FastAPI, listener: socket.socket) -> Iterator[uvicorn.Server]:
     if not server.started:
         server.should_exit = True
         raise TransportError("the HTTP server did not start; its log lines above say why")
+    spare_program()
     try:
         yield server
     finally:

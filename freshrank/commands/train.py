@@ -14,6 +14,7 @@ from freshrank.commands.serving import metrics_served, stopped_by_signal
 from freshrank.commands.train_kafka import Standby
 from freshrank.embedded import Embedded, check_can_learn
 from freshrank.errors import DataError, SyncError, TransportError
+from freshrank.garbage import spare_program
 from freshrank.messages import Tick, decode
 from freshrank.settings import Settings
 from freshrank.transport.base import ACTIONS, IMPRESSIONS
@@ -136,6 +137,7 @@ def _follow(
     summary: Callable[[], Summary],
 ) -> bool:
     """Until told to stop, or a worker failed: False. Until the lag is small: True."""
+    spare_program()
     told_s = time.monotonic()
     while not run.stop.wait(_LOOK_S) and not has_failed():
         n_behind = None if run.until_lag is None else lag()

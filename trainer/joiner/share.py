@@ -1,7 +1,6 @@
 """The partitions that one process joins on Kafka, as its group gives and takes them."""
 
 import contextlib
-import gc
 import logging
 import threading
 from collections.abc import Callable, Iterable
@@ -11,6 +10,7 @@ from freshrank.clock import Clock
 from freshrank.errors import Error, TransportError
 from freshrank.feature_state import FeatureState
 from freshrank.features import FeatureEncoder
+from freshrank.garbage import spare_program
 from freshrank.metrics import Reading
 from freshrank.progress import Progress
 from freshrank.settings import Settings
@@ -115,9 +115,7 @@ class Share:
         self._failures: list[Exception] = []
         self._progress = Progress()
         self.n_partitions = log.n_partitions(IMPRESSIONS)
-        # The program itself is not garbage: looking for some in it took 5 % of the joining.
-        gc.collect()
-        gc.freeze()
+        spare_program()  # looking for garbage in it took 5 % of the joining
 
     @property
     def partitions(self) -> list[int]:

@@ -18,7 +18,7 @@ from service import ingest as ingest_module
 from service.bodies import ItemEvent
 from service.core import Service
 from service.event_checks import EventChecker, Refusal
-from service.known import KnownFeatures
+from service.known import KnownFeatures, nobody_sent
 from tests.unit.service.conftest import MakeClient, MakeWorld
 from tests.unit.service.support import (
     NOW_MS,
@@ -348,7 +348,7 @@ def test_an_entity_above_the_record_limit_is_refused() -> None:
         features=[{"name": "item_id", "type": "id", "scope": "item"}, *features]
     )
     encoder = FeatureEncoder(settings)
-    known = KnownFeatures(settings, encoder, lambda *_: {}, LocalFeatureState(settings))
+    known = KnownFeatures(settings, encoder, nobody_sent, LocalFeatureState(settings))
     checker = EventChecker(settings, encoder, known)
     text = "x" * 250
     big: dict[str, Value] = {f"t{i}": [text] * 256 for i in range(10)}
