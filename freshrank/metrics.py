@@ -15,6 +15,7 @@ from prometheus_client import (
     CollectorRegistry,
     Counter,
     Gauge,
+    GCCollector,
     Histogram,
     PlatformCollector,
     ProcessCollector,
@@ -150,9 +151,10 @@ class Freshness:
 
 
 def register_process(registry: CollectorRegistry, *, version: str) -> None:
-    """Metrics of the process: CPU, memory, files, Python, and our version."""
+    """Metrics of the process: CPU, memory, files, Python and its garbage, and our version."""
     ProcessCollector(registry=registry)
     PlatformCollector(registry=registry)
+    GCCollector(registry=registry)
     one = CATALOGUE["build_info"]
     build = Gauge("build_info", one.text, one.labels, namespace=PREFIX, registry=registry)
     build.labels(version, platform.python_version()).set(1)

@@ -38,6 +38,14 @@ SETTINGS = Settings.model_validate(
 )
 CROSSES = {f.name: f.of for f in SETTINGS.features if isinstance(f, CrossFeature)}
 ENCODER = FeatureEncoder(SETTINGS)
+ENCODER_OF_NUMBERS = FeatureEncoder(
+    Settings.model_validate(
+        {
+            "features": [{"name": "item_id", "type": "id", "scope": "item", "key": "uint64"}],
+            "tasks": [{"name": "click", "event": "click"}],
+        }
+    )
+)
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=8)
 uint64s = st.integers(0, 2**64 - 1)
@@ -179,6 +187,22 @@ def test_canonical_text_is_canonical_again(value: str | int) -> None:
         if code is None:
             text = canonical(value)
             assert canonical(text) == text
+
+
+@given(st.lists(uint64s | uint64s.map(str) | texts | anything, max_size=6))
+def test_items_that_are_plain_are_those_one_by_one(items: list[Any]) -> None:
+    for encoder in (ENCODER, ENCODER_OF_NUMBERS):
+        plain = encoder.plain_items(items)
+        if plain is not None:
+            assert plain == [encoder.canonical_item(one) for one in items]
+
+
+@given(st.lists(st.text("ab7_-", min_size=1)), st.lists(uint64s))
+def test_ids_as_shops_have_them_are_plain(names: list[str], numbers: list[int]) -> None:
+    texts = list(map(str, numbers))
+    assert ENCODER.plain_items(names) == names
+    assert ENCODER_OF_NUMBERS.plain_items(texts) == texts
+    assert ENCODER_OF_NUMBERS.plain_items(numbers) == texts
 
 
 @given(uint64s, uint64s)
