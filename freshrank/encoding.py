@@ -245,13 +245,14 @@ def _integers(values: Sequence[Value]) -> list[int] | None:
 
 def _decimals(texts: list[str]) -> list[int] | None:
     """The integers that the texts spell when each is spelled as `str` does it."""
-    if max(map(len, texts), default=0) > _DECIMAL_CHARACTERS_MAX:
+    joined, firsts = "".join(texts), {text[:1] for text in texts}
+    if not joined.isascii() or not joined.isdecimal():
+        return None if texts else []
+    if max(map(len, texts)) > _DECIMAL_CHARACTERS_MAX or "" in firsts:
         return None
-    try:
-        integers = list(map(int, texts))
-    except ValueError:
+    if "0" in firsts and any(text[0] == "0" and text != "0" for text in texts):
         return None
-    return integers if list(map(str, integers)) == texts else None
+    return list(map(int, texts))
 
 
 def offsets_of(lengths: I64) -> I64:
