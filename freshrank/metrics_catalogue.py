@@ -71,6 +71,12 @@ CATALOGUE: Final[Mapping[str, Metric]] = {
         "counter", _SERVE, "Events received, accepted or not.", ("kind", "source")
     ),
     "events_rejected": Metric("counter", _SERVE, "Events refused.", ("kind", "reason")),
+    "entities_left_out": Metric(
+        "counter",
+        _SERVE,
+        "Entities that were read and are not served, or a value of them.",
+        ("reason",),
+    ),
     "serving_feature_state_up": Metric(
         "gauge", _SERVE, "1 while feature state answers, 0 while requests go without it."
     ),
@@ -199,8 +205,9 @@ LABELS: Final[Mapping[str, str]] = {
     "python": "version",
     "reason": (
         "of requests `shed` (overloaded), `size`, `auth`; of events `schema`, `bad-id`, "
-        "`unknown-event`, `future` and others; of a version `nonfinite`, `norm`, `logloss`, "
-        "`calibration`; of rows `expired`, `capacity`"
+        "`unknown-event`, `future` and others; of entities `unusable` (no entity, of a newer "
+        "program, a value that the configuration does not take), `capacity`; of a version "
+        "`nonfinite`, `norm`, `logloss`, `calibration`; of rows `expired`, `capacity`"
     ),
     "result": (
         "of frames in a service `applied`, or why not (`gap`, `checksum`, `schema`, `overflow`, "

@@ -106,10 +106,11 @@ STORE_AND_STREAM: Final = (
     ),
     Panel("Rounds", "ops", _rates("freshrank_joiner_rounds_total", "partition")),
     Panel(
-        "Unknown fields, gaps",
+        "Unknown fields, gaps, entities left out",
         "ops",
         _rates("freshrank_joiner_unknown_fields_total", "topic")
-        | _rates("freshrank_gap_records_total", "stage"),
+        | _rates("freshrank_gap_records_total", "stage")
+        | _rates("freshrank_entities_left_out_total", "reason"),
     ),
     Panel("Requests in memory", "short", {"freshrank_joiner_cached_requests": "{{partition}}"}),
     Panel(

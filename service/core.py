@@ -156,6 +156,8 @@ class Service:
         readings = [
             Reading("serving_feature_state_up", float(not self.state.is_away)),
             Reading("http_requests_limit", self.parts.settings.limits.in_flight),
+            Reading("entities_left_out", self.entities.n_skipped, {"reason": "unusable"}),
+            Reading("entities_left_out", self.entities.n_dropped, {"reason": "capacity"}),
             Reading("log_unacknowledged_bytes", self.parts.log.unacknowledged_bytes),
             *self.replica.freshness.readings(),
         ]

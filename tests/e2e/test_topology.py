@@ -214,6 +214,8 @@ def test_a_click_at_one_service_changes_the_scores_of_both(topology: Topology) -
 
 def test_the_composition_names_what_there_is() -> None:
     settings = settings_of_compose()
+    beside = {"kafka", "redis", "redis-parameters", "prometheus", "grafana"}
+    assert set(COMPOSE) == {*SERVE, *TRAIN, *beside}
     assert settings.log.brokers == ["kafka:9092"]
     assert COMPOSE["kafka"]["environment"]["KAFKA_ADVERTISED_LISTENERS"] == "PLAINTEXT://kafka:9092"
     assert settings.state.url == "redis://redis:6379/0"
@@ -221,6 +223,12 @@ def test_the_composition_names_what_there_is() -> None:
     assert COMPOSE["redis-parameters"]["command"][-1] == "noeviction"
     for name in (*TRAIN, *SERVICES):
         assert COMPOSE[name]["depends_on"]["redis-parameters"] == {"condition": "service_healthy"}
+    for name in ("joiner", *SERVICES):  # those that write and read feature state
+        assert COMPOSE[name]["depends_on"]["redis"] == {"condition": "service_healthy"}
+    published = {name: COMPOSE[name]["ports"] for name in ("prometheus", "grafana")}
+    assert published == {"prometheus": ["127.0.0.1:9090:9090"], "grafana": ["127.0.0.1:3000:3000"]}
+    for name in ("kafka", "redis", "prometheus", "grafana"):  # each keeps what it has
+        assert any(volume.startswith(f"{name}:/") for volume in COMPOSE[name]["volumes"])
     data_dir = str(settings.service.data_dir)
     for name in (*SERVE, *TRAIN):
         one = COMPOSE[name]

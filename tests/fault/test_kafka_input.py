@@ -1,21 +1,26 @@
 """What clients may send by way of Kafka, one case each: sound requests are joined as without it."""
 
-import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 import pytest
 from kafka import KafkaProducer
 
-from freshrank import messages
 from freshrank.messages import DeadLetter, Message
 from freshrank.settings import Settings
-from freshrank.transport.base import ACTIONS, DEAD_LETTER_SUFFIX, IMPRESSIONS, EventLog
+from freshrank.transport.base import (
+    ACTIONS,
+    DEAD_LETTER_SUFFIX,
+    IMPRESSIONS,
+    EventLog,
+    NewRecord,
+)
 from freshrank.transport.kafka import KafkaLog
+from tests.fault.input_cases import CASES, END_MS, NOW_MS, SOUND, Case
 from tests.fault.joined_on_kafka import RAW, joined_here, local_log, outputs
 from tests.integration.transport.log_checks import DEADLINE_S, read_all
 from tests.servers import NewCluster
@@ -28,118 +33,7 @@ from tests.unit.joiner.world import (
     impression,
 )
 
-NOW_MS = 1_800_000_000_000
-TEN_YEARS_MS = 10 * 365 * 24 * 3_600_000
 SETTINGS = Settings.model_validate(RAW | {"log": {"fsync": "never"}})
-# A request that is clicked and one that is not, in windows that the end closes.
-SOUND = (
-    impression("clicked", ["1", "2"], NOW_MS),
-    impression("left", ["3"], NOW_MS + 10),
-    action("clicked", "1", NOW_MS + 500, event_id="click"),
-)
-END_MS = NOW_MS + 60_000
-
-
-def newer(message: Message) -> Message:
-    """The message as of a newer program."""
-    return msgspec.structs.replace(message, v=messages.VERSION + 1)
-
-
-@dataclass(frozen=True, slots=True)
-class Case:
-    """What is sent after sound records, while their windows are open, and what becomes of it.
-
-    Attributes:
-        name: Of the fault.
-        sent: Messages.
-        outcomes: By how much totals exceed those of the sound records.
-        letters: Codes of dead letters.
-    """
-
-    name: str
-    sent: Sequence[Message]
-    outcomes: dict[str, int] = field(default_factory=dict)
-    letters: tuple[str, ...] = ()
-
-
-CASES = [
-    Case(
-        "the-same-event-a-thousand-times",
-        [action("clicked", "1", NOW_MS + 500, event_id="click")] * 1_000,
-        {"duplicate": 1_000},
-    ),
-    Case(
-        "a-clock-ten-years-ahead",
-        [
-            action("clicked", "2", NOW_MS + TEN_YEARS_MS, received=NOW_MS + 100),
-            impression("ahead", ["4"], NOW_MS + TEN_YEARS_MS, received=NOW_MS + 100),
-        ],
-        {"dead_letter": 1, "impressions_dead_letter": 1},
-        ("future", "future"),
-    ),
-    Case(
-        "a-clock-four-minutes-ahead-counts-as-now",
-        [action("clicked", "1", NOW_MS + 240_000, received=NOW_MS + 600, event_id="click")],
-        {"duplicate": 1},
-    ),
-    Case(
-        "a-clock-ten-years-behind",
-        [
-            action("behind", "4", NOW_MS - TEN_YEARS_MS, received=NOW_MS + 100),
-            impression("behind", ["4"], NOW_MS - TEN_YEARS_MS, received=NOW_MS + 100),
-        ],
-        {"unmatched": 1, "impressions_dead_letter": 1},
-        ("late",),
-    ),
-    Case(
-        "a-clock-at-zero",
-        [
-            action("zero", "4", 0, received=NOW_MS + 100),
-            impression("zero", ["4"], 0, received=NOW_MS + 100),
-        ],
-        {"unmatched": 1, "impressions_dead_letter": 1},
-        ("late",),
-    ),
-    Case(
-        "a-time-before-1970",
-        [action("clicked", "2", -1, received=NOW_MS + 100)],
-        {"dead_letter": 1},
-        ("bad-time",),
-    ),
-    Case(
-        "numbers-that-are-none",
-        [
-            action("clicked", "2", NOW_MS + 100, value=math.nan),
-            impression("nan", ["4"], NOW_MS + 100, columns={"price": [math.inf]}),
-        ],
-        {"dead_letter": 1, "impressions_dead_letter": 1},
-        ("non-finite-value", "bad-value"),
-    ),
-    Case(
-        "an-event-for-a-request-that-was-never-served",
-        [action(f"forged-{n}", "1", NOW_MS + 100) for n in range(20)],
-        {"unmatched": 20},
-    ),
-    Case(
-        "an-event-for-an-item-that-was-not-shown",
-        [action("clicked", "99", NOW_MS + 100)],
-        {"unmatched": 1},
-    ),
-    Case(
-        "a-label-flood-of-one-user",
-        [action("clicked", "1", NOW_MS + 500, event_id=f"flood-{n}") for n in range(500)],
-        {"duplicate": 500},
-    ),
-    Case(
-        "a-message-of-a-newer-program",
-        [
-            newer(action("clicked", "2", NOW_MS + 100)),
-            newer(impression("newer", ["4"], NOW_MS + 100)),
-        ],
-        {"dead_letter": 1, "impressions_dead_letter": 1},
-        ("newer-version", "newer-version"),
-    ),
-]
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,16 +71,32 @@ def codes(log: EventLog) -> list[str]:
     ]
 
 
+def send(log: EventLog, one: Message | bytes | int) -> None:
+    """Append it to where it belongs."""
+    if isinstance(one, int):
+        append_ticks(log, one)
+    elif isinstance(one, bytes):
+        log.append(ACTIONS, [NewRecord(b"", one)], partition=0)
+    else:
+        append(log, one)
+
+
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_sound_requests_are_joined_whatever_else_is_sent(
     case: Case, sound: Sound, new_cluster: NewCluster, tmp_path: Path
 ) -> None:
     with closing(KafkaLog(new_cluster(1))) as log:
-        append(log, *SOUND, *case.sent)
+        append(log, *SOUND)
+        for one in case.sent:
+            send(log, one)
         append_ticks(log, END_MS)
         rows, totals = joined(log, tmp_path)
-        assert rows == sound.rows
         assert codes(log) == list(case.letters)
+    requests = {row.request for row in sound.rows}
+    assert [row for row in rows if row.request in requests] == sound.rows
+    others = (row for row in rows if row.request not in requests)
+    learned = [(one.request, one.item, one.labels, one.weights, one.is_reversal) for one in others]
+    assert learned == list(case.learned)
     outcomes = ("matched", "duplicate", "unmatched", "late", "pending", "dead_letter")
     names = (*outcomes, "impressions_joined", "impressions_dead_letter", "examples_written")
     more = {name: totals[name] - sound.totals[name] for name in names}

@@ -89,6 +89,15 @@ def test_security_reaches_the_client(tmp_path: Path) -> None:
         cluster(LogSettings.model_validate({**KAFKA, "security": security}))
 
 
+def test_a_certificate_of_the_client_reaches_it() -> None:
+    security = {"protocol": "ssl", "ca_file": "ca", "cert_file": "cert", "key_file": "key"}
+    options = cluster(LogSettings.model_validate({**KAFKA, "security": security})).options()
+    files = {name: options[name] for name in ("ssl_cafile", "ssl_certfile", "ssl_keyfile")}
+    assert options["security_protocol"] == "SSL"
+    assert "sasl_mechanism" not in options
+    assert files == {"ssl_cafile": "ca", "ssl_certfile": "cert", "ssl_keyfile": "key"}
+
+
 def test_a_local_log_has_no_cluster() -> None:
     with pytest.raises(ConfigError, match="kind is local"):
         cluster(LogSettings())

@@ -5,9 +5,13 @@ from contextlib import ExitStack, closing
 
 import pytest
 
+from freshrank.clock import SystemClock
+from freshrank.logs import open_log
+from freshrank.settings import Settings
 from freshrank.transport.base import ACTIONS, NewRecord, TopicPartition
 from freshrank.transport.kafka import KafkaLog
 from freshrank.transport.kafka_members import Membership
+from tests.fault.joined_on_kafka import RAW
 from tests.integration.transport.log_checks import eventually
 from tests.servers import NewCluster
 
@@ -25,6 +29,32 @@ def test_an_append_is_idempotent_and_so_acknowledged_by_all_replicas(
         # Whoever writes without an id and a sequence is not among them, and who asks fewer
         # replicas than all may have none: kafka-python refuses to be set up so.
         assert [one.last_sequence for one in told.active_producers] == [2]
+
+
+@pytest.mark.parametrize("compression", ["lz4", "gzip", "none"])
+def test_batches_are_compressed_as_configured(compression: str, new_cluster: NewCluster) -> None:
+    cluster, n_bytes = new_cluster(1), 100_000
+    raw = {
+        "kind": "kafka",
+        "brokers": list(cluster.brokers),
+        "prefix": cluster.prefix,
+        "replication": 1,
+        "compression": compression,
+    }
+    settings = Settings.model_validate(RAW | {"log": raw})
+    with (
+        closing(open_log(settings, SystemClock())) as log,
+        closing(cluster.admin()) as admin,
+    ):
+        log.append(ACTIONS, [NewRecord(b"key", bytes(n_bytes))], partition=0)
+        [broker] = admin.describe_log_dirs([cluster.name(ACTIONS)])
+    [n_stored] = [
+        partition["partition_size"]
+        for one in broker["log_dirs"]
+        for topic in one["topics"]
+        for partition in topic["partitions"]
+    ]
+    assert (n_stored > n_bytes) if compression == "none" else (n_stored < n_bytes / 10)
 
 
 def test_joiners_share_partitions_without_stopping_each_other(

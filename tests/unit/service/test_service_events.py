@@ -6,7 +6,15 @@ import pytest
 
 from freshrank.feature_state import Did, FeatureUpdates, LocalFeatureState
 from freshrank.features import FeatureEncoder
-from freshrank.messages import Action, Entity, Impression, Value, encode, entity_key
+from freshrank.messages import (
+    VERSION,
+    Action,
+    Entity,
+    Impression,
+    Value,
+    encode,
+    entity_key,
+)
 from freshrank.transport.base import (
     ACTIONS,
     ENTITIES,
@@ -375,7 +383,11 @@ def test_the_entity_view_starts_at_the_beginning_of_the_log(
         return NewRecord(entity_key("item", "a"), encode(message))
 
     garbage = NewRecord(b"item:b", b"garbage")
+    newer = Entity(
+        v=VERSION + 1, event_id="e", ts_ms=1, received_at_ms=1, scope="item", id="b", features={}
+    )
     world.log.append(ENTITIES, [entity({"tags": ["old"]}), garbage])
+    world.log.append(ENTITIES, [NewRecord(entity_key("item", "b"), encode(newer))])
     # Accepted by an earlier configuration: what this one does not take is left out.
     world.log.append(ENTITIES, [entity({"tags": ["new"], "gone": 1, "price": 2})])
     world.base()
@@ -383,7 +395,8 @@ def test_the_entity_view_starts_at_the_beginning_of_the_log(
     view = service_of(client).entities
     assert view.features("item", "a") == {"tags": ["new"]}
     assert view.features("item", "b") == {}
-    assert view.n_skipped == 3
+    name, unusable = "freshrank_entities_left_out_total", {"reason": "unusable"}
+    assert world.registry.get_sample_value(name, unusable) == 4
     assert len(view) == 1
 
 
