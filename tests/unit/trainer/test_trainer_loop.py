@@ -1,6 +1,7 @@
 """The loop: what is learned, what is refused, pausing, positions and progress."""
 
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -107,6 +108,17 @@ def test_record_that_is_no_batch_goes_to_the_dead_letter_as_it_is(make_bench: Ma
     assert [(letter.code, letter.value) for letter in bench.letters()] == [
         ("malformed", b"rubbish")
     ]
+
+
+def test_examples_of_a_newer_joiner_stop_the_trainer_and_wait_for_it(make_bench: MakeBench) -> None:
+    """They are no dead letters: the joiner cannot write them again."""
+    bench = make_bench()
+    batch = make_batch(bench.encoder, {}, [1])
+    newer = replace(batch, info=replace(batch.info, v=examples.VERSION + 1))
+    bench.append(newer)
+    with pytest.raises(SchemaError, match="offset 0: example format 2 is newer than 1"):
+        bench.trainer().step(0.0)
+    assert bench.letters() == []
 
 
 def test_examples_of_another_schema_stop_the_trainer(make_bench: MakeBench) -> None:
