@@ -55,9 +55,12 @@ def run(
         loop.start()
         try:
             with served(loop.app, listener):
-                print(f"freshrank serves on {address(listener)}", flush=True)
                 doing = "learning" if learn else "not learning"
-                print(f"{doing}, data in {settings.service.data_dir}; Ctrl-C stops", flush=True)
+                said = (
+                    f"freshrank serves on {address(listener)}\n"
+                    f"{doing}, data in {settings.service.data_dir}; Ctrl-C stops\n"
+                )
+                print(said, end="", flush=True)  # whole: a line of the log may come between writes
                 stop.wait()
                 began_s = time.monotonic()
                 loop.service.health.drain(DRAIN_S)

@@ -75,8 +75,8 @@ def test_no_line_is_forged_by_what_clients_send(tmp_path: Path, format: str) -> 
     assert "forged" in said  # what was sent is told
     for line in said.rstrip("\n").split("\n"):
         if not line.startswith(("freshrank serves on ", "learning, data in ")):
-            assert LINE[format].match(line), line
-        assert not ENDS.search(line), line
+            assert LINE[format].match(line), said
+        assert not ENDS.search(line), said
 
     listed = shown_by(tmp_path, "dlq", "list")
     assert "forged" in listed
