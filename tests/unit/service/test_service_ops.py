@@ -253,6 +253,7 @@ def test_metrics_are_prometheus_text(make_world: MakeWorld, make_client: MakeCli
     ours = {name for name in families if name.startswith("freshrank_")}
     assert ours == {
         "freshrank_build_info",
+        "freshrank_entities_left_out",
         "freshrank_events_received",
         "freshrank_events_rejected",
         "freshrank_freshness_event_to_servable_seconds",
