@@ -219,10 +219,6 @@ def cross_bags(left: SlotIds, right: SlotIds, seed: int) -> SlotIds:
     return SlotIds(mix_ids(lefts, rights, seed), offsets)
 
 
-def _as_list(values: Plain) -> Sequence[Value]:
-    return values.tolist() if isinstance(values, np.ndarray) else values
-
-
 def are_plain_texts(texts: Sequence[str]) -> bool:
     """Whether `parse_text` takes all of them and leaves them as they are."""
     return all(map(str.isascii, texts)) and max(map(len, texts), default=0) <= TEXT_CHARACTERS_MAX
@@ -235,6 +231,10 @@ def plain_integers(values: Sequence[Value]) -> list[int] | None:
     if integers is None or not 0 <= min(integers, default=0) <= max(integers, default=0) < 1 << 64:
         return None
     return integers
+
+
+def _as_list(values: Plain) -> Sequence[Value]:
+    return values.tolist() if isinstance(values, np.ndarray) else values
 
 
 def _integers(values: Sequence[Value]) -> list[int] | None:

@@ -38,8 +38,7 @@ class Identities:
     def plain(self, identities: Sequence[Value]) -> list[str] | None:
         """The texts of many ids, fast; None where one of them needs `canonical`."""
         if self._is_uint64:
-            integers = plain_integers(identities)
-            return None if integers is None else list(map(str, integers))
+            return None if plain_integers(identities) is None else list(map(str, identities))
         texts = [one for one in identities if isinstance(one, str)]
         is_plain = len(texts) == len(identities) and all(texts) and are_plain_texts(texts)
         return texts if is_plain else None

@@ -134,6 +134,53 @@ CASES = [
         learned=(clicked("both", "4"), ("both", "4", (0, 1), (0, 1), False)),
     ),
     Case(
+        "29-a-clock-ten-years-ahead",
+        [
+            action("clicked", "2", NOW_MS + TEN_YEARS_MS, received=NOW_MS + 100),
+            impression("ahead", ["4"], NOW_MS + TEN_YEARS_MS, received=NOW_MS + 100),
+        ],
+        {"dead_letter": 1, "impressions_dead_letter": 1},
+        ("future", "future"),
+    ),
+    Case(
+        "29-a-clock-four-minutes-ahead-counts-as-now",
+        [action("clicked", "1", NOW_MS + 240_000, received=NOW_MS + 600, event_id="click")],
+        {"duplicate": 1},
+    ),
+    Case(
+        "29-a-clock-ten-years-behind",
+        [
+            action("behind", "4", NOW_MS - TEN_YEARS_MS, received=NOW_MS + 100),
+            impression("behind", ["4"], NOW_MS - TEN_YEARS_MS, received=NOW_MS + 100),
+        ],
+        {"unmatched": 1, "impressions_dead_letter": 1},
+        ("late",),
+    ),
+    Case(
+        "29-a-clock-at-zero",
+        [
+            action("zero", "4", 0, received=NOW_MS + 100),
+            impression("zero", ["4"], 0, received=NOW_MS + 100),
+        ],
+        {"unmatched": 1, "impressions_dead_letter": 1},
+        ("late",),
+    ),
+    Case(
+        "29-a-time-before-1970",
+        [action("clicked", "2", -1, received=NOW_MS + 100)],
+        {"dead_letter": 1},
+        ("bad-time",),
+    ),
+    Case(
+        "32-numbers-that-are-none",
+        [
+            action("clicked", "2", NOW_MS + 100, value=math.nan),
+            impression("nan", ["4"], NOW_MS + 100, columns={"price": [math.inf]}),
+        ],
+        {"dead_letter": 1, "impressions_dead_letter": 1},
+        ("non-finite-value", "bad-value"),
+    ),
+    Case(
         "39-a-field-that-nobody-knows",
         [impression("odd", ["4"], NOW_MS), bare(action("odd", "4", NOW_MS + 100), colour="red")],
         {"matched": 1, "impressions_joined": 1, "examples_written": 2},
@@ -183,51 +230,9 @@ CASES = [
         ("bad-value",),
     ),
     Case(
-        "29-a-clock-ten-years-ahead",
-        [
-            action("clicked", "2", NOW_MS + TEN_YEARS_MS, received=NOW_MS + 100),
-            impression("ahead", ["4"], NOW_MS + TEN_YEARS_MS, received=NOW_MS + 100),
-        ],
-        {"dead_letter": 1, "impressions_dead_letter": 1},
-        ("future", "future"),
-    ),
-    Case(
-        "29-a-clock-four-minutes-ahead-counts-as-now",
-        [action("clicked", "1", NOW_MS + 240_000, received=NOW_MS + 600, event_id="click")],
-        {"duplicate": 1},
-    ),
-    Case(
-        "29-a-clock-ten-years-behind",
-        [
-            action("behind", "4", NOW_MS - TEN_YEARS_MS, received=NOW_MS + 100),
-            impression("behind", ["4"], NOW_MS - TEN_YEARS_MS, received=NOW_MS + 100),
-        ],
-        {"unmatched": 1, "impressions_dead_letter": 1},
-        ("late",),
-    ),
-    Case(
-        "29-a-clock-at-zero",
-        [
-            action("zero", "4", 0, received=NOW_MS + 100),
-            impression("zero", ["4"], 0, received=NOW_MS + 100),
-        ],
-        {"unmatched": 1, "impressions_dead_letter": 1},
-        ("late",),
-    ),
-    Case(
-        "29-a-time-before-1970",
-        [action("clicked", "2", -1, received=NOW_MS + 100)],
-        {"dead_letter": 1},
-        ("bad-time",),
-    ),
-    Case(
-        "32-numbers-that-are-none",
-        [
-            action("clicked", "2", NOW_MS + 100, value=math.nan),
-            impression("nan", ["4"], NOW_MS + 100, columns={"price": [math.inf]}),
-        ],
-        {"dead_letter": 1, "impressions_dead_letter": 1},
-        ("non-finite-value", "bad-value"),
+        "54-a-label-flood-of-one-user",
+        [action("clicked", "1", NOW_MS + 500, event_id=f"flood-{n}") for n in range(500)],
+        {"duplicate": 500},
     ),
     Case(
         "56-an-event-for-a-request-that-was-never-served",
@@ -238,11 +243,6 @@ CASES = [
         "56-an-event-for-an-item-that-was-not-shown",
         [action("clicked", "99", NOW_MS + 100)],
         {"unmatched": 1},
-    ),
-    Case(
-        "54-a-label-flood-of-one-user",
-        [action("clicked", "1", NOW_MS + 500, event_id=f"flood-{n}") for n in range(500)],
-        {"duplicate": 500},
     ),
     Case(
         "59-a-message-of-a-newer-program",
