@@ -9,6 +9,7 @@ import torch
 from embedding_store import ServingTable
 from freshrank.features import Encoded, FeatureEncoder
 from trainer.learner import Learner, scores
+from trainer.passes import Passes
 from trainer.tables import pooled_rows
 
 F32 = npt.NDArray[np.float32]
@@ -30,6 +31,7 @@ class FrozenModel:
         self._learner = learner
         self._slots = encoder.slots
         self._net = deepcopy(learner.net).requires_grad_(False)
+        self._passes = Passes(self._net)
         self._tables = {
             name: ServingTable(width=table.width, initial_rows=len(table), dtype=dtype)
             for name, table in learner.sparse.tables.items()
@@ -58,4 +60,4 @@ class FrozenModel:
             values,
             lambda name, *bags: self._tables[name].lookup_pooled(*bags)[0],
         )
-        return scores(self._net, self._learner.losses, rows, values.dense)
+        return scores(self._passes, self._learner.losses, rows, values.dense)

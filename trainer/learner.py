@@ -118,7 +118,7 @@ class Learner:
 
     def predict(self, values: Encoded) -> F32:
         """What would be served now, with nothing counted or learned: `float32[B, T]`."""
-        return scores(self.net, self.losses, self.sparse.peek(values), values.dense)
+        return scores(self._passes, self.losses, self.sparse.peek(values), values.dense)
 
     def _backward(self, loss: float, gradient: F32) -> F32 | None:
         """Gradients of the rows read, `float32[B, S, W]`; None where anything is not finite."""
@@ -165,8 +165,7 @@ def dense_input(net: Net, dense: F32) -> torch.Tensor | None:
     return torch.from_numpy(np.require(dense, requirements="W")) if net.n_dense else None
 
 
-def scores(net: Net, losses: Sequence[Loss], rows: F32, dense: F32) -> F32:
+def scores(passes: Passes, losses: Sequence[Loss], rows: F32, dense: F32) -> F32:
     """What is served for pooled rows `float32[B, S, W]` and dense values: `float32[B, T]`."""
-    with torch.no_grad():
-        z = net(torch.from_numpy(rows), dense_input(net, dense))
+    z = passes.forward(torch.from_numpy(rows), dense_input(passes.net, dense))
     return served(z.numpy(), losses)

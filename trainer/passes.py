@@ -22,11 +22,14 @@ class Passes:
     B rows, S slots, W = D + 1 floats per slot, K dense values, T tasks.
 
     Args:
-        net: Its parameters carry their gradients (`DenseAdam` sees to that).
+        net: For `backward` its parameters carry their gradients (`DenseAdam` sees to that).
+
+    Attributes:
+        net: As given.
     """
 
     def __init__(self, net: Net) -> None:
-        self._net = net
+        self.net = net
         self._width = net.width
         modules = net.mlp if isinstance(net, DeepFM) else ()
         self._linears = [module for module in modules if isinstance(module, nn.Linear)]
@@ -42,7 +45,7 @@ class Passes:
         n_inputs = self._linears[0].in_features if self._linears else 0
         self._x = torch.empty(n_rows, n_inputs)
         self._x_gradient = torch.empty(n_rows, n_inputs)
-        self._row_gradients = torch.empty(n_rows, self._net.n_slots, self._width)
+        self._row_gradients = torch.empty(n_rows, self.net.n_slots, self._width)
 
     @torch.no_grad()
     def forward(self, rows: Tensor, dense: Tensor | None) -> Tensor:
@@ -58,13 +61,13 @@ class Passes:
         if len(rows) > len(self._x):
             self._resize(len(rows))
         self._dense = dense
-        z = self._net.first_order(rows, dense)
+        z = self.net.first_order(rows, dense)
         if not self._linears:
             return z
         n_vectors = len(self._over_slots)
         x = self._x[: len(rows)]
         flat = self._flat = x[:, :n_vectors]
-        torch.unflatten(flat, 1, (self._net.n_slots, self._width - 1)).copy_(rows[:, :, :-1])
+        torch.unflatten(flat, 1, (self.net.n_slots, self._width - 1)).copy_(rows[:, :, :-1])
         if dense is not None:
             x[:, n_vectors:] = dense
         self._total = flat @ self._over_slots  # [B, D]
@@ -87,7 +90,7 @@ class Passes:
         Returns:
             `float32[B, S, W]`, until the next call.
         """
-        net = self._net
+        net = self.net
         torch.sum(gradient, 0, out=net.bias.grad)
         if self._dense is not None and net.dense_weight is not None:
             torch.mm(gradient.T, self._dense, out=net.dense_weight.grad)

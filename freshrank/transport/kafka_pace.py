@@ -3,6 +3,11 @@
 import time
 from typing import Final
 
+# What comes by ones is on its way soon. Who waits for each before sending the next, as a click
+# follows what it was shown, has 100 a second.
+SOON_S: Final = 0.01
+# So many at once are a stream, whose fetches gather for longer.
+STREAM_FROM: Final = 8
 GATHER_S: Final = 0.02
 # So many at once are a backlog, which is fetched without rest.
 BACKLOG_FROM: Final = 1_000
@@ -17,8 +22,9 @@ class FetchPace:
     def rest_s(self, n_records: int) -> float:
         """Until the next fetch should come, after one that found so many."""
         now_s = time.monotonic()
+        apart_s = SOON_S if n_records < STREAM_FROM else GATHER_S
         # It may be called before the rest that it told is over.
-        left_s = GATHER_S - max(now_s - self._found_s, 0.0)
+        left_s = apart_s - max(now_s - self._found_s, 0.0)
         is_stream = 0 < n_records < BACKLOG_FROM and left_s > 0
         if n_records:
             self._found_s = now_s + (left_s if is_stream else 0.0)

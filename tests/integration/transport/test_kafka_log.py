@@ -315,7 +315,8 @@ def test_who_has_appended_goes_on_behind_it_without_reading_it(
 def test_a_stream_is_fetched_in_company(
     new_cluster: NewCluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(kafka_pace, "GATHER_S", gather_s := 0.5)
+    for name in ("SOON_S", "GATHER_S"):
+        monkeypatch.setattr(kafka_pace, name, gather_s := 0.5)
     found: list[int] = []
     with closing(KafkaLog(new_cluster(1))) as log:
         rest_s = log._follower._pace.rest_s
@@ -337,7 +338,7 @@ def test_a_stream_is_fetched_in_company(
 def test_who_reads_elsewhere_does_not_wait_for_the_company_of_others(
     new_cluster: NewCluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(kafka_pace, "GATHER_S", 1_000.0)
+    monkeypatch.setattr(kafka_pace, "SOON_S", 1_000.0)
     with closing(KafkaLog(new_cluster(1))) as log:
         log.append(IMPRESSIONS, new_records(0, 1), partition=0)
         for n in range(2):  # it rests after the second

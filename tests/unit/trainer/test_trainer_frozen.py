@@ -8,6 +8,7 @@ from freshrank.features import FeatureEncoder
 from tests.unit.trainer.example_records import FEATURES, NOW_MS, make_settings, random_batch
 from trainer.frozen import FrozenModel
 from trainer.learner import Learner, scores
+from trainer.passes import Passes
 
 
 def _learner(**settings: Any) -> tuple[FeatureEncoder, Learner]:
@@ -42,7 +43,7 @@ def test_unknown_ids_are_scored_as_missing_ones() -> None:
     none = np.zeros((8, 3, 5), np.float32)
     np.testing.assert_array_equal(
         learner.predict(batch.values),
-        scores(learner.net, learner.losses, none, batch.values.dense),
+        scores(Passes(learner.net), learner.losses, none, batch.values.dense),
     )
 
 
