@@ -115,8 +115,7 @@ def test_2_the_three_curls_of_the_readme_show_learning(demo: str, tmp_path: Path
     assert after["freshness"]["after_satisfied"] is True
     assert after["freshness"]["sparse_seq"] > before["freshness"]["sparse_seq"]
     old, new = (of_item(answer, "my-first-item") for answer in (before, after))
-    assert new["score"] > old["score"] + 1e-4
-    assert new["rank"] <= old["rank"]
+    assert new["score"] > old["score"] + 1e-4  # the audience may lift others above it meanwhile
 
 
 def of_item(answer: dict[str, Any], item: str) -> dict[str, Any]:

@@ -3,8 +3,8 @@
 import time
 from typing import Final
 
-# What comes alone is joined soon. Twice as far apart, a click right behind its impression is learned
-# a fifth later, and 300 records a second cost a quarter less of a core's time here.
+# What comes alone is joined soon. Twice as far apart, a click right behind its impression would be
+# learned a fifth later, and 300 records a second cost the joiner a quarter less.
 _SOON_S: Final = 0.01
 # So many records a round, ticks too, are a stream: it is served by the version of its second. One
 # that thins stays a stream until the longer round has fewer.
