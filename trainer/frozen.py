@@ -30,8 +30,7 @@ class FrozenModel:
     def __init__(self, learner: Learner, encoder: FeatureEncoder, dtype: str) -> None:
         self._learner = learner
         self._slots = encoder.slots
-        self._net = deepcopy(learner.net).requires_grad_(False)
-        self._passes = Passes(self._net)
+        self._passes = Passes(deepcopy(learner.net).requires_grad_(False))
         self._tables = {
             name: ServingTable(width=table.width, initial_rows=len(table), dtype=dtype)
             for name, table in learner.sparse.tables.items()
@@ -49,7 +48,7 @@ class FrozenModel:
             self._marks[name] = mark
         with torch.no_grad():
             for own, other in zip(
-                self._net.parameters(), self._learner.net.parameters(), strict=True
+                self._passes.net.parameters(), self._learner.net.parameters(), strict=True
             ):
                 own.copy_(other)
 

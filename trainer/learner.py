@@ -94,8 +94,7 @@ class Learner:
         born_s = self.sparse.item_born_s(batch.values)
         age_s = np.where(born_s > 0, np.maximum(batch.ts_ms // 1_000 - born_s, 0), 0)
         rows = self.sparse.read(batch, self.clock_s, counts=counts)  # [B, S, W]
-        dense = dense_input(self.net, batch.values.dense)
-        z: F32 = self._passes.forward(torch.from_numpy(rows), dense).numpy()  # [B, T]
+        z = _logits(self._passes, rows, batch.values.dense)
         predictions = served(z, self.losses)
         loss, gradient = loss_and_gradient(z, self.losses, self._task_weights, batch)
         is_applied = self._apply(loss, gradient, batch)
@@ -106,9 +105,7 @@ class Learner:
 
     def is_sound(self, batch: ExampleBatch) -> bool:
         """Whether loss and gradients of these rows are finite; nothing is counted or learned."""
-        dense = dense_input(self.net, batch.values.dense)
-        rows = torch.from_numpy(self.sparse.peek(batch.values))
-        z: F32 = self._passes.forward(rows, dense).numpy()
+        z = _logits(self._passes, self.sparse.peek(batch.values), batch.values.dense)
         loss, gradient = loss_and_gradient(z, self.losses, self._task_weights, batch)
         return self._backward(loss, gradient) is not None
 
@@ -159,13 +156,14 @@ class Learner:
         return rows.astype(np.float32), dense.astype(np.float32)
 
 
-def dense_input(net: Net, dense: F32) -> torch.Tensor | None:
-    """The net's second input, `float32[B, K]`; None where K = 0."""
-    # Dense values of a record decoded in place are read-only, which torch does not know.
-    return torch.from_numpy(np.require(dense, requirements="W")) if net.n_dense else None
-
-
 def scores(passes: Passes, losses: Sequence[Loss], rows: F32, dense: F32) -> F32:
     """What is served for pooled rows `float32[B, S, W]` and dense values: `float32[B, T]`."""
-    z = passes.forward(torch.from_numpy(rows), dense_input(passes.net, dense))
-    return served(z.numpy(), losses)
+    return served(_logits(passes, rows, dense), losses)
+
+
+def _logits(passes: Passes, rows: F32, dense: F32) -> F32:
+    """The net's answers for the same: `float32[B, T]`."""
+    # Dense values of a record decoded in place are read-only, which torch does not know.
+    known = torch.from_numpy(np.require(dense, requirements="W")) if passes.net.n_dense else None
+    z: F32 = passes.forward(torch.from_numpy(rows), known).numpy()
+    return z

@@ -47,9 +47,8 @@ def training() -> list[Row]:
     """Examples a CPU second, one thread, in turns; each learner reads its own way from Kafka.
 
     The trainer does what it does in service: counts and admits ids, publishes once a second of its
-    own turns, saves checkpoints.
-    The dense net gets random rows, and gives them a gradient, but has no table. The plain loop has
-    row numbers ready where the trainer has 64-bit ids.
+    own turns, saves checkpoints. The dense net gets random rows, and gives them a gradient, but has
+    no table. The plain loop has row numbers ready where the trainer has 64-bit ids.
     """
     torch.set_num_threads(1)
     settings = Settings.model_validate(CONFIG)
